@@ -1,0 +1,68 @@
+//! The shape of a kind's row.
+
+use keelson_machinery::field::ErrorList;
+use serde_json::Value;
+
+/// What one kind adds to the generic engine. Every function is pure: no clock, no I/O, no state
+/// but its arguments. Objects are in the storage version's form unless said otherwise.
+pub struct Kind {
+    pub group: &'static str,
+    pub resource: &'static str,
+    /// The version objects are stored in.
+    pub storage_version: &'static str,
+    /// Fills what upstream's `SetDefaults_*` fill. Idempotent. Runs on the request's version.
+    pub default: fn(obj: &mut Value),
+    /// Before a create is validated: clears what clients may not set (status, …), sets
+    /// `metadata.generation` where the kind has one. Upstream's `PrepareForCreate`.
+    pub prepare_create: fn(obj: &mut Value),
+    /// Every field error of a new object, metadata excluded (the engine checks that).
+    pub validate: fn(obj: &Value) -> ErrorList,
+    /// Upstream's `PrepareForUpdate` of the main resource or of a subresource: puts back what this
+    /// path may not change (status on the main resource, spec on `status`), raises generation.
+    pub prepare_update: fn(new: &mut Value, old: &Value, ctx: &UpdateContext),
+    /// Every field error of an update, immutability included; [`Kind::validate`] is not called too.
+    pub validate_update: fn(new: &Value, old: &Value, ctx: &UpdateContext) -> ErrorList,
+    /// Client-visible remarks about a new or changed object (`Warning` headers).
+    pub warnings: fn(new: &Value, old: Option<&Value>) -> Vec<String>,
+    /// Columns of `kubectl get` after `Name`, `Age` included where upstream has it.
+    pub columns: &'static [Column],
+    /// One cell per column. `now` is seconds since the epoch, for ages.
+    pub cells: fn(obj: &Value, now: i64) -> Vec<Value>,
+    /// Selectable fields besides `metadata.name` and `metadata.namespace`.
+    pub selectable: fn(obj: &Value) -> Vec<(&'static str, String)>,
+    /// Names accepted in field selectors; those of `selectable`.
+    pub selectable_names: &'static [&'static str],
+    /// Converts between served versions that differ in shape: `(object, from, to)`, in place,
+    /// apiVersion included. The default swaps apiVersion only.
+    pub convert: fn(obj: &mut Value, from: &str, to: &str),
+    /// Checks of the name in the path; most kinds take DNS subdomains.
+    pub validate_name: fn(name: &str, prefix: bool) -> Vec<String>,
+    /// A PUT to a name that does not exist creates it (Lease, Endpoints, Event, …).
+    pub allow_create_on_update: bool,
+    /// A PUT may leave out resourceVersion.
+    pub allow_unconditional_update: bool,
+    /// Deletion sets deletionTimestamp and waits (Pod).
+    pub graceful_deletion_seconds: fn(obj: &Value) -> Option<i64>,
+    /// Objects expire after this many seconds (Event: one hour).
+    pub time_to_live_s: Option<u64>,
+}
+
+/// Which path an update came by.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct UpdateContext<'a> {
+    /// Empty for the main resource.
+    pub subresource: &'a str,
+    /// Server-side "now" as RFC 3339 in seconds.
+    pub now: &'a str,
+}
+
+/// A column of a server-side table (`meta.k8s.io/v1 TableColumnDefinition`).
+#[derive(Debug, Clone, Copy)]
+pub struct Column {
+    pub name: &'static str,
+    /// `string`, `integer`, `boolean`, `date`.
+    pub kind: &'static str,
+    pub format: &'static str,
+    /// 0 is shown always, above only with `-o wide`.
+    pub priority: i32,
+}
