@@ -1,7 +1,9 @@
 //! The shape of a kind's row.
 
-use keelson_machinery::field::ErrorList;
+use keelson_machinery::{field::ErrorList, validation};
 use serde_json::Value;
+
+use crate::rules;
 
 /// What one kind adds to the generic engine. Every function is pure: no clock, no I/O, no state
 /// but its arguments. Objects are in the storage version's form unless said otherwise.
@@ -47,6 +49,38 @@ pub struct Kind {
     pub time_to_live_s: Option<u64>,
 }
 
+impl Kind {
+    /// A kind with no rules of its own: status is kept apart from the rest, names are DNS
+    /// subdomains, the only column is Age. Rows are written as `Kind { …, ..Kind::GENERIC }`.
+    pub const GENERIC: Self = Self {
+        group: "",
+        resource: "",
+        storage_version: "v1",
+        default: |_| {},
+        prepare_create: |_| {},
+        validate: |_| ErrorList::new(),
+        prepare_update: rules::isolate_status,
+        validate_update: |_, _, _| ErrorList::new(),
+        warnings: |_, _| Vec::new(),
+        columns: &[Column::AGE],
+        cells: |obj, now| vec![crate::cell::age(obj, now)],
+        selectable: |_| Vec::new(),
+        selectable_names: &[],
+        convert: |obj, _, to| rules::set_api_version(obj, to),
+        validate_name: |name, prefix| {
+            if prefix {
+                validation::is_dns1123_subdomain(name.trim_end_matches('-'))
+            } else {
+                validation::is_dns1123_subdomain(name)
+            }
+        },
+        allow_create_on_update: false,
+        allow_unconditional_update: true,
+        graceful_deletion_seconds: |_| None,
+        time_to_live_s: None,
+    };
+}
+
 /// Which path an update came by.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct UpdateContext<'a> {
@@ -65,4 +99,24 @@ pub struct Column {
     pub format: &'static str,
     /// 0 is shown always, above only with `-o wide`.
     pub priority: i32,
+}
+
+impl Column {
+    pub(crate) const AGE: Self = Self::text("Age");
+
+    pub(crate) const fn text(name: &'static str) -> Self {
+        Self { name, kind: "string", format: "", priority: 0 }
+    }
+
+    pub(crate) const fn wide(name: &'static str) -> Self {
+        Self { name, kind: "string", format: "", priority: 1 }
+    }
+
+    pub(crate) const fn integer(name: &'static str) -> Self {
+        Self { name, kind: "integer", format: "", priority: 0 }
+    }
+
+    pub(crate) const fn of(name: &'static str, kind: &'static str) -> Self {
+        Self { name, kind, format: "", priority: 0 }
+    }
 }

@@ -3,7 +3,12 @@
 //! versions come from the generated discovery facts in `keelson-api`, everything else from the
 //! generic engine.
 
+#![cfg_attr(test, allow(clippy::unwrap_used))]
+
+mod cell;
 mod kind;
+mod rules;
+mod tree;
 
 pub use kind::{Column, Kind, UpdateContext};
 

@@ -1,0 +1,150 @@
+//! What table cells show: ages, lists, container names.
+
+use jiff::Timestamp;
+use serde_json::Value;
+
+use crate::tree::Tree;
+
+pub(crate) const NONE: &str = "<none>";
+pub(crate) const UNKNOWN: &str = "<unknown>";
+pub(crate) const UNSET: &str = "<unset>";
+
+/// The age of an object, from its creationTimestamp.
+pub(crate) fn age(obj: &Value, now: i64) -> Value {
+    since(obj.text("metadata.creationTimestamp"), now).into()
+}
+
+/// Seconds since the epoch of an RFC 3339 time.
+pub(crate) fn seconds(time: &str) -> Option<i64> {
+    time.parse::<Timestamp>().ok().map(Timestamp::as_second)
+}
+
+/// How long ago a time was; `<unknown>` when there is none.
+pub(crate) fn since(time: &str, now: i64) -> String {
+    seconds(time).map_or_else(|| UNKNOWN.to_owned(), |then| duration(now.saturating_sub(then)))
+}
+
+/// A duration as kubectl shows it: two units at most, the smaller one dropped as it grows.
+pub(crate) fn duration(seconds: i64) -> String {
+    let pair = |big: i64, big_unit: char, small: i64, small_unit: char| {
+        if small == 0 { format!("{big}{big_unit}") } else { format!("{big}{big_unit}{small}{small_unit}") }
+    };
+    let (minutes, hours) = (seconds / 60, seconds / 3600);
+    let (days, years) = (hours / 24, hours / 24 / 365);
+    match seconds {
+        s if s < -1 => "<invalid>".to_owned(),
+        s if s < 0 => "0s".to_owned(),
+        s if s < 120 => format!("{s}s"),
+        s if minutes < 10 => pair(minutes, 'm', s % 60, 's'),
+        _ if minutes < 180 => format!("{minutes}m"),
+        _ if hours < 8 => pair(hours, 'h', minutes % 60, 'm'),
+        _ if hours < 48 => format!("{hours}h"),
+        _ if hours < 24 * 8 => pair(days, 'd', hours % 24, 'h'),
+        _ if hours < 24 * 365 * 2 => format!("{days}d"),
+        _ if hours < 24 * 365 * 8 => pair(years, 'y', days % 365, 'd'),
+        _ => format!("{years}y"),
+    }
+}
+
+/// Joined by commas, `<none>` when empty.
+pub(crate) fn joined<S: AsRef<str>>(items: impl IntoIterator<Item = S>) -> String {
+    let mut out = String::new();
+    for item in items {
+        if !out.is_empty() {
+            out.push(',');
+        }
+        out.push_str(item.as_ref());
+    }
+    if out.is_empty() { NONE.to_owned() } else { out }
+}
+
+/// The strings of a list, `<none>` when empty.
+pub(crate) fn strings(items: &[Value]) -> String {
+    joined(items.iter().filter_map(Value::as_str))
+}
+
+/// `<none>` in place of an empty text.
+pub(crate) fn or_none(text: &str) -> String {
+    if text.is_empty() { NONE.to_owned() } else { text.to_owned() }
+}
+
+/// Names and images of a pod spec's containers.
+pub(crate) fn containers(pod_spec: &Value) -> (String, String) {
+    let of = |key: &str| {
+        let items: Vec<_> = pod_spec.list("containers").iter().map(|c| c.text(key)).collect();
+        items.join(",")
+    };
+    (of("name"), of("image"))
+}
+
+/// A label map as `a=b,c=d`.
+pub(crate) fn labels(map: &Value) -> String {
+    let Some(map) = map.as_object() else { return NONE.to_owned() };
+    joined(map.iter().map(|(k, v)| format!("{k}={}", v.as_str().unwrap_or(""))))
+}
+
+/// A label selector as its text form: `a=b,c in (d,e),!f`.
+pub(crate) fn selector(selector: &Value) -> String {
+    if selector.is_null() {
+        return NONE.to_owned();
+    }
+    let mut terms: Vec<(String, String)> = Vec::new();
+    for (k, v) in selector.map("matchLabels") {
+        terms.push((k.clone(), format!("{k}={}", v.as_str().unwrap_or(""))));
+    }
+    for e in selector.list("matchExpressions") {
+        let key = e.text("key");
+        let mut values: Vec<_> = e.list("values").iter().filter_map(Value::as_str).collect();
+        values.sort_unstable();
+        let values = values.join(",");
+        let text = match e.text("operator") {
+            "In" => format!("{key} in ({values})"),
+            "NotIn" => format!("{key} notin ({values})"),
+            "DoesNotExist" => format!("!{key}"),
+            _ => key.to_owned(),
+        };
+        terms.push((key.to_owned(), text));
+    }
+    terms.sort();
+    joined(terms.into_iter().map(|(_, text)| text))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn durations_show_two_units_at_most() {
+        for (seconds, text) in [
+            (-5, "<invalid>"),
+            (-1, "0s"),
+            (0, "0s"),
+            (119, "119s"),
+            (120, "2m"),
+            (125, "2m5s"),
+            (599, "9m59s"),
+            (600, "10m"),
+            (179 * 60, "179m"),
+            (180 * 60, "3h"),
+            (185 * 60, "3h5m"),
+            (9 * 3600, "9h"),
+            (47 * 3600, "47h"),
+            (48 * 3600, "2d"),
+            (50 * 3600, "2d2h"),
+            (9 * 86400, "9d"),
+            (3 * 365 * 86400, "3y"),
+            (3 * 365 * 86400 + 86400 * 4, "3y4d"),
+        ] {
+            assert_eq!(duration(seconds), text, "{seconds}");
+        }
+    }
+
+    #[test]
+    fn selectors_have_their_text_form() {
+        let s = json!({"matchLabels": {"b": "c"}, "matchExpressions": [
+            {"key": "a", "operator": "In", "values": ["y", "x"]}, {"key": "z", "operator": "DoesNotExist"}]});
+        assert_eq!(selector(&s), "a in (x,y),b=c,!z");
+        assert_eq!(selector(&json!({})), NONE);
+    }
+}
