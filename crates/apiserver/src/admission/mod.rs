@@ -1,0 +1,134 @@
+//! Admission: what may change or refuse a write after authorization and before it is stored.
+//!
+//! One file per plugin and one row in [`PLUGINS`]; the order of the rows is the order of the
+//! calls. Mutating runs before validating, validating sees the final object.
+
+use std::sync::{Arc, OnceLock, Weak};
+
+use async_trait::async_trait;
+use keelson_machinery::status::Status;
+use serde_json::Value;
+
+use crate::objects::Objects;
+use crate::request::{UserInfo, Warnings};
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Operation {
+    Create,
+    Update,
+    Delete,
+    Connect,
+}
+
+impl Operation {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Create => "CREATE",
+            Self::Update => "UPDATE",
+            Self::Delete => "DELETE",
+            Self::Connect => "CONNECT",
+        }
+    }
+}
+
+/// What plugins are told about a write.
+#[derive(Debug, Clone)]
+pub struct Attributes {
+    pub operation: Operation,
+    pub group: String,
+    pub version: String,
+    pub resource: String,
+    /// Empty for the main resource.
+    pub subresource: String,
+    pub kind: String,
+    pub namespace: String,
+    /// May be empty on create with generateName.
+    pub name: String,
+    /// The object to be written; absent for deletes. For connects, the options object.
+    pub object: Option<Value>,
+    pub old_object: Option<Arc<Value>>,
+    pub user: Arc<UserInfo>,
+    pub dry_run: bool,
+    /// CreateOptions, UpdateOptions, PatchOptions or DeleteOptions.
+    pub options: Value,
+    pub warnings: Warnings,
+}
+
+impl Attributes {
+    /// Whether this is about the main resource `resource` of `group`.
+    pub fn is(&self, group: &str, resource: &str) -> bool {
+        self.subresource.is_empty() && self.group == group && self.resource == resource
+    }
+
+    /// As [`Attributes::is`], for any subresource too.
+    pub fn is_any(&self, group: &str, resource: &str) -> bool {
+        self.group == group && self.resource == resource
+    }
+
+    pub(crate) fn forbidden(&self, message: impl std::fmt::Display) -> Status {
+        Status::forbidden(&self.group, &self.resource, &self.name, message.to_string())
+    }
+}
+
+/// A rule about writes. Plugins hold no lock across calls and read state through [`Objects`].
+#[async_trait]
+pub trait AdmissionPlugin: Send + Sync {
+    fn name(&self) -> &'static str;
+
+    fn handles(&self, operation: Operation) -> bool;
+
+    /// May change `attrs.object`. Called again for nothing: once per attempt of a write.
+    async fn admit(&self, _attrs: &mut Attributes, _objects: &dyn Objects) -> Result<(), Status> {
+        Ok(())
+    }
+
+    /// May only refuse.
+    async fn validate(&self, _attrs: &Attributes, _objects: &dyn Objects) -> Result<(), Status> {
+        Ok(())
+    }
+}
+
+/// Every plugin in calling order.
+pub const PLUGINS: &[&dyn AdmissionPlugin] = &[];
+
+/// The plugins as the registry calls them.
+#[derive(Default)]
+pub struct AdmissionChain {
+    objects: OnceLock<Weak<dyn Objects>>,
+}
+
+impl AdmissionChain {
+    pub fn new() -> Arc<Self> {
+        Arc::new(Self::default())
+    }
+
+    /// Gives plugins their view of the cluster; until then the chain refuses every write, so that
+    /// nothing slips past it while the server is composed. The reference is weak because the
+    /// registry owns the chain.
+    pub fn bind(&self, objects: Weak<dyn Objects>) {
+        let _ = self.objects.set(objects);
+    }
+
+    fn objects(&self) -> Result<Arc<dyn Objects>, Status> {
+        self.objects
+            .get()
+            .and_then(Weak::upgrade)
+            .ok_or_else(|| Status::service_unavailable("the server is not ready to admit requests"))
+    }
+
+    pub async fn admit(&self, attrs: &mut Attributes) -> Result<(), Status> {
+        let objects = self.objects()?;
+        for plugin in PLUGINS.iter().filter(|p| p.handles(attrs.operation)) {
+            plugin.admit(attrs, &*objects).await?;
+        }
+        Ok(())
+    }
+
+    pub async fn validate(&self, attrs: &Attributes) -> Result<(), Status> {
+        let objects = self.objects()?;
+        for plugin in PLUGINS.iter().filter(|p| p.handles(attrs.operation)) {
+            plugin.validate(attrs, &*objects).await?;
+        }
+        Ok(())
+    }
+}
