@@ -39,7 +39,11 @@ pub trait Store: Send + Sync + 'static {
     /// channel's bound behind sees it closed and resumes with the next revision.
     async fn watch(&self, prefix: &str, from: Revision) -> Result<mpsc::Receiver<WatchMessage>>;
 
-    /// Forgets history before `revision`; live keys stay.
+    /// Asks for a [`WatchMessage::Progress`] on every watch of exactly this prefix, once it has
+    /// been sent everything up to the newest revision.
+    async fn request_progress(&self, prefix: &str) -> Result<()>;
+
+    /// Forgets history up to `revision`, which can still be read itself; live keys stay.
     async fn compact(&self, revision: Revision) -> Result<()>;
 
     /// Bytes on disk, live keys, oldest kept revision.

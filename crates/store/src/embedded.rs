@@ -1,1 +1,0 @@
-//! The embedded engine: redb with one committer thread.
