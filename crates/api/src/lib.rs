@@ -1,1 +1,1 @@
-//! placeholder
+//! Facts about every type the API serves.
