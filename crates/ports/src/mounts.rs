@@ -14,7 +14,13 @@ pub trait Mounts: Send + Sync + 'static {
     async fn mount_tmpfs(&self, target: &Path, size_bytes: Option<u64>, mode: u32) -> Result<()>;
     async fn bind(&self, source: &Path, target: &Path, readonly: bool) -> Result<()>;
     /// Mounts a file system by type and options (`ext4`, `nfs`, …).
-    async fn mount(&self, fstype: &str, source: &str, target: &Path, options: &[String]) -> Result<()>;
+    async fn mount(
+        &self,
+        fstype: &str,
+        source: &str,
+        target: &Path,
+        options: &[String],
+    ) -> Result<()>;
     /// Lazily unmounts everything mounted on `target`. Idempotent.
     async fn unmount(&self, target: &Path) -> Result<()>;
     async fn is_mount_point(&self, path: &Path) -> Result<bool>;

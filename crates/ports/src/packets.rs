@@ -30,9 +30,17 @@ pub struct ServiceRules {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Frontend {
     /// A cluster IP, external IP or load-balancer IP.
-    Address { ip: IpAddr, protocol: Protocol, port: u16 },
+    Address {
+        ip: IpAddr,
+        protocol: Protocol,
+        port: u16,
+    },
     /// A port on the node's own addresses, loopback included for IPv4.
-    NodePort { ipv6: bool, protocol: Protocol, port: u16 },
+    NodePort {
+        ipv6: bool,
+        protocol: Protocol,
+        port: u16,
+    },
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]

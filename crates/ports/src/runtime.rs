@@ -36,7 +36,8 @@ pub trait Runtime: Send + Sync + 'static {
     async fn list_pod_sandboxes(&self) -> Result<Vec<PodSandboxStatus>>;
 
     /// Prepares a container (root file system, mounts, log file); nothing of it runs yet.
-    async fn create_container(&self, sandbox: &str, config: ContainerConfig) -> Result<ContainerId>;
+    async fn create_container(&self, sandbox: &str, config: ContainerConfig)
+    -> Result<ContainerId>;
     async fn start_container(&self, id: &str) -> Result<()>;
     /// Sends the stop signal, waits at most `grace`, then kills. Returns when it is dead.
     async fn stop_container(&self, id: &str, grace: Duration) -> Result<()>;
@@ -51,7 +52,12 @@ pub trait Runtime: Send + Sync + 'static {
     async fn container_stats(&self, id: &str) -> Result<ContainerStats>;
 
     /// Runs a command to its end; output beyond 16 KiB a stream is dropped (probes, hooks).
-    async fn exec_sync(&self, id: &str, command: Vec<String>, timeout: Duration) -> Result<ExecOutput>;
+    async fn exec_sync(
+        &self,
+        id: &str,
+        command: Vec<String>,
+        timeout: Duration,
+    ) -> Result<ExecOutput>;
     /// Starts a command whose streams the caller drives.
     async fn exec(&self, id: &str, request: ExecRequest) -> Result<ExecSession>;
     /// Joins the streams of the container's own process, from now on.
@@ -66,9 +72,17 @@ pub trait Runtime: Send + Sync + 'static {
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum RuntimeEvent {
-    ContainerStarted { sandbox: SandboxId, container: ContainerId },
-    ContainerExited { sandbox: SandboxId, container: ContainerId },
-    SandboxExited { sandbox: SandboxId },
+    ContainerStarted {
+        sandbox: SandboxId,
+        container: ContainerId,
+    },
+    ContainerExited {
+        sandbox: SandboxId,
+        container: ContainerId,
+    },
+    SandboxExited {
+        sandbox: SandboxId,
+    },
     Lost,
 }
 

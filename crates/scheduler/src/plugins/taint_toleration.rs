@@ -1,0 +1,86 @@
+//! Taints repel pods that do not tolerate them; `PreferNoSchedule` only lowers a node's score.
+
+use k8s_openapi::api::core::v1::{Taint, Toleration};
+
+use super::{Plugin, Rejection, normalize_by_max};
+use crate::model::{Model, NodeInfo};
+use crate::pod_info::PodInfo;
+
+pub(crate) struct TaintToleration;
+
+impl Plugin for TaintToleration {
+    fn name(&self) -> &'static str {
+        "TaintToleration"
+    }
+
+    fn filter(&self, pod: &PodInfo, node: &NodeInfo, _model: &Model) -> Result<(), Rejection> {
+        let untolerated = taints(node)
+            .iter()
+            .filter(|taint| matches!(taint.effect.as_str(), "NoSchedule" | "NoExecute"))
+            .find(|taint| !tolerates(pod, taint));
+        match untolerated {
+            None => Ok(()),
+            Some(taint) => {
+                let value = taint.value.as_deref().unwrap_or_default();
+                Err(Rejection::lasting(format!(
+                    "node(s) had untolerated taint {{{}: {value}}}",
+                    taint.key
+                )))
+            }
+        }
+    }
+
+    fn weight(&self) -> i64 {
+        3
+    }
+
+    fn scores(&self, pod: &PodInfo, nodes: &[&NodeInfo], _model: &Model) -> Option<Vec<i64>> {
+        let intolerable = |node: &&NodeInfo| {
+            let soft = taints(node)
+                .iter()
+                .filter(|taint| taint.effect == "PreferNoSchedule" && !tolerates(pod, taint));
+            i64::try_from(soft.count()).unwrap_or(i64::MAX)
+        };
+        Some(nodes.iter().map(intolerable).collect())
+    }
+
+    fn normalize(&self, scores: &mut [i64]) {
+        normalize_by_max(scores, true);
+    }
+}
+
+fn taints(node: &NodeInfo) -> &[Taint] {
+    node.node
+        .as_ref()
+        .and_then(|node| node.spec.as_ref())
+        .and_then(|spec| spec.taints.as_deref())
+        .unwrap_or_default()
+}
+
+pub(crate) fn tolerates(pod: &PodInfo, taint: &Taint) -> bool {
+    let tolerations = pod
+        .spec()
+        .and_then(|spec| spec.tolerations.as_deref())
+        .unwrap_or_default();
+    tolerations
+        .iter()
+        .any(|toleration| matches(toleration, taint))
+}
+
+/// An empty key with `Exists` tolerates everything; an empty effect tolerates every effect.
+fn matches(toleration: &Toleration, taint: &Taint) -> bool {
+    let effect = toleration.effect.as_deref().unwrap_or_default();
+    let key = toleration.key.as_deref().unwrap_or_default();
+    if !effect.is_empty() && effect != taint.effect || !key.is_empty() && key != taint.key {
+        return false;
+    }
+    match toleration.operator.as_deref().unwrap_or("Equal") {
+        "Exists" => true,
+        "Equal" | "" => {
+            !key.is_empty()
+                && toleration.value.as_deref().unwrap_or_default()
+                    == taint.value.as_deref().unwrap_or_default()
+        }
+        _ => false,
+    }
+}
