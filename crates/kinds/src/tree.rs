@@ -65,6 +65,8 @@ impl Tree for Value {
 pub(crate) trait TreeMut {
     /// The object under a dotted path, made when absent; `None` when something else is there.
     fn object(&mut self, path: &str) -> Option<&mut Map<String, Value>>;
+    /// As [`TreeMut::object`], but makes the last step only.
+    fn object_if(&mut self, path: &str) -> Option<&mut Map<String, Value>>;
     /// The value under a dotted path if it is there.
     fn at_mut(&mut self, path: &str) -> Option<&mut Value>;
     fn list_mut(&mut self, path: &str) -> &mut [Value];
@@ -93,6 +95,11 @@ impl TreeMut for Value {
             here = next;
         }
         here.as_object_mut()
+    }
+
+    fn object_if(&mut self, path: &str) -> Option<&mut Map<String, Value>> {
+        let (parent, key) = split(path);
+        self.at_mut(parent).filter(|v| v.is_object())?.object(key)
     }
 
     fn at_mut(&mut self, path: &str) -> Option<&mut Value> {

@@ -1,0 +1,315 @@
+//! A value together with its path: what validation walks on. Reading what is absent gives an
+//! absent [`At`] with the right path, so rules need no `if` around every level.
+
+use keelson_machinery::field::{ErrorList, FieldError, Path};
+use keelson_machinery::quantity::Quantity;
+use keelson_machinery::validation;
+use serde_json::{Map, Value};
+
+use crate::tree::Tree;
+
+static NULL: Value = Value::Null;
+
+#[derive(Clone)]
+pub(crate) struct At<'a> {
+    pub(crate) value: &'a Value,
+    pub(crate) path: Path,
+}
+
+impl<'a> At<'a> {
+    /// A top-level field of an object.
+    pub(crate) fn new(obj: &'a Value, name: &str) -> Self {
+        Self { value: obj.get(name).unwrap_or(&NULL), path: Path::new(name) }
+    }
+
+    /// A field one level down.
+    pub(crate) fn at(&self, name: &str) -> Self {
+        Self { value: self.value.get(name).unwrap_or(&NULL), path: self.path.child(name) }
+    }
+
+    pub(crate) fn each(&self) -> impl Iterator<Item = At<'a>> + use<'a> {
+        let path = self.path.clone();
+        let items: &'a [Value] = self.value.as_array().map_or(&[], Vec::as_slice);
+        items.iter().enumerate().map(move |(i, value)| At { value, path: path.index(i) })
+    }
+
+    /// The entries of a map, with the key in the path.
+    pub(crate) fn entries(&self) -> impl Iterator<Item = (&'a str, At<'a>)> + use<'a> {
+        let path = self.path.clone();
+        let map: Option<&'a Map<String, Value>> = self.value.as_object();
+        map.into_iter().flatten().map(move |(k, value)| (k.as_str(), At { value, path: path.key(k) }))
+    }
+
+    pub(crate) fn exists(&self) -> bool {
+        !self.value.is_null()
+    }
+
+    /// Absent, or the zero value of text, list or map.
+    pub(crate) fn is_empty(&self) -> bool {
+        match self.value {
+            Value::Null => true,
+            Value::String(s) => s.is_empty(),
+            Value::Array(a) => a.is_empty(),
+            Value::Object(o) => o.is_empty(),
+            _ => false,
+        }
+    }
+
+    pub(crate) fn text(&self) -> &'a str {
+        self.value.as_str().unwrap_or("")
+    }
+
+    pub(crate) fn int(&self) -> Option<i64> {
+        self.value.as_i64()
+    }
+
+    pub(crate) fn num(&self) -> i64 {
+        self.value.as_i64().unwrap_or(0)
+    }
+
+    pub(crate) fn flag(&self) -> bool {
+        self.value.as_bool().unwrap_or(false)
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        match self.value {
+            Value::Array(a) => a.len(),
+            Value::Object(o) => o.len(),
+            Value::String(s) => s.len(),
+            _ => 0,
+        }
+    }
+
+    pub(crate) fn quantity(&self) -> Option<Quantity> {
+        quantity(self.value)
+    }
+
+    pub(crate) fn has(&self, name: &str) -> bool {
+        self.value.has(name)
+    }
+
+    pub(crate) fn required(&self, detail: &str) -> FieldError {
+        FieldError::required(&self.path, detail)
+    }
+
+    pub(crate) fn invalid(&self, detail: impl Into<String>) -> FieldError {
+        let detail: String = detail.into();
+        FieldError::invalid(&self.path, self.value.clone(), detail)
+    }
+
+    pub(crate) fn forbidden(&self, detail: impl Into<String>) -> FieldError {
+        let detail: String = detail.into();
+        FieldError::forbidden(&self.path, detail)
+    }
+
+    pub(crate) fn duplicate(&self) -> FieldError {
+        FieldError::duplicate(&self.path, self.value.clone())
+    }
+
+    pub(crate) fn not_found(&self) -> FieldError {
+        FieldError::not_found(&self.path, self.value.clone())
+    }
+
+    pub(crate) fn not_supported(&self, allowed: &[&str]) -> FieldError {
+        FieldError::not_supported(&self.path, self.value.clone(), allowed)
+    }
+
+    /// Present values must be one of those allowed.
+    pub(crate) fn one_of(&self, e: &mut ErrorList, allowed: &[&str]) {
+        if self.exists() && !allowed.contains(&self.text()) {
+            e.push(self.not_supported(allowed));
+        }
+    }
+
+    /// Must be there and one of those allowed.
+    pub(crate) fn required_one_of(&self, e: &mut ErrorList, allowed: &[&str]) {
+        if self.is_empty() {
+            e.push(self.required(""));
+        } else {
+            self.one_of(e, allowed);
+        }
+    }
+
+    /// As [`At::one_of`], and an absent value is not supported either.
+    pub(crate) fn strictly_one_of(&self, e: &mut ErrorList, allowed: &[&str]) {
+        if !allowed.contains(&self.text()) {
+            e.push(FieldError::not_supported(&self.path, self.text(), allowed));
+        }
+    }
+
+    pub(crate) fn require(&self, e: &mut ErrorList) {
+        if self.is_empty() {
+            e.push(self.required(""));
+        }
+    }
+
+    /// Every message of `rule` about the text is an error here.
+    pub(crate) fn conforms(&self, e: &mut ErrorList, rule: impl Fn(&str) -> Vec<String>) {
+        e.extend(rule(self.text()).into_iter().map(|msg| FieldError::invalid(&self.path, self.text(), msg)));
+    }
+
+    /// As [`At::conforms`] where there is a text; required otherwise.
+    pub(crate) fn required_conforms(&self, e: &mut ErrorList, rule: impl Fn(&str) -> Vec<String>) {
+        if self.is_empty() {
+            e.push(self.required(""));
+        } else {
+            self.conforms(e, rule);
+        }
+    }
+
+    pub(crate) fn optional_conforms(&self, e: &mut ErrorList, rule: impl Fn(&str) -> Vec<String>) {
+        if !self.is_empty() {
+            self.conforms(e, rule);
+        }
+    }
+
+    pub(crate) fn non_negative(&self, e: &mut ErrorList) {
+        if self.num() < 0 {
+            e.push(self.invalid(NON_NEGATIVE));
+        }
+    }
+
+    pub(crate) fn positive(&self, e: &mut ErrorList) {
+        if self.num() <= 0 {
+            e.push(FieldError::invalid(&self.path, self.num(), "must be greater than zero"));
+        }
+    }
+
+    /// A number of a TCP or UDP port.
+    pub(crate) fn port(&self, e: &mut ErrorList) {
+        if !(1..=65535).contains(&self.num()) {
+            e.push(FieldError::invalid(&self.path, self.num(), range(1, 65535)));
+        }
+    }
+
+    /// A port by number or by name.
+    pub(crate) fn port_or_name(&self, e: &mut ErrorList) {
+        if self.value.is_string() {
+            self.conforms(e, validation::is_valid_port_name);
+        } else {
+            self.port(e);
+        }
+    }
+
+    /// Unchanged from `old`.
+    pub(crate) fn immutable(&self, e: &mut ErrorList, old: &Value) {
+        if !same(self.value, old) {
+            e.push(self.invalid(IMMUTABLE));
+        }
+    }
+
+    /// A name that labels may have.
+    pub(crate) fn label_name(&self, e: &mut ErrorList) {
+        self.conforms(e, validation::is_qualified_name);
+    }
+
+    /// A map of labels.
+    pub(crate) fn labels(&self, e: &mut ErrorList) {
+        for (key, value) in self.entries() {
+            for msg in validation::is_qualified_name(key) {
+                e.push(FieldError::invalid(&self.path, key, msg));
+            }
+            for msg in validation::is_valid_label_value(value.text()) {
+                e.push(FieldError::invalid(&self.path, value.text(), msg));
+            }
+        }
+    }
+
+    /// A label selector's own rules.
+    pub(crate) fn label_selector(&self, e: &mut ErrorList) {
+        self.at("matchLabels").labels(e);
+        for term in self.at("matchExpressions").each() {
+            let values = term.at("values");
+            match term.at("operator").text() {
+                "In" | "NotIn" if values.len() == 0 => {
+                    e.push(values.required("must be specified when `operator` is 'In' or 'NotIn'"));
+                }
+                "In" | "NotIn" => {}
+                "Exists" | "DoesNotExist" if values.len() > 0 => {
+                    e.push(values.forbidden("may not be specified when `operator` is 'Exists' or 'DoesNotExist'"));
+                }
+                "Exists" | "DoesNotExist" => {}
+                _ => e.push(term.at("operator").invalid("not a valid selector operator")),
+            }
+            term.at("key").label_name(e);
+            for value in values.each() {
+                value.conforms(e, validation::is_valid_label_value);
+            }
+        }
+    }
+}
+
+pub(crate) const IMMUTABLE: &str = "field is immutable";
+pub(crate) const NON_NEGATIVE: &str = "must be greater than or equal to 0";
+
+pub(crate) fn range(low: i64, high: i64) -> String {
+    format!("must be between {low} and {high}, inclusive")
+}
+
+/// A quantity from its JSON form, which may be a number.
+pub(crate) fn quantity(value: &Value) -> Option<Quantity> {
+    match value {
+        Value::String(s) => Quantity::parse(s).ok(),
+        Value::Number(n) => Quantity::parse(&n.to_string()).ok(),
+        _ => None,
+    }
+}
+
+/// Whether a name given as a prefix would make a valid name.
+pub(crate) fn masked(name: &str, prefix: bool) -> &str {
+    if prefix { name.trim_end_matches('-') } else { name }
+}
+
+/// Equal but for fields whose absence means the same as their emptiness.
+pub(crate) fn same(a: &Value, b: &Value) -> bool {
+    match (a, b) {
+        (Value::Object(x), Value::Object(y)) => {
+            x.iter().all(|(k, v)| y.get(k).map_or_else(|| blank(k, v), |w| same(v, w)))
+                && y.iter().all(|(k, w)| x.contains_key(k) || blank(k, w))
+        }
+        (Value::Array(x), Value::Array(y)) => x.len() == y.len() && x.iter().zip(y).all(|(v, w)| same(v, w)),
+        (Value::Null, other) | (other, Value::Null) => blank("", other),
+        _ => a == b,
+    }
+}
+
+/// Maps that are empty rather than absent; an empty struct may mean something, such as an emptyDir.
+const MAPS: &[&str] =
+    &["labels", "annotations", "matchLabels", "nodeSelector", "requests", "limits", "resources", "data", "binaryData"];
+
+fn blank(key: &str, value: &Value) -> bool {
+    match value {
+        Value::Null => true,
+        Value::String(s) => s.is_empty(),
+        Value::Array(a) => a.is_empty(),
+        Value::Object(o) => o.is_empty() && (key.is_empty() || MAPS.contains(&key)),
+        _ => false,
+    }
+}
+
+/// Shorthand for the name rules of kinds that take DNS labels.
+pub(crate) fn name_is_dns1123_label(name: &str, prefix: bool) -> Vec<String> {
+    validation::is_dns1123_label(masked(name, prefix))
+}
+
+pub(crate) fn name_is_dns1123_subdomain(name: &str, prefix: bool) -> Vec<String> {
+    validation::is_dns1123_subdomain(masked(name, prefix))
+}
+
+pub(crate) fn name_is_dns1035_label(name: &str, prefix: bool) -> Vec<String> {
+    validation::is_dns1035_label(masked(name, prefix))
+}
+
+/// A name that is one segment of a URL path.
+pub(crate) fn name_is_path_segment(name: &str, prefix: bool) -> Vec<String> {
+    let mut out = Vec::new();
+    if !prefix && (name == "." || name == "..") {
+        out.push(format!("may not be '{name}'"));
+    }
+    for c in ['/', '%'] {
+        if name.contains(c) {
+            out.push(format!("may not contain '{c}'"));
+        }
+    }
+    out
+}

@@ -1,0 +1,225 @@
+//! Pods, and the rules of pod specs that every workload's template shares.
+
+mod columns;
+mod container;
+pub(crate) mod default;
+pub(crate) mod resources;
+pub(crate) mod scheduling;
+mod security;
+mod update;
+mod validate;
+pub(crate) mod volumes;
+
+use serde_json::{Value, json};
+
+pub(crate) use validate::{pod_spec, pod_template};
+
+use crate::check::At;
+use crate::kind::{Column, Kind};
+use crate::tree::{Tree, TreeMut};
+
+pub(crate) static POD: Kind = Kind {
+    group: "",
+    resource: "pods",
+    default: default::pod,
+    prepare_create,
+    validate: validate::create,
+    prepare_update: update::prepare,
+    validate_update: update::validate,
+    warnings,
+    columns: &[
+        Column::text("Ready"),
+        Column::text("Status"),
+        Column::text("Restarts"),
+        Column::AGE,
+        Column::wide("IP"),
+        Column::wide("Node"),
+        Column::wide("Nominated Node"),
+        Column::wide("Readiness Gates"),
+    ],
+    cells: columns::cells,
+    selectable,
+    selectable_names: &[
+        "spec.nodeName",
+        "spec.restartPolicy",
+        "spec.schedulerName",
+        "spec.serviceAccountName",
+        "spec.hostNetwork",
+        "status.phase",
+        "status.podIP",
+        "status.podIPs",
+        "status.nominatedNodeName",
+    ],
+    graceful_deletion_seconds,
+    ..Kind::GENERIC
+};
+
+/// Every container of a spec: init containers first, then containers, then ephemeral ones.
+pub(crate) fn each_container<'a>(spec: &At<'a>) -> impl Iterator<Item = At<'a>> + use<'a> {
+    let lists = default::CONTAINER_LISTS.map(|name| spec.at(name));
+    lists.into_iter().flat_map(|list| list.each().collect::<Vec<_>>())
+}
+
+/// The template under `path` gets its defaults and no generated metadata.
+pub(crate) fn default_template(obj: &mut Value, path: &str) {
+    if let Some(template) = obj.at_mut(path).filter(|t| t.is_object()) {
+        template.fill("metadata", json!({}));
+        if let Some(spec) = template.at_mut("spec") {
+            default::pod_spec(spec);
+        }
+    }
+}
+
+fn prepare_create(pod: &mut Value) {
+    pod.put("metadata.generation", 1);
+    let qos = resources::qos_class(pod.at("spec"));
+    let mut status = json!({"phase": "Pending", "qosClass": qos});
+    if !pod.list("spec.schedulingGates").is_empty() {
+        status.put(
+            "conditions",
+            json!([{
+                "type": "PodScheduled",
+                "status": "False",
+                "reason": "SchedulingGated",
+                "message": "Scheduling is blocked due to non-empty scheduling gates",
+            }]),
+        );
+    }
+    pod.put("status", status);
+    merge_label_keys(pod);
+}
+
+/// `matchLabelKeys` become expressions over the pod's own labels.
+fn merge_label_keys(pod: &mut Value) {
+    let labels = pod.map("metadata.labels").clone();
+    let merge = |term: &mut Value| {
+        for (keys, operator) in [("matchLabelKeys", "In"), ("mismatchLabelKeys", "NotIn")] {
+            let keys: Vec<String> = term.list(keys).iter().filter_map(|k| k.as_str().map(str::to_owned)).collect();
+            for key in keys {
+                let (Some(value), Some(selector)) = (labels.get(&key), term.object_if("labelSelector")) else { continue };
+                let more = json!({"key": key, "operator": operator, "values": [value]});
+                let list = selector.entry("matchExpressions").or_insert_with(|| json!([]));
+                if let Some(list) = list.as_array_mut().filter(|l| !l.contains(&more)) {
+                    list.push(more);
+                }
+            }
+        }
+    };
+    for kind in ["podAffinity", "podAntiAffinity"] {
+        pod.list_mut(&format!("spec.affinity.{kind}.requiredDuringSchedulingIgnoredDuringExecution"))
+            .iter_mut()
+            .for_each(merge);
+        pod.list_mut(&format!("spec.affinity.{kind}.preferredDuringSchedulingIgnoredDuringExecution"))
+            .iter_mut()
+            .filter_map(|t| t.at_mut("podAffinityTerm"))
+            .for_each(merge);
+    }
+    pod.list_mut("spec.topologySpreadConstraints").iter_mut().for_each(merge);
+}
+
+fn selectable(pod: &Value) -> Vec<(&'static str, String)> {
+    let ips: Vec<_> = pod.list("status.podIPs").iter().map(|ip| ip.text("ip")).collect();
+    let text = |path: &str| pod.text(path).to_owned();
+    vec![
+        ("spec.nodeName", text("spec.nodeName")),
+        ("spec.restartPolicy", text("spec.restartPolicy")),
+        ("spec.schedulerName", text("spec.schedulerName")),
+        ("spec.serviceAccountName", text("spec.serviceAccountName")),
+        ("spec.hostNetwork", pod.flag("spec.hostNetwork").to_string()),
+        ("status.phase", text("status.phase")),
+        ("status.podIP", ips.first().copied().unwrap_or(pod.text("status.podIP")).to_owned()),
+        ("status.podIPs", ips.join(",")),
+        ("status.nominatedNodeName", text("status.nominatedNodeName")),
+    ]
+}
+
+/// A pod on a node is given its grace period; one that runs nowhere or has finished goes at once.
+fn graceful_deletion_seconds(pod: &Value) -> Option<i64> {
+    let finished = matches!(pod.text("status.phase"), "Failed" | "Succeeded");
+    if pod.text("spec.nodeName").is_empty() || finished {
+        return Some(0);
+    }
+    let seconds = pod.num("spec.terminationGracePeriodSeconds");
+    Some(if seconds < 0 { 1 } else { seconds })
+}
+
+fn warnings(pod: &Value, old: Option<&Value>) -> Vec<String> {
+    if old.is_some() {
+        return Vec::new();
+    }
+    let mut out = Vec::new();
+    let msgs = keelson_machinery::validation::is_dns1123_label(pod.text("metadata.name"));
+    if !msgs.is_empty() {
+        out.push(format!(
+            "metadata.name: this is used in the Pod's hostname, which can result in surprising behavior; a DNS label is recommended: [{}]",
+            msgs.join(" ")
+        ));
+    }
+    out.extend(template_warnings(&At::new(pod, "spec")));
+    out
+}
+
+/// Remarks about a pod spec, also within a workload's template.
+pub(crate) fn template_warnings(spec: &At) -> Vec<String> {
+    let mut out = Vec::new();
+    for (key, _) in spec.at("nodeSelector").entries() {
+        if let Some(new) = deprecated_node_label(key) {
+            out.push(format!("{}: deprecated since {new}", spec.at("nodeSelector").path.key(key)));
+        }
+    }
+    if spec.value.num("terminationGracePeriodSeconds") < 0 {
+        out.push(format!("{}: must be >= 0; negative values are invalid and will be treated as 1", spec.at("terminationGracePeriodSeconds").path));
+    }
+    for (i, alias) in spec.value.list("hostAliases").iter().enumerate() {
+        let twice = spec.value.list("hostAliases")[..i].iter().any(|other| other.text("ip") == alias.text("ip"));
+        if twice {
+            out.push(format!("{}: duplicate ip {:?}", spec.at("hostAliases").path.index(i).child("ip"), alias.text("ip")));
+        }
+    }
+    let unnamed = spec.value.list("imagePullSecrets").iter().enumerate().filter(|(_, s)| s.text("name").is_empty());
+    for (i, _) in unnamed {
+        out.push(format!("{}: invalid empty name \"\"", spec.at("imagePullSecrets").path.index(i).child("name")));
+    }
+    for c in each_container(spec) {
+        for (i, var) in c.value.list("env").iter().enumerate() {
+            let name = var.text("name");
+            let before = c.value.list("env")[..i].iter().find(|v| v.text("name") == name);
+            if let Some(before) = before {
+                let what = if before == var { "duplicate name" } else { "hides previous definition of" };
+                let path = c.at("env").path.index(i);
+                out.push(if before == var {
+                    format!("{path}: {what} {name:?}")
+                } else {
+                    format!("{path}: {what} {name:?}, which may be unintended")
+                });
+            }
+        }
+        for (i, port) in c.value.list("ports").iter().enumerate() {
+            let twin = |p: &&Value| {
+                ["containerPort", "hostPort"].iter().all(|f| p.num(f) == port.num(f))
+                    && p.text("protocol") == port.text("protocol")
+                    && p.text("hostIP") == port.text("hostIP")
+            };
+            if let Some(at) = c.value.list("ports")[..i].iter().position(|p| twin(&p)) {
+                let list = c.at("ports").path;
+                out.push(format!(
+                    "{}: duplicate port definition with {}",
+                    list.index(i),
+                    list.index(at)
+                ));
+            }
+        }
+    }
+    out
+}
+
+fn deprecated_node_label(key: &str) -> Option<&'static str> {
+    Some(match key {
+        "beta.kubernetes.io/arch" => "v1.14; use \"kubernetes.io/arch\" instead",
+        "beta.kubernetes.io/os" => "v1.14; use \"kubernetes.io/os\" instead",
+        "failure-domain.beta.kubernetes.io/region" => "v1.17; use \"topology.kubernetes.io/region\" instead",
+        "failure-domain.beta.kubernetes.io/zone" => "v1.17; use \"topology.kubernetes.io/zone\" instead",
+        "beta.kubernetes.io/instance-type" => "v1.17; use \"node.kubernetes.io/instance-type\" instead",
+        _ => return None,
+    })
+}
