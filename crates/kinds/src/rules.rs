@@ -1,6 +1,6 @@
 //! Update rules that several kinds share.
 
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 use crate::kind::UpdateContext;
 use crate::tree::{Tree, TreeMut};
@@ -36,7 +36,18 @@ pub(crate) fn only_status(new: &mut Value, old: &Value) {
     if let Some(now) = new.as_object_mut() {
         now.retain(|k, _| matches!(k.as_str(), "status" | "metadata" | "apiVersion" | "kind") || fields.contains_key(k));
     }
-    keep_metadata(new, old);
+    for key in ["generation", "deletionTimestamp", "deletionGracePeriodSeconds"] {
+        let path = format!("metadata.{key}");
+        new.put(&path, old.at(&path).clone());
+    }
+}
+
+/// As [`isolate_status`] for kinds whose `status` path leaves metadata alone too.
+pub(crate) fn isolate_status_and_metadata(new: &mut Value, old: &Value, ctx: &UpdateContext) {
+    isolate_status(new, old, ctx);
+    if ctx.subresource == "status" {
+        keep_metadata(new, old);
+    }
 }
 
 /// Puts back the parts of metadata that only the main resource may change.
@@ -64,12 +75,12 @@ pub(crate) fn raise_generation(new: &mut Value, old: &Value, changed: bool) {
 
 /// A new object has no status yet.
 pub(crate) fn clear_status(obj: &mut Value) {
-    obj.remove("status");
+    obj.put("status", Map::new());
 }
 
 /// A new object has no status yet and is its own first generation.
 pub(crate) fn first_generation(obj: &mut Value) {
-    obj.remove("status");
+    clear_status(obj);
     obj.put("metadata.generation", 1);
 }
 

@@ -1,0 +1,5 @@
+//! The group `batch`.
+
+pub(crate) mod cron_job;
+pub(crate) mod job;
+mod schedule;

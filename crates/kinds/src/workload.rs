@@ -1,0 +1,145 @@
+//! What workloads have in common: a selector, a template that it matches, counted replicas.
+
+use keelson_machinery::field::{ErrorList, FieldError};
+use keelson_machinery::validation;
+use serde_json::{Map, Value};
+
+use crate::cell;
+use crate::check::{At, IMMUTABLE};
+use crate::core::pod;
+use crate::tree::{Tree, TreeMut};
+
+/// Whether a label selector, already checked, selects these labels.
+pub(crate) fn selects(selector: &Value, labels: &Map<String, Value>) -> bool {
+    let value = |key: &str| labels.get(key).and_then(Value::as_str);
+    selector.map("matchLabels").iter().all(|(k, v)| value(k) == v.as_str())
+        && selector.list("matchExpressions").iter().all(|e| {
+            let found = value(e.text("key"));
+            let listed = found.is_some_and(|f| e.list("values").iter().any(|v| v == f));
+            match e.text("operator") {
+                "In" => listed,
+                "NotIn" => !listed,
+                "Exists" => found.is_some(),
+                "DoesNotExist" => found.is_none(),
+                _ => false,
+            }
+        })
+}
+
+/// The selector must be there and not select everything.
+pub(crate) fn selector(spec: &At, empty: &str, e: &mut ErrorList) {
+    let selector = spec.at("selector");
+    if !selector.exists() {
+        return e.push(selector.required(""));
+    }
+    selector.label_selector(e);
+    if selector.at("matchLabels").is_empty() && selector.at("matchExpressions").is_empty() {
+        e.push(selector.invalid(empty));
+    }
+}
+
+/// The template's labels must be among those selected.
+pub(crate) fn template_is_selected(spec: &At, e: &mut ErrorList) {
+    let labels = spec.at("template").at("metadata").at("labels");
+    if !selects(spec.value.at("selector"), spec.value.map("template.metadata.labels")) {
+        e.push(labels.invalid("`selector` does not match template `labels`"));
+    }
+}
+
+/// A template of pods that run until they are stopped.
+pub(crate) fn lasting_template(spec: &At, kind: &str, e: &mut ErrorList) {
+    let template = spec.at("template");
+    pod::pod_template(&template, e);
+    only_lasting(&template, kind, e);
+}
+
+pub(crate) fn only_lasting(template: &At, kind: &str, e: &mut ErrorList) {
+    let pod = template.at("spec");
+    let restart = pod.at("restartPolicy");
+    if restart.text() != "Always" {
+        e.push(FieldError::not_supported(&restart.path, restart.text(), &["Always"]));
+    }
+    if pod.has("activeDeadlineSeconds") {
+        let detail = format!("activeDeadlineSeconds in {kind} is not Supported");
+        e.push(pod.at("activeDeadlineSeconds").forbidden(detail));
+    }
+}
+
+/// A count or a share: `3` or `25%`.
+pub(crate) fn int_or_percent(at: &At, e: &mut ErrorList) {
+    if at.value.is_string() {
+        at.conforms(e, validation::is_percent);
+    } else {
+        at.non_negative(e);
+    }
+}
+
+/// The number in front of the percent sign, or the count.
+pub(crate) fn int_or_percent_value(value: &Value) -> i64 {
+    match value {
+        Value::String(s) => s.trim_end_matches('%').parse().unwrap_or(0),
+        other => other.as_i64().unwrap_or(0),
+    }
+}
+
+pub(crate) fn at_most_all(at: &At, e: &mut ErrorList) {
+    if at.value.is_string() && int_or_percent_value(at.value) > 100 {
+        e.push(at.invalid("must not be greater than 100%"));
+    }
+}
+
+/// Counters of a status: none negative, and none above the replicas they are part of.
+pub(crate) fn status_counts(obj: &Value, counters: &[&str], within: &[(&str, &str, &str)]) -> ErrorList {
+    let mut e = ErrorList::new();
+    let status = At::new(obj, "status");
+    for counter in counters {
+        status.at(counter).non_negative(&mut e);
+    }
+    for (part, whole, detail) in within {
+        let part = status.at(part);
+        if part.num() > status.value.num(whole) {
+            e.push(part.invalid(*detail));
+        }
+    }
+    e
+}
+
+pub(crate) const WITHIN_REPLICAS: &str = "cannot be greater than status.replicas";
+
+/// A counter that only grows.
+pub(crate) fn not_decremented(new: &Value, old: &Value, path: &str, e: &mut ErrorList) {
+    let (now, before) = (new.num(path), old.num(path));
+    if now < before {
+        let path = keelson_machinery::field::Path::new(path);
+        e.push(FieldError::invalid(&path, now, "cannot be decremented"));
+    }
+}
+
+pub(crate) fn immutable(new: &Value, old: &Value, path: &str, e: &mut ErrorList) {
+    if !crate::check::same(new.at(path), old.at(path)) {
+        let at = keelson_machinery::field::Path::new(path);
+        e.push(FieldError::invalid(&at, new.at(path).clone(), IMMUTABLE));
+    }
+}
+
+/// The cells that `-o wide` adds to a workload's row.
+pub(crate) fn wide_cells(obj: &Value, template: &str) -> [Value; 2] {
+    let (names, images) = cell::containers(obj.at(template).at("spec"));
+    [names.into(), images.into()]
+}
+
+/// The template's remarks, for kinds whose template sits at `spec.template`.
+pub(crate) fn template_warnings(obj: &Value, old: Option<&Value>) -> Vec<String> {
+    if old.is_some_and(|old| old.at("spec.template") == obj.at("spec.template")) {
+        return Vec::new();
+    }
+    pod::template_warnings(&At::new(obj, "spec").at("template").at("spec"))
+}
+
+/// The scale of a workload, written back: the replicas and nothing else.
+pub(crate) fn keep_all_but_replicas(new: &mut Value, old: &Value) {
+    let replicas = new.at("spec.replicas").clone();
+    new.put("spec", old.at("spec").clone());
+    new.put("spec.replicas", replicas);
+    new.put("status", old.at("status").clone());
+}
