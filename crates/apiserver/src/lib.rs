@@ -4,5 +4,23 @@
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
 pub mod admission;
+mod aggregation;
+pub mod authn;
+pub mod authz;
+mod bootstrap;
+mod cache;
+mod crd;
+mod discovery;
+mod http;
+mod in_process;
 pub mod objects;
+mod openapi;
+pub mod pki;
+pub mod registry;
 pub mod request;
+mod reviews;
+mod server;
+mod streaming;
+
+pub use request::UserInfo;
+pub use server::{ApiServer, Config, Error};

@@ -9,6 +9,7 @@ use async_trait::async_trait;
 use keelson_machinery::status::Status;
 use serde_json::Value;
 
+use crate::authz::Authorizer;
 use crate::objects::Objects;
 use crate::request::{UserInfo, Warnings};
 
@@ -70,7 +71,14 @@ impl Attributes {
     }
 }
 
-/// A rule about writes. Plugins hold no lock across calls and read state through [`Objects`].
+/// What plugins see of the cluster.
+#[derive(Clone)]
+pub struct Cluster {
+    pub objects: Arc<dyn Objects>,
+    pub authorizer: Arc<Authorizer>,
+}
+
+/// A rule about writes. Plugins hold no lock across calls and read state through [`Cluster`].
 #[async_trait]
 pub trait AdmissionPlugin: Send + Sync {
     fn name(&self) -> &'static str;
@@ -78,12 +86,12 @@ pub trait AdmissionPlugin: Send + Sync {
     fn handles(&self, operation: Operation) -> bool;
 
     /// May change `attrs.object`. Called again for nothing: once per attempt of a write.
-    async fn admit(&self, _attrs: &mut Attributes, _objects: &dyn Objects) -> Result<(), Status> {
+    async fn admit(&self, _attrs: &mut Attributes, _cluster: &Cluster) -> Result<(), Status> {
         Ok(())
     }
 
     /// May only refuse.
-    async fn validate(&self, _attrs: &Attributes, _objects: &dyn Objects) -> Result<(), Status> {
+    async fn validate(&self, _attrs: &Attributes, _cluster: &Cluster) -> Result<(), Status> {
         Ok(())
     }
 }
@@ -94,7 +102,7 @@ pub const PLUGINS: &[&dyn AdmissionPlugin] = &[];
 /// The plugins as the registry calls them.
 #[derive(Default)]
 pub struct AdmissionChain {
-    objects: OnceLock<Weak<dyn Objects>>,
+    cluster: OnceLock<(Weak<dyn Objects>, Weak<Authorizer>)>,
 }
 
 impl AdmissionChain {
@@ -103,31 +111,33 @@ impl AdmissionChain {
     }
 
     /// Gives plugins their view of the cluster; until then the chain refuses every write, so that
-    /// nothing slips past it while the server is composed. The reference is weak because the
+    /// nothing slips past it while the server is composed. The references are weak because the
     /// registry owns the chain.
-    pub fn bind(&self, objects: Weak<dyn Objects>) {
-        let _ = self.objects.set(objects);
+    pub fn bind(&self, objects: Weak<dyn Objects>, authorizer: Weak<Authorizer>) {
+        let _ = self.cluster.set((objects, authorizer));
     }
 
-    fn objects(&self) -> Result<Arc<dyn Objects>, Status> {
-        self.objects
+    fn cluster(&self) -> Result<Cluster, Status> {
+        self.cluster
             .get()
-            .and_then(Weak::upgrade)
+            .and_then(|(objects, authorizer)| {
+                Some(Cluster { objects: objects.upgrade()?, authorizer: authorizer.upgrade()? })
+            })
             .ok_or_else(|| Status::service_unavailable("the server is not ready to admit requests"))
     }
 
     pub async fn admit(&self, attrs: &mut Attributes) -> Result<(), Status> {
-        let objects = self.objects()?;
+        let cluster = self.cluster()?;
         for plugin in PLUGINS.iter().filter(|p| p.handles(attrs.operation)) {
-            plugin.admit(attrs, &*objects).await?;
+            plugin.admit(attrs, &cluster).await?;
         }
         Ok(())
     }
 
     pub async fn validate(&self, attrs: &Attributes) -> Result<(), Status> {
-        let objects = self.objects()?;
+        let cluster = self.cluster()?;
         for plugin in PLUGINS.iter().filter(|p| p.handles(attrs.operation)) {
-            plugin.validate(attrs, &*objects).await?;
+            plugin.validate(attrs, &cluster).await?;
         }
         Ok(())
     }

@@ -1,0 +1,216 @@
+//! Authentication: who a request comes from. Methods are asked in upstream's order: client
+//! certificate, bearer token (header or WebSocket protocol), anonymous.
+
+mod certificate;
+pub(crate) mod impersonate;
+pub(crate) mod review;
+pub mod token;
+pub(crate) mod token_request;
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use http::HeaderMap;
+use http::header::{AUTHORIZATION, SEC_WEBSOCKET_PROTOCOL};
+use keelson_machinery::status::Status;
+use keelson_machinery::{meta, time};
+use rustls::pki_types::CertificateDer;
+use sha2::{Digest, Sha256};
+
+use crate::objects::Objects;
+use crate::request::UserInfo;
+
+pub use certificate::Error as CertificateError;
+pub use token::TokenIssuer;
+
+/// A token that never expires, given in the configuration.
+#[derive(Debug, Clone)]
+pub struct StaticToken {
+    pub token: String,
+    pub user: UserInfo,
+}
+
+pub struct Authenticator {
+    certificates: certificate::Verifier,
+    front_proxy: certificate::Verifier,
+    tokens: Arc<TokenIssuer>,
+    objects: Arc<dyn Objects>,
+    /// Keyed by digest, so that comparing takes the same time for every guess.
+    static_tokens: HashMap<[u8; 32], UserInfo>,
+    anonymous: bool,
+}
+
+/// A token's owner and the audiences it was accepted for.
+pub(crate) struct Verified {
+    pub(crate) user: UserInfo,
+    pub(crate) audiences: Vec<String>,
+}
+
+impl Authenticator {
+    pub fn new(
+        client_ca: CertificateDer<'static>,
+        front_proxy_ca: CertificateDer<'static>,
+        tokens: Arc<TokenIssuer>,
+        objects: Arc<dyn Objects>,
+        static_tokens: &[StaticToken],
+        anonymous: bool,
+    ) -> Result<Self, CertificateError> {
+        let static_tokens = static_tokens.iter().map(|t| (digest(&t.token), t.user.clone())).collect();
+        Ok(Self {
+            certificates: certificate::Verifier::new(client_ca)?,
+            front_proxy: certificate::Verifier::new(front_proxy_ca)?,
+            tokens,
+            objects,
+            static_tokens,
+            anonymous,
+        })
+    }
+
+    /// The caller, or 401.
+    pub async fn authenticate(
+        &self,
+        headers: &HeaderMap,
+        certificates: &[CertificateDer<'static>],
+    ) -> Result<UserInfo, Status> {
+        let mut refused = false;
+        if !certificates.is_empty() {
+            if let Some(user) = self.by_front_proxy(headers, certificates) {
+                return Ok(authenticated(user));
+            }
+            match self.certificates.verify(certificates) {
+                Ok(user) => return Ok(authenticated(user)),
+                Err(error) => {
+                    tracing::debug!(%error, "client certificate not accepted");
+                    refused = true;
+                }
+            }
+        }
+        if let Some(token) = bearer_token(headers) {
+            return match self.by_token(&token, self.tokens.audiences()).await {
+                Ok(verified) => Ok(authenticated(verified.user)),
+                Err(reason) => {
+                    tracing::debug!(%reason, "bearer token not accepted");
+                    Err(Status::unauthorized())
+                }
+            };
+        }
+        if refused || !self.anonymous {
+            return Err(Status::unauthorized());
+        }
+        Ok(UserInfo::anonymous())
+    }
+
+    /// A proxy that shows a certificate of the front-proxy authority speaks for the user it names.
+    fn by_front_proxy(&self, headers: &HeaderMap, certificates: &[CertificateDer<'static>]) -> Option<UserInfo> {
+        let username = headers.get("x-remote-user")?.to_str().ok()?.to_owned();
+        let proxy = self.front_proxy.verify(certificates).ok()?;
+        if proxy.username != "front-proxy-client" {
+            return None;
+        }
+        let mut user = UserInfo { username, ..UserInfo::default() };
+        user.uid = headers.get("x-remote-uid").and_then(|v| v.to_str().ok()).unwrap_or_default().to_owned();
+        user.groups =
+            headers.get_all("x-remote-group").iter().filter_map(|v| v.to_str().ok()).map(ToOwned::to_owned).collect();
+        user.extra = impersonate::extra_headers(headers, "x-remote-extra-");
+        Some(user)
+    }
+
+    /// Verifies any kind of token; the error is a reason for TokenReview.
+    pub(crate) async fn by_token(&self, token: &str, audiences: &[String]) -> Result<Verified, String> {
+        if let Some(user) = self.static_tokens.get(&digest(token)) {
+            return Ok(Verified { user: user.clone(), audiences: self.server_audiences(audiences) });
+        }
+        if token.len() == 23 && token.as_bytes()[6] == b'.' {
+            let user = self.by_bootstrap_token(token)?;
+            return Ok(Verified { user, audiences: self.server_audiences(audiences) });
+        }
+        token::verify(&self.tokens, &*self.objects, token, audiences).await
+    }
+
+    fn server_audiences(&self, asked: &[String]) -> Vec<String> {
+        asked.iter().filter(|a| self.tokens.audiences().contains(a)).cloned().collect()
+    }
+
+    /// `abcdef.0123456789abcdef`, kept in a secret of kube-system.
+    fn by_bootstrap_token(&self, token: &str) -> Result<UserInfo, String> {
+        let (id, secret) = token.split_once('.').ok_or("malformed bootstrap token")?;
+        let name = format!("bootstrap-token-{id}");
+        let object = self.objects.get("", "secrets", "kube-system", &name).ok_or("no such bootstrap token")?;
+        let field = |key: &str| {
+            let encoded = object["data"][key].as_str().unwrap_or_default();
+            let bytes = base64::engine::general_purpose::STANDARD.decode(encoded).unwrap_or_default();
+            String::from_utf8(bytes).unwrap_or_default()
+        };
+        if object["type"] != "bootstrap.kubernetes.io/token" || meta::deletion_timestamp(&object).is_some() {
+            return Err("the secret is no bootstrap token".to_owned());
+        }
+        if digest(&field("token-secret")) != digest(secret) || field("token-id") != id {
+            return Err("the bootstrap token's secret does not match".to_owned());
+        }
+        let expiration = field("expiration");
+        if !expiration.is_empty() && time::parse_unix(&expiration).is_none_or(|t| t <= time::now_unix()) {
+            return Err("the bootstrap token has expired".to_owned());
+        }
+        if field("usage-bootstrap-authentication") != "true" {
+            return Err("the bootstrap token may not authenticate".to_owned());
+        }
+        let mut user = UserInfo::new(format!("system:bootstrap:{id}"), &["system:bootstrappers"]);
+        let extra = field("auth-extra-groups");
+        user.groups.extend(
+            extra.split(',').filter(|g| g.starts_with("system:bootstrappers:")).map(ToOwned::to_owned),
+        );
+        Ok(user)
+    }
+}
+
+fn authenticated(mut user: UserInfo) -> UserInfo {
+    if !user.in_group("system:authenticated") && !user.in_group("system:unauthenticated") {
+        user.groups.push("system:authenticated".to_owned());
+    }
+    user
+}
+
+fn bearer_token(headers: &HeaderMap) -> Option<String> {
+    if let Some(value) = headers.get(AUTHORIZATION) {
+        let value = value.to_str().ok()?.trim();
+        let (scheme, token) = value.split_once(' ')?;
+        let token = token.trim();
+        return (scheme.eq_ignore_ascii_case("bearer") && !token.is_empty()).then(|| token.to_owned());
+    }
+    // Browsers cannot set headers on a WebSocket; they pass the token as a protocol.
+    let prefix = "base64url.bearer.authorization.k8s.io.";
+    headers
+        .get_all(SEC_WEBSOCKET_PROTOCOL)
+        .iter()
+        .filter_map(|v| v.to_str().ok())
+        .flat_map(|v| v.split(','))
+        .find_map(|protocol| protocol.trim().strip_prefix(prefix))
+        .and_then(|encoded| URL_SAFE_NO_PAD.decode(encoded.trim_end_matches('=')).ok())
+        .and_then(|bytes| String::from_utf8(bytes).ok())
+}
+
+fn digest(text: &str) -> [u8; 32] {
+    Sha256::digest(text.as_bytes()).into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tokens_come_by_header_or_websocket_protocol() {
+        let mut headers = HeaderMap::new();
+        headers.insert(AUTHORIZATION, "bearer  abc ".parse().unwrap());
+        assert_eq!(bearer_token(&headers).as_deref(), Some("abc"));
+        headers.insert(AUTHORIZATION, "Basic abc".parse().unwrap());
+        assert_eq!(bearer_token(&headers), None);
+        let mut headers = HeaderMap::new();
+        headers.insert(
+            SEC_WEBSOCKET_PROTOCOL,
+            "v5.channel.k8s.io, base64url.bearer.authorization.k8s.io.YWJj".parse().unwrap(),
+        );
+        assert_eq!(bearer_token(&headers).as_deref(), Some("abc"));
+    }
+}

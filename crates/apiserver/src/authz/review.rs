@@ -1,0 +1,149 @@
+//! `authorization.k8s.io`: the four access reviews.
+
+use keelson_machinery::field::{FieldError, Path};
+use keelson_machinery::status::Status;
+use serde_json::{Value, json};
+
+use super::{Attributes, Authorizer, Decision};
+use crate::request::UserInfo;
+
+const GROUP: &str = "authorization.k8s.io";
+
+/// SubjectAccessReview, and LocalSubjectAccessReview when a namespace is given.
+pub(crate) fn subject_access_review(
+    authorizer: &Authorizer,
+    mut review: Value,
+    namespace: Option<&str>,
+) -> Result<Value, Status> {
+    let spec = review["spec"].clone();
+    let kind = if namespace.is_some() { "LocalSubjectAccessReview" } else { "SubjectAccessReview" };
+    let path = Path::new("spec");
+    let mut errors = check_attributes(&spec);
+    if text(&spec["user"]).is_empty() && spec["groups"].as_array().is_none_or(Vec::is_empty) {
+        errors.push(FieldError::invalid(
+            &path.child("user"),
+            "",
+            "at least one of user or group must be specified",
+        ));
+    }
+    if let Some(namespace) = namespace {
+        let given = text(&spec["resourceAttributes"]["namespace"]);
+        if !spec["resourceAttributes"].is_object() {
+            errors.push(FieldError::invalid(
+                &path.child("resourceAttributes"),
+                spec["resourceAttributes"].clone(),
+                "disallowed on this kind of request",
+            ));
+        } else if given != namespace {
+            return Err(Status::bad_request(format!(
+                "spec.resourceAttributes.namespace must match namespace: {namespace}"
+            )));
+        }
+    }
+    if !errors.is_empty() {
+        return Err(Status::invalid(GROUP, kind, "", &errors));
+    }
+    let user = UserInfo {
+        username: text(&spec["user"]).to_owned(),
+        uid: text(&spec["uid"]).to_owned(),
+        groups: texts(&spec["groups"]),
+        extra: spec["extra"]
+            .as_object()
+            .into_iter()
+            .flatten()
+            .map(|(key, values)| (key.to_lowercase(), texts(values)))
+            .collect(),
+    };
+    review["status"] = decide(authorizer, &user, &spec);
+    Ok(review)
+}
+
+pub(crate) fn self_subject_access_review(
+    authorizer: &Authorizer,
+    user: &UserInfo,
+    mut review: Value,
+) -> Result<Value, Status> {
+    let spec = review["spec"].clone();
+    let errors = check_attributes(&spec);
+    if !errors.is_empty() {
+        return Err(Status::invalid(GROUP, "SelfSubjectAccessReview", "", &errors));
+    }
+    review["status"] = decide(authorizer, user, &spec);
+    Ok(review)
+}
+
+pub(crate) fn self_subject_rules_review(
+    authorizer: &Authorizer,
+    user: &UserInfo,
+    mut review: Value,
+) -> Result<Value, Status> {
+    let namespace = text(&review["spec"]["namespace"]).to_owned();
+    if namespace.is_empty() {
+        return Err(Status::bad_request("no namespace on request"));
+    }
+    let (mut resources, mut paths) = (Vec::new(), Vec::new());
+    for rule in authorizer.rbac().rules_for(user, &namespace) {
+        let list = if rule.paths.is_empty() { &mut resources } else { &mut paths };
+        let rule = rule.to_json();
+        if !list.contains(&rule) {
+            list.push(rule);
+        }
+    }
+    review["status"] = json!({"resourceRules": resources, "nonResourceRules": paths, "incomplete": false});
+    Ok(review)
+}
+
+fn check_attributes(spec: &Value) -> Vec<FieldError> {
+    let path = Path::new("spec");
+    let (resource, other) = (spec["resourceAttributes"].is_object(), spec["nonResourceAttributes"].is_object());
+    if resource && other {
+        vec![FieldError::invalid(
+            &path.child("nonResourceAttributes"),
+            spec["nonResourceAttributes"].clone(),
+            "cannot be specified in combination with resourceAttributes",
+        )]
+    } else if !resource && !other {
+        vec![FieldError::invalid(
+            &path.child("resourceAttributes"),
+            spec["resourceAttributes"].clone(),
+            "exactly one of nonResourceAttributes or resourceAttributes must be specified",
+        )]
+    } else {
+        Vec::new()
+    }
+}
+
+fn decide(authorizer: &Authorizer, user: &UserInfo, spec: &Value) -> Value {
+    let resource = &spec["resourceAttributes"];
+    let other = &spec["nonResourceAttributes"];
+    let is_resource = resource.is_object();
+    let attributes = Attributes {
+        user,
+        verb: text(if is_resource { &resource["verb"] } else { &other["verb"] }),
+        group: text(&resource["group"]),
+        version: text(&resource["version"]),
+        resource: text(&resource["resource"]),
+        subresource: text(&resource["subresource"]),
+        namespace: text(&resource["namespace"]),
+        name: text(&resource["name"]),
+        is_resource,
+        path: text(&other["path"]),
+    };
+    let (allowed, reason) = match authorizer.authorize(&attributes) {
+        Decision::Allow(reason) => (true, reason),
+        Decision::NoOpinion(reason) => (false, reason),
+    };
+    let mut status = json!({"allowed": allowed});
+    if !reason.is_empty() {
+        status["reason"] = json!(reason);
+    }
+    status
+}
+
+fn text(value: &Value) -> &str {
+    value.as_str().unwrap_or_default()
+}
+
+fn texts(value: &Value) -> Vec<String> {
+    value.as_array().into_iter().flatten().filter_map(|v| v.as_str().map(ToOwned::to_owned)).collect()
+}

@@ -1,0 +1,148 @@
+//! The way of a request: info → authentication → impersonation → authorization → flow control →
+//! handler, with a panic, a time limit and the answer's headers taken care of around it.
+
+mod encoding;
+mod flow;
+mod health;
+mod listen;
+mod metrics;
+mod route;
+mod tls;
+
+use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use futures::FutureExt;
+use http::request::Parts;
+use http_body_util::{BodyExt, LengthLimitError, Limited};
+use hyper::body::Incoming;
+use keelson_machinery::status::Status;
+
+use crate::authz::Attributes;
+use crate::request::{RequestContext, RequestInfo, Response, UserInfo, Warnings, respond_status};
+use crate::server::Server;
+
+pub(crate) use flow::FlowControl;
+pub(crate) use health::Health;
+pub(crate) use listen::{Peer, Serve, listen};
+pub(crate) use metrics::Metrics;
+pub(crate) use tls::server_config;
+
+/// Upstream's limit on request bodies.
+pub(crate) const MAX_BODY_BYTES: usize = 3 * 1024 * 1024;
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// What a request carries: in process it is there at once, over the network it arrives.
+pub(crate) enum RequestBody {
+    Whole(Bytes),
+    Stream(Incoming),
+}
+
+/// Whose request it is: to be found out, or known because it never left the process.
+pub(crate) enum Caller {
+    Peer(Peer),
+    Known(Arc<UserInfo>),
+}
+
+impl Serve for Server {
+    async fn serve(self: Arc<Self>, request: http::Request<Incoming>, peer: Peer) -> Response {
+        let (parts, body) = request.into_parts();
+        self.handle(parts, RequestBody::Stream(body), Caller::Peer(peer)).await
+    }
+}
+
+impl Server {
+    /// Serves one request; never panics, never hangs unless it is a long-running one.
+    pub(crate) async fn handle(self: Arc<Self>, parts: Parts, body: RequestBody, caller: Caller) -> Response {
+        let started = Instant::now();
+        let info = Arc::new(RequestInfo::parse(&parts.method, &parts.uri));
+        let context = RequestContext {
+            method: parts.method.clone(),
+            info: Arc::clone(&info),
+            user: Arc::new(UserInfo::default()),
+            headers: Arc::new(parts.headers.clone()),
+            warnings: Warnings::default(),
+            audit_id: audit_id(&parts),
+        };
+        let long_running = info.is_long_running();
+        let measured = self.metrics.begin(&info);
+        let work = AssertUnwindSafe(Arc::clone(&self).admitted(context.clone(), parts, body, caller)).catch_unwind();
+        let outcome = if long_running {
+            work.await
+        } else {
+            match tokio::time::timeout(REQUEST_TIMEOUT, work).await {
+                Ok(outcome) => outcome,
+                Err(_) => Ok(Err(Status::timeout("request did not complete within the allotted timeout"))),
+            }
+        };
+        let mut response = match outcome {
+            Ok(Ok(response)) => response,
+            Ok(Err(status)) => respond_status(&status),
+            Err(_) => {
+                tracing::error!(path = %info.path, verb = %info.verb, "a handler panicked");
+                respond_status(&Status::internal("apiserver panicked"))
+            }
+        };
+        encoding::finish_headers(&context, &mut response);
+        let response = encoding::compress(&context, response);
+        measured.end(response.status().as_u16(), started.elapsed());
+        tracing::debug!(
+            verb = %info.verb, path = %info.path, code = response.status().as_u16(),
+            ms = started.elapsed().as_millis() as u64, "request"
+        );
+        response
+    }
+
+    async fn admitted(
+        self: Arc<Self>,
+        mut context: RequestContext,
+        mut parts: Parts,
+        body: RequestBody,
+        caller: Caller,
+    ) -> Result<Response, Status> {
+        let user = match caller {
+            Caller::Known(user) => (*user).clone(),
+            Caller::Peer(peer) => self.authenticator.authenticate(&parts.headers, &peer.certificates).await?,
+        };
+        parts.headers.remove(http::header::AUTHORIZATION);
+        let user = crate::authn::impersonate::apply(&self.authorizer, user, &mut parts.headers)?;
+        context.user = Arc::new(user);
+        context.headers = Arc::new(parts.headers.clone());
+        if !health::is_always_allowed(&context.info.path) {
+            self.authorizer.require(&Attributes::of(&context.user, &context.info))?;
+        }
+        let permit = self.flow.enter(&context).await?;
+        let mut response = Box::pin(route::route(&self, &context, parts, body)).await?;
+        permit.mark(&mut response);
+        Ok(response)
+    }
+}
+
+/// Reads a body to its end, up to the limit.
+pub(crate) async fn collect(body: RequestBody) -> Result<Bytes, Status> {
+    match body {
+        RequestBody::Whole(bytes) if bytes.len() > MAX_BODY_BYTES => Err(too_large()),
+        RequestBody::Whole(bytes) => Ok(bytes),
+        RequestBody::Stream(stream) => match Limited::new(stream, MAX_BODY_BYTES).collect().await {
+            Ok(collected) => Ok(collected.to_bytes()),
+            Err(error) if error.downcast_ref::<LengthLimitError>().is_some() => Err(too_large()),
+            Err(error) => Err(Status::bad_request(format!("reading the request body: {error}"))),
+        },
+    }
+}
+
+fn too_large() -> Status {
+    Status::request_entity_too_large(format!("limit is {MAX_BODY_BYTES}"))
+}
+
+/// The client's own id when it is a sane one.
+fn audit_id(parts: &Parts) -> Arc<str> {
+    parts
+        .headers
+        .get("audit-id")
+        .and_then(|v| v.to_str().ok())
+        .filter(|id| !id.is_empty() && id.len() <= 64)
+        .map_or_else(|| uuid::Uuid::new_v4().to_string().into(), Into::into)
+}

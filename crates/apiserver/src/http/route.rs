@@ -1,0 +1,128 @@
+//! Which handler answers: resources by what they are, other paths by table.
+
+use std::sync::Arc;
+
+use http::request::Parts;
+use keelson_machinery::status::Status;
+use serde_json::json;
+
+use super::{RequestBody, collect};
+use crate::request::{RequestContext, Response, respond, respond_json};
+use crate::server::Server;
+use crate::{discovery, openapi, reviews, streaming};
+
+pub(super) async fn route(
+    server: &Arc<Server>,
+    context: &RequestContext,
+    parts: Parts,
+    body: RequestBody,
+) -> Result<Response, Status> {
+    if context.info.is_resource {
+        if let Some(target) = server.aggregation.remote(&context.info.group, &context.info.version) {
+            return streaming::forward_to_aggregated(server, context, &target, parts, body).await;
+        }
+        return resource(server, context, parts, body).await;
+    }
+    other(server, context, parts, body).await
+}
+
+async fn resource(
+    server: &Arc<Server>,
+    context: &RequestContext,
+    parts: Parts,
+    body: RequestBody,
+) -> Result<Response, Status> {
+    let info = &context.info;
+    if let Some(connect) = streaming::Connect::of(info) {
+        return streaming::connect(server, context, connect, parts, body).await;
+    }
+    let bytes = collect(body).await?;
+    if let Some(review) = reviews::Review::of(info) {
+        return reviews::answer(server, context, review, bytes).await;
+    }
+    Ok(server.registry.handle(context, bytes).await)
+}
+
+async fn other(
+    server: &Arc<Server>,
+    context: &RequestContext,
+    parts: Parts,
+    body: RequestBody,
+) -> Result<Response, Status> {
+    let info = &context.info;
+    let path = info.path.trim_end_matches('/');
+    let segments: Vec<&str> = path.trim_start_matches('/').split('/').collect();
+    if !matches!(context.method.as_str(), "GET" | "HEAD") {
+        return Err(if discovery::is_path(&segments) {
+            Status::method_not_allowed("the server does not allow this method on the requested resource")
+        } else {
+            Status::path_not_found()
+        });
+    }
+    match segments.as_slice() {
+        [""] => Ok(respond_json(200, &json!({"paths": root_paths(server)}))),
+        ["version"] => Ok(respond_json(200, &version())),
+        ["healthz" | "livez" | "readyz", ..] => server.health.answer(info),
+        ["metrics"] => Ok(respond(200, "text/plain; version=0.0.4; charset=utf-8", server.metrics.render())),
+        ["apis", group, version] if server.aggregation.remote(group, version).is_some() => {
+            let target = server.aggregation.remote(group, version).ok_or_else(Status::path_not_found)?;
+            streaming::forward_to_aggregated(server, context, &target, parts, body).await
+        }
+        ["api" | "apis", ..] => discovery::answer(server, context, &segments),
+        ["openapi", "v2"] => openapi::v2::answer(server, context),
+        ["openapi", "v3"] => openapi::v3::index(server),
+        ["openapi", "v3", rest @ ..] => openapi::v3::document(server, context, &rest.join("/")),
+        [".well-known", "openid-configuration"] => {
+            let uri = format!("https://{}:{}/openid/v1/jwks", server.advertise_address, server.config.port);
+            let mut response = respond_json(200, &server.tokens.openid_configuration(&uri));
+            cacheable(&mut response);
+            Ok(response)
+        }
+        ["openid", "v1", "jwks"] => {
+            let bytes = serde_json::to_vec(&server.tokens.jwks()).unwrap_or_default();
+            let mut response = respond(200, "application/jwk-set+json", bytes);
+            cacheable(&mut response);
+            Ok(response)
+        }
+        _ => Err(Status::path_not_found()),
+    }
+}
+
+fn cacheable(response: &mut Response) {
+    response.headers_mut().insert("cache-control", http::HeaderValue::from_static("public, max-age=3600"));
+}
+
+/// The version this server is compatible with, in the form clients parse.
+pub(crate) fn version() -> serde_json::Value {
+    json!({
+        "major": "1",
+        "minor": "36",
+        "emulationMajor": "1",
+        "emulationMinor": "36",
+        "minCompatibilityMajor": "1",
+        "minCompatibilityMinor": "35",
+        "gitVersion": "v1.36.2",
+        "gitCommit": option_env!("KEELSON_COMMIT").unwrap_or("unknown"),
+        "gitTreeState": "clean",
+        "buildDate": option_env!("KEELSON_BUILD_DATE").unwrap_or("1970-01-01T00:00:00Z"),
+        "goVersion": concat!("rust (keelson ", env!("CARGO_PKG_VERSION"), ")"),
+        "compiler": "rustc",
+        "platform": if cfg!(target_arch = "aarch64") { "linux/arm64" } else { "linux/amd64" },
+    })
+}
+
+fn root_paths(server: &Server) -> Vec<String> {
+    let mut paths: Vec<String> = ["/.well-known/openid-configuration", "/api", "/api/v1", "/apis", "/apis/"]
+        .iter()
+        .map(|p| (*p).to_owned())
+        .collect();
+    for group in server.discovery.current(server).groups.iter().filter(|g| !g.name.is_empty()) {
+        paths.push(format!("/apis/{}", group.name));
+        paths.extend(group.versions.iter().map(|v| format!("/apis/{}/{}", group.name, v.version)));
+    }
+    let fixed = ["/healthz", "/livez", "/metrics", "/openapi/v2", "/openapi/v3", "/openid/v1/jwks", "/readyz", "/version"];
+    paths.extend(fixed.iter().map(|p| (*p).to_owned()));
+    paths.sort();
+    paths.dedup();
+    paths
+}

@@ -1,0 +1,349 @@
+//! The server put together: what it is made of, how it starts and how it stops.
+
+use std::net::{IpAddr, Ipv4Addr, UdpSocket};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use ipnet::IpNet;
+use keelson_client::Client;
+use keelson_machinery::status::Status;
+use keelson_store::SharedStore;
+use thiserror::Error;
+use tokio::net::TcpListener;
+use tokio_rustls::TlsAcceptor;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::admission::AdmissionChain;
+use crate::aggregation::Aggregation;
+use crate::authn::{Authenticator, CertificateError, StaticToken, TokenIssuer};
+use crate::authz::Authorizer;
+use crate::bootstrap::{self, ServerAddress};
+use crate::crd;
+use crate::discovery::Discovery;
+use crate::http::{FlowControl, Health, Metrics, listen, server_config};
+use crate::in_process::InProcess;
+use crate::objects::Objects;
+use crate::openapi::OpenApi;
+use crate::pki::{self, Pki, ServingCertificate};
+use crate::registry::{Registry, Resources};
+use crate::request::UserInfo;
+use crate::streaming::Kubelets;
+
+const RENEWAL_INTERVAL: Duration = Duration::from_secs(3600);
+const ADDRESS_INTERVAL: Duration = Duration::from_secs(60);
+
+#[derive(Debug, Clone)]
+pub struct Config {
+    pub data_dir: PathBuf,
+    /// The port clients reach the server on.
+    pub port: u16,
+    /// The address pods and other nodes reach the server by; found out when absent.
+    pub advertise_address: Option<IpAddr>,
+    pub service_cidr: IpNet,
+    pub cluster_domain: String,
+    /// More names and addresses for the serving certificate.
+    pub extra_names: Vec<String>,
+    /// Defaults to `https://kubernetes.default.svc.<cluster domain>`.
+    pub service_account_issuer: Option<String>,
+    pub static_tokens: Vec<StaticToken>,
+    pub anonymous_auth: bool,
+    /// Whether kubelets must show a serving certificate of the cluster's authority. Upstream's
+    /// kubelets sign their own, so that upstream's default is not to.
+    pub verify_kubelets: bool,
+}
+
+impl Config {
+    pub fn new(data_dir: impl Into<PathBuf>) -> Self {
+        Self {
+            data_dir: data_dir.into(),
+            port: 6443,
+            advertise_address: None,
+            service_cidr: IpNet::V4(ipnet::Ipv4Net::new_assert(Ipv4Addr::new(10, 96, 0, 0), 12)),
+            cluster_domain: "cluster.local".to_owned(),
+            extra_names: Vec::new(),
+            service_account_issuer: None,
+            static_tokens: Vec::new(),
+            anonymous_auth: true,
+            verify_kubelets: false,
+        }
+    }
+
+    fn issuer(&self) -> String {
+        self.service_account_issuer
+            .clone()
+            .unwrap_or_else(|| format!("https://kubernetes.default.svc.{}", self.cluster_domain))
+    }
+
+    /// The first address of the service range belongs to this server.
+    pub fn service_ip(&self) -> IpAddr {
+        match self.service_cidr {
+            IpNet::V4(net) => IpAddr::V4(Ipv4Addr::from(u32::from(net.network()).saturating_add(1))),
+            IpNet::V6(net) => IpAddr::V6(u128::from(net.network()).saturating_add(1).into()),
+        }
+    }
+}
+
+#[derive(Debug, Error)]
+pub enum Error {
+    #[error("preparing certificates")]
+    Pki(#[source] pki::Error),
+    #[error("preparing client certificate authentication")]
+    Certificates(#[source] CertificateError),
+    #[error("preparing service account tokens")]
+    Tokens(#[source] crate::authn::token::Error),
+    #[error("configuring TLS")]
+    Tls(#[source] rustls::Error),
+    #[error("loading the registry: {0}")]
+    Registry(Status),
+    #[error("writing the cluster's default objects: {0}")]
+    Bootstrap(Status),
+}
+
+/// Everything a request may need.
+pub(crate) struct Server {
+    pub(crate) config: Config,
+    pub(crate) advertise_address: IpAddr,
+    pub(crate) pki: Arc<Pki>,
+    pub(crate) resources: Arc<Resources>,
+    pub(crate) registry: Arc<Registry>,
+    pub(crate) objects: Arc<dyn Objects>,
+    pub(crate) admission: Arc<AdmissionChain>,
+    pub(crate) authenticator: Authenticator,
+    pub(crate) authorizer: Arc<Authorizer>,
+    pub(crate) tokens: Arc<TokenIssuer>,
+    pub(crate) discovery: Discovery,
+    pub(crate) openapi: OpenApi,
+    pub(crate) aggregation: Aggregation,
+    pub(crate) kubelets: Kubelets,
+    pub(crate) flow: FlowControl,
+    pub(crate) health: Health,
+    pub(crate) metrics: Metrics,
+    pub(crate) stop: CancellationToken,
+}
+
+impl Server {
+    /// `address:port` as discovery tells clients.
+    pub(crate) fn endpoint(&self) -> String {
+        std::net::SocketAddr::new(self.advertise_address, self.config.port).to_string()
+    }
+}
+
+/// A running API server. Dropping it does not stop it; [`ApiServer::shutdown`] does.
+pub struct ApiServer {
+    server: Arc<Server>,
+    certificate: Arc<ServingCertificate>,
+    tasks: TaskTracker,
+}
+
+impl ApiServer {
+    /// Opens everything over the store and writes the default objects. Requests are served in
+    /// process from then on, and on a socket with [`ApiServer::serve`].
+    pub async fn start(config: Config, store: SharedStore) -> Result<Self, Error> {
+        let pki = Arc::new(Pki::load_or_create(&config.data_dir.join("pki")).map_err(Error::Pki)?);
+        let advertise_address = config.advertise_address.unwrap_or_else(default_address);
+        let certificate =
+            Arc::new(pki.serving(serving_names(&config, advertise_address)).map_err(Error::Pki)?);
+        let issuer = config.issuer();
+        let audiences = vec![issuer.clone()];
+        let tokens =
+            Arc::new(TokenIssuer::new(&pki.service_account_key, &issuer, audiences).map_err(Error::Tokens)?);
+
+        let admission = AdmissionChain::new();
+        let resources = Resources::builtin();
+        let registry = Registry::start(
+            store,
+            Arc::clone(&resources),
+            Arc::clone(&admission),
+            config.service_cidr,
+        )
+        .await
+        .map_err(Error::Registry)?;
+        let objects: Arc<dyn Objects> = Arc::clone(&registry) as Arc<dyn Objects>;
+        let authorizer = Arc::new(Authorizer::new(Arc::clone(&objects)));
+        admission.bind(Arc::downgrade(&objects), Arc::downgrade(&authorizer));
+        let authenticator = Authenticator::new(
+            pki.cluster_ca.certificate_der().map_err(Error::Pki)?,
+            pki.front_proxy_ca.certificate_der().map_err(Error::Pki)?,
+            Arc::clone(&tokens),
+            Arc::clone(&objects),
+            &config.static_tokens,
+            config.anonymous_auth,
+        )
+        .map_err(Error::Certificates)?;
+        let kubelets = Kubelets::new(&pki, config.verify_kubelets).map_err(Error::Pki)?;
+        let health = Health::default();
+        for step in STEPS {
+            health.expect(step);
+        }
+        let server = Arc::new(Server {
+            advertise_address,
+            resources,
+            registry,
+            admission,
+            authenticator,
+            authorizer,
+            tokens,
+            discovery: Discovery::default(),
+            openapi: OpenApi::default(),
+            aggregation: Aggregation::new(Arc::clone(&objects)),
+            kubelets,
+            flow: FlowControl::new(Arc::clone(&objects)),
+            health,
+            metrics: Metrics::default(),
+            stop: CancellationToken::new(),
+            objects,
+            pki,
+            config,
+        });
+        let this = Self { server, certificate, tasks: TaskTracker::new() };
+        this.bootstrap().await?;
+        Ok(this)
+    }
+
+    async fn bootstrap(&self) -> Result<(), Error> {
+        let server = &self.server;
+        crd::load(server).await.map_err(Error::Bootstrap)?;
+        server.health.done("poststarthook/apiextensions/crd-informer-synced");
+        bootstrap::apply(&server.objects).await.map_err(Error::Bootstrap)?;
+        server.health.done("poststarthook/rbac/bootstrap-roles");
+        server.health.done("poststarthook/scheduling/bootstrap-system-priority-classes");
+        server.health.done("poststarthook/priority-and-fairness-config-producer");
+        bootstrap::publish_service(&server.objects, &server.address()).await.map_err(Error::Bootstrap)?;
+        server.health.done("poststarthook/bootstrap-controller");
+        let (objects, stop) = (Arc::clone(&server.objects), server.stop.clone());
+        self.tasks.spawn(bootstrap::aggregate_roles(objects, stop));
+        self.tasks.spawn(crd::run(Arc::clone(server)));
+        self.tasks.spawn(crate::aggregation::run(Arc::clone(server)));
+        self.tasks.spawn(renew(Arc::clone(server), Arc::clone(&self.certificate)));
+        self.tasks.spawn(follow_address(Arc::clone(server)));
+        Ok(())
+    }
+
+    /// Serves HTTPS on the listener until shutdown.
+    pub fn serve(&self, listener: TcpListener) -> Result<(), Error> {
+        let resolver = Arc::clone(&self.certificate) as Arc<dyn rustls::server::ResolvesServerCert>;
+        let tls = server_config(resolver).map_err(Error::Tls)?;
+        let acceptor = TlsAcceptor::from(Arc::new(tls));
+        let (certificate, server) = (Arc::clone(&self.certificate), Arc::clone(&self.server));
+        let stop = self.server.stop.clone();
+        self.tasks.spawn(listen(listener, acceptor, certificate, server, stop));
+        Ok(())
+    }
+
+    /// A client that acts as `user`, without a socket. Its requests are authorized and admitted
+    /// like any other's.
+    pub fn client(&self, user: UserInfo) -> Client {
+        Client::new(Arc::new(InProcess { server: Arc::clone(&self.server), user: Arc::new(user) }))
+    }
+
+    pub fn pki(&self) -> &Arc<Pki> {
+        &self.server.pki
+    }
+
+    pub fn advertise_address(&self) -> IpAddr {
+        self.server.advertise_address
+    }
+
+    /// Whether every start-up step is done.
+    pub fn is_ready(&self) -> bool {
+        self.server.health.is_ready()
+    }
+
+    /// Ends watches and connections, then background work. The store stays the caller's.
+    pub async fn shutdown(self) {
+        self.server.stop.cancel();
+        self.server.registry.shutdown().await;
+        self.tasks.close();
+        if tokio::time::timeout(Duration::from_secs(5), self.tasks.wait()).await.is_err() {
+            tracing::warn!("some connections did not end in time");
+        }
+    }
+}
+
+const STEPS: &[&str] = &[
+    "poststarthook/apiextensions/crd-informer-synced",
+    "poststarthook/bootstrap-controller",
+    "poststarthook/priority-and-fairness-config-producer",
+    "poststarthook/rbac/bootstrap-roles",
+    "poststarthook/scheduling/bootstrap-system-priority-classes",
+];
+
+impl Server {
+    fn address(&self) -> ServerAddress {
+        ServerAddress {
+            service_ip: self.config.service_ip(),
+            address: match self.config.advertise_address {
+                Some(address) => address,
+                None => default_address(),
+            },
+            port: self.config.port,
+        }
+    }
+}
+
+fn serving_names(config: &Config, advertise_address: IpAddr) -> Vec<String> {
+    let domain = &config.cluster_domain;
+    let mut names = vec![
+        "localhost".to_owned(),
+        "kubernetes".to_owned(),
+        "kubernetes.default".to_owned(),
+        "kubernetes.default.svc".to_owned(),
+        format!("kubernetes.default.svc.{domain}"),
+        "127.0.0.1".to_owned(),
+        "::1".to_owned(),
+        config.service_ip().to_string(),
+        advertise_address.to_string(),
+    ];
+    if let Ok(host) = std::fs::read_to_string("/proc/sys/kernel/hostname") {
+        let host = host.trim().to_lowercase();
+        if !host.is_empty() && keelson_machinery::validation::is_dns1123_subdomain(&host).is_empty() {
+            names.push(host);
+        }
+    }
+    names.extend(config.extra_names.iter().cloned());
+    names.sort();
+    names.dedup();
+    names
+}
+
+/// The address the host would use towards others: connecting a datagram socket asks the kernel's
+/// routing and sends nothing.
+fn default_address() -> IpAddr {
+    let ask = || -> std::io::Result<IpAddr> {
+        let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))?;
+        socket.connect((Ipv4Addr::new(192, 0, 2, 1), 9))?;
+        Ok(socket.local_addr()?.ip())
+    };
+    ask().unwrap_or(IpAddr::V4(Ipv4Addr::LOCALHOST))
+}
+
+/// Looks for a certificate that is due; certificates know no event, so this is a timer.
+async fn renew(server: Arc<Server>, certificate: Arc<ServingCertificate>) {
+    loop {
+        tokio::select! {
+            () = server.stop.cancelled() => return,
+            () = tokio::time::sleep(RENEWAL_INTERVAL) => {}
+        }
+        match certificate.renew_if_due() {
+            Ok(true) => tracing::info!("the serving certificate was renewed"),
+            Ok(false) => {}
+            Err(error) => tracing::warn!(%error, "renewing the serving certificate"),
+        }
+    }
+}
+
+/// A host's address may change without a word to this process, so the endpoints of the
+/// `kubernetes` Service are looked at once a minute.
+async fn follow_address(server: Arc<Server>) {
+    loop {
+        tokio::select! {
+            () = server.stop.cancelled() => return,
+            () = tokio::time::sleep(ADDRESS_INTERVAL) => {}
+        }
+        if let Err(status) = bootstrap::publish_service(&server.objects, &server.address()).await {
+            tracing::warn!(%status, "publishing the kubernetes Service");
+        }
+    }
+}
