@@ -5,7 +5,11 @@
 //! that fits nowhere says why (condition `PodScheduled`, event `FailedScheduling`) and is tried
 //! again when something changed that could help it.
 
+#![cfg_attr(test, allow(clippy::unwrap_used))]
+
 mod cycle;
+#[cfg(test)]
+mod cycle_tests;
 mod model;
 mod plugins;
 mod pod_info;
