@@ -48,15 +48,6 @@ mod tests {
         assert!(n.starts_with("web-") && n.len() == 9);
         assert_eq!(generate_name(&"x".repeat(100)).len(), 63);
         assert_ne!(generate_name("a"), generate_name("a"));
-        assert_eq!(
-            safe_encode("0123456789"),
-            "vwxz245678"
-                .chars()
-                .collect::<String>()
-                .as_str()
-                .chars()
-                .take(10)
-                .collect::<String>()
-        );
+        assert_eq!(safe_encode("0123456789"), "456789bcdf");
     }
 }

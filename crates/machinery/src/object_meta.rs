@@ -14,10 +14,6 @@ pub const TOTAL_ANNOTATION_SIZE_BYTES: usize = 256 * 1024;
 const MAX_FIELD_MANAGER: usize = 128;
 const MAX_SUBRESOURCE: usize = 256;
 
-/// A check of a name; the flag says that the text is a prefix of a generated name, which may end
-/// in a dash.
-pub type NameFn = fn(&str, bool) -> Vec<String>;
-
 fn mask_trailing_dash(name: &str, prefix: bool) -> String {
     match name.strip_suffix('-') {
         Some(rest) if prefix && !rest.is_empty() => format!("{rest}a"),
@@ -56,7 +52,8 @@ fn items<'a>(v: &'a Value, key: &str) -> &'a [Value] {
         .unwrap_or(&[])
 }
 
-/// Every error of a new object's metadata. Names are expected to be generated already.
+/// Every error of a new object's metadata. Names are expected to be generated already. `name_fn`
+/// takes the name and whether it is the prefix of a generated one, which may end in a dash.
 pub fn validate_object_meta(
     meta: &Value,
     namespaced: bool,

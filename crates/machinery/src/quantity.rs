@@ -13,6 +13,8 @@ use std::str::FromStr;
 const NANO: i128 = 1_000_000_000;
 /// Nothing is held beyond this; sums saturate.
 const LIMIT: i128 = i128::MAX / 4;
+/// Digits past this are dropped; multiplying by 2⁶⁰ must still fit.
+const MANTISSA_LIMIT: i128 = 1_000_000_000_000_000_000;
 /// Longer texts are refused before they are looked at.
 const MAX_TEXT: usize = 128;
 
@@ -196,7 +198,7 @@ fn scaled(whole: &str, fraction: &str, scale: Scale) -> i128 {
             continue;
         }
         let digit = i128::from(b - b'0');
-        if mantissa < LIMIT / 1_000_000_000_000_000_000_000 {
+        if mantissa < MANTISSA_LIMIT {
             mantissa = mantissa * 10 + digit;
             if seen_point {
                 exponent -= 1;
