@@ -1,1 +1,113 @@
-//! placeholder
+//! Kubernetes' controllers. Each is one file that gathers from shared informers, plans with a pure
+//! function and applies through the API; [`CONTROLLERS`] is the table of all.
+
+#![cfg_attr(test, allow(clippy::unwrap_used))]
+
+mod children;
+mod clock;
+mod cluster;
+mod discovery;
+mod network;
+mod node;
+mod owner;
+mod pod;
+mod selector;
+mod workload;
+
+use std::sync::Arc;
+
+use futures::future::join_all;
+use k8s_openapi::api::apps::v1::ReplicaSet;
+use k8s_openapi::api::core::v1::ReplicationController;
+use keelson_client::{Client, Controller, ControllerContext, Informers, run_controller};
+
+/// What the controllers must know of the cluster.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// PEM of the certificate authority that signs the API server's certificate, for the
+    /// `kube-root-ca.crt` ConfigMap of every namespace.
+    pub root_ca: String,
+    /// Where node pod ranges are cut from, one per address family; empty leaves them to others.
+    pub cluster_cidrs: Vec<ipnet::IpNet>,
+    /// Prefix length of a node's range for IPv4 and IPv6.
+    pub node_mask: (u8, u8),
+    /// Finished pods beyond this number are deleted, oldest first; 0 keeps all.
+    pub terminated_pod_threshold: usize,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            root_ca: String::new(),
+            cluster_cidrs: Vec::new(),
+            node_mask: (24, 64),
+            terminated_pod_threshold: 12_500,
+        }
+    }
+}
+
+/// One row per controller.
+pub struct Row {
+    pub name: &'static str,
+    /// The service account in `kube-system` whose role it runs under.
+    pub service_account: &'static str,
+    /// The objects it writes, as `resource.group`; the architecture graph and the RBAC test read it.
+    pub writes: &'static [&'static str],
+    pub build: fn(&ControllerContext, &Config) -> Arc<dyn Controller>,
+}
+
+macro_rules! row {
+    ($name:literal, $account:literal, [$($writes:literal),*], $build:expr) => {
+        Row { name: $name, service_account: $account, writes: &[$($writes),*], build: $build }
+    };
+}
+
+#[rustfmt::skip]
+pub static CONTROLLERS: &[Row] = &[
+    row!("replicaset-controller", "replicaset-controller", ["replicasets/status.apps", "pods", "events"],
+        |c, _| Arc::new(workload::replica_controller::ReplicaController::<ReplicaSet>::new(c))),
+    row!("replication-controller", "replication-controller", ["replicationcontrollers/status", "pods", "events"],
+        |c, _| Arc::new(workload::replica_controller::ReplicaController::<ReplicationController>::new(c))),
+    row!("deployment-controller", "deployment-controller", ["deployments/status.apps", "deployments.apps", "replicasets.apps", "events"],
+        |c, _| Arc::new(workload::deployment::DeploymentController::new(c))),
+    row!("endpoint-controller", "endpoint-controller", ["endpoints"],
+        |c, _| Arc::new(network::endpoints::EndpointsController::new(c))),
+    row!("endpointslice-controller", "endpointslice-controller", ["endpointslices.discovery.k8s.io"],
+        |c, _| Arc::new(network::endpoint_slice::EndpointSliceController::new(c))),
+    row!("endpointslicemirroring-controller", "endpointslicemirroring-controller", ["endpointslices.discovery.k8s.io"],
+        |c, _| Arc::new(network::endpoint_slice_mirroring::EndpointSliceMirroringController::new(c))),
+    row!("namespace-controller", "namespace-controller", ["namespaces/status", "namespaces/finalize", "*"],
+        |c, _| Arc::new(cluster::namespace::NamespaceController::new(c))),
+    row!("serviceaccount-controller", "service-account-controller", ["serviceaccounts"],
+        |c, _| Arc::new(cluster::service_account::ServiceAccountController::new(c))),
+    row!("root-ca-certificate-publisher", "root-ca-cert-publisher", ["configmaps"],
+        |c, config| Arc::new(cluster::root_ca::RootCaController::new(c, &config.root_ca))),
+    row!("clusterrole-aggregation-controller", "clusterrole-aggregation-controller", ["clusterroles.rbac.authorization.k8s.io"],
+        |c, _| Arc::new(cluster::cluster_role_aggregation::ClusterRoleAggregationController::new(c))),
+    row!("garbage-collector-controller", "generic-garbage-collector", ["*"],
+        |c, _| Arc::new(cluster::garbage_collector::GarbageCollector::new(c))),
+    row!("resourcequota-controller", "resourcequota-controller", ["resourcequotas/status"],
+        |c, _| Arc::new(cluster::resource_quota::ResourceQuotaController::new(c))),
+    row!("node-controller", "node-controller", ["nodes", "nodes/status", "pods/status", "events"],
+        |c, _| Arc::new(node::lifecycle::NodeLifecycleController::new(c))),
+    row!("taint-eviction-controller", "node-controller", ["pods", "pods/status", "events"],
+        |c, _| Arc::new(node::taint_eviction::TaintEvictionController::new(c))),
+    row!("node-ipam-controller", "node-controller", ["nodes", "events"],
+        |c, config| Arc::new(node::ipam::NodeIpamController::new(c, config))),
+    row!("pod-garbage-collector", "pod-garbage-collector", ["pods", "pods/status"],
+        |c, config| Arc::new(node::pod_gc::PodGcController::new(c, config.terminated_pod_threshold))),
+];
+
+/// Runs every controller until the informers are shut down. `client_for` makes the client of a
+/// service account in `kube-system`; informers are shared and carry their own identity.
+pub async fn run_all(informers: Informers, client_for: impl Fn(&str) -> Client, config: &Config) {
+    let running: Vec<_> = CONTROLLERS
+        .iter()
+        .map(|row| {
+            let context = ControllerContext::new(row.name, client_for(row.service_account), informers.clone());
+            let controller = (row.build)(&context, config);
+            tokio::spawn(run_controller(controller, context))
+        })
+        .collect();
+    join_all(running).await;
+}

@@ -1,0 +1,140 @@
+//! Which children belong to a controller object: the controller reference decides, the selector
+//! adopts orphans and releases what no longer matches.
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
+use serde_json::{Value, json};
+
+use crate::pod;
+
+/// The object that claims children, reduced to what claiming needs.
+#[derive(Clone, Debug)]
+pub(crate) struct Owner {
+    pub api_version: &'static str,
+    pub kind: &'static str,
+    pub name: String,
+    pub namespace: String,
+    pub uid: String,
+    pub deleting: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Claim {
+    /// Already ours and still matching.
+    Keep,
+    /// An orphan that matches: take it.
+    Adopt,
+    /// Ours by reference, but the labels have moved away: let go of it.
+    Release,
+    /// None of our business.
+    Ignore,
+}
+
+impl Owner {
+    pub(crate) fn new(api_version: &'static str, kind: &'static str, meta: &ObjectMeta) -> Self {
+        Self {
+            api_version,
+            kind,
+            name: pod::name(meta).to_owned(),
+            namespace: pod::namespace(meta).to_owned(),
+            uid: pod::uid(meta).to_owned(),
+            deleting: meta.deletion_timestamp.is_some(),
+        }
+    }
+
+    pub(crate) fn reference(&self) -> OwnerReference {
+        OwnerReference {
+            api_version: self.api_version.to_owned(),
+            kind: self.kind.to_owned(),
+            name: self.name.clone(),
+            uid: self.uid.clone(),
+            controller: Some(true),
+            block_owner_deletion: Some(true),
+        }
+    }
+
+    pub(crate) fn owns(&self, child: &ObjectMeta) -> bool {
+        controller_of(child).is_some_and(|r| r.uid == self.uid)
+    }
+
+    pub(crate) fn claim(&self, child: &ObjectMeta, selected: bool) -> Claim {
+        if pod::namespace(child) != self.namespace {
+            return Claim::Ignore;
+        }
+        match controller_of(child) {
+            Some(reference) if reference.uid != self.uid => Claim::Ignore,
+            Some(_) if selected => Claim::Keep,
+            Some(_) if self.deleting => Claim::Ignore,
+            Some(_) => Claim::Release,
+            None if self.deleting || !selected || child.deletion_timestamp.is_some() => {
+                Claim::Ignore
+            }
+            None => Claim::Adopt,
+        }
+    }
+
+    /// The patch that adopts `child`; the uid in it makes the server refuse a namesake.
+    pub(crate) fn adopt_patch(&self, child: &ObjectMeta) -> Value {
+        json!({"metadata": {"uid": child.uid, "ownerReferences": [self.reference()]}})
+    }
+
+    pub(crate) fn release_patch(&self, child: &ObjectMeta) -> Value {
+        json!({"metadata": {
+            "uid": child.uid,
+            "ownerReferences": [{"$patch": "delete", "uid": self.uid}],
+        }})
+    }
+}
+
+pub(crate) fn controller_of(meta: &ObjectMeta) -> Option<&OwnerReference> {
+    meta.owner_references
+        .as_ref()?
+        .iter()
+        .find(|r| r.controller == Some(true))
+}
+
+/// The uid of the controlling owner, as an index key.
+pub(crate) fn controller_uid(meta: &ObjectMeta) -> Vec<String> {
+    controller_of(meta)
+        .map(|r| r.uid.clone())
+        .into_iter()
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn claim_table() {
+        let owner = |deleting| Owner {
+            api_version: "apps/v1",
+            kind: "ReplicaSet",
+            name: "rs".into(),
+            namespace: "ns".into(),
+            uid: "u1".into(),
+            deleting,
+        };
+        let child = |uid: Option<&str>| -> ObjectMeta {
+            let refs = uid.map(|u| {
+                json!([{"apiVersion":"apps/v1","kind":"ReplicaSet","name":"x","uid":u,"controller":true}])
+            });
+            serde_json::from_value(json!({"namespace":"ns","ownerReferences":refs})).unwrap()
+        };
+        let cases = [
+            (Some("u1"), true, false, Claim::Keep),
+            (Some("u1"), false, false, Claim::Release),
+            (Some("u1"), false, true, Claim::Ignore),
+            (Some("u2"), true, false, Claim::Ignore),
+            (None, true, false, Claim::Adopt),
+            (None, true, true, Claim::Ignore),
+            (None, false, false, Claim::Ignore),
+        ];
+        for (uid, selected, deleting, wanted) in cases {
+            assert_eq!(
+                owner(deleting).claim(&child(uid), selected),
+                wanted,
+                "{uid:?} {selected} {deleting}"
+            );
+        }
+    }
+}
