@@ -229,6 +229,14 @@ impl Schema {
         matches!(self.additional(), Additional::Of(_)) && self.fields().is_empty()
     }
 
+    /// A named struct, as opposed to a map or free-form object.
+    pub fn target_is_struct(&self) -> bool {
+        let shape = self.shape();
+        !shape.name.is_empty()
+            && shape.ty == Type::Object
+            && matches!(shape.additional, Additional::Closed)
+    }
+
     pub fn list_type(&self) -> ListType {
         self.list_type
             .or(self.shape().list_type)

@@ -5,10 +5,12 @@
 
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
+pub mod decode;
 pub mod field;
 pub mod fields;
 pub mod go;
 pub mod hash;
+mod json_text;
 pub mod labels;
 pub mod meta;
 pub mod names;

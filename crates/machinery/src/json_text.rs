@@ -1,0 +1,152 @@
+//! A JSON parser that notices keys given twice. The last one wins, as everywhere.
+
+use serde::de::{Deserialize, DeserializeSeed, Deserializer, Error, MapAccess, SeqAccess, Visitor};
+use serde_json::{Map, Number, Value};
+use std::fmt;
+
+const MAX_DUPLICATES: usize = 100;
+
+/// The tree, and the paths of duplicate keys.
+pub(crate) fn parse_json(bytes: &[u8]) -> Result<(Value, Vec<String>), String> {
+    let mut context = Context::default();
+    let mut d = serde_json::Deserializer::from_slice(bytes);
+    let value = Seed(&mut context)
+        .deserialize(&mut d)
+        .map_err(|e| e.to_string())?;
+    d.end().map_err(|e| e.to_string())?;
+    Ok((value, context.duplicates))
+}
+
+enum Step {
+    Key(String),
+    Index(usize),
+}
+
+#[derive(Default)]
+struct Context {
+    path: Vec<Step>,
+    duplicates: Vec<String>,
+}
+
+impl Context {
+    fn duplicate(&mut self, key: &str) {
+        if self.duplicates.len() >= MAX_DUPLICATES {
+            return;
+        }
+        let mut out = String::new();
+        for s in &self.path {
+            match s {
+                Step::Index(i) => out.push_str(&format!("[{i}]")),
+                Step::Key(k) => {
+                    out.push_str(k);
+                    out.push('.');
+                }
+            }
+            if matches!(s, Step::Index(_)) && !out.is_empty() {
+                out.push('.');
+            }
+        }
+        // An index follows its list without a dot.
+        let out = out.replace(".[", "[");
+        self.duplicates.push(format!("{out}{key}"));
+    }
+}
+
+struct Seed<'c>(&'c mut Context);
+
+impl<'de> DeserializeSeed<'de> for Seed<'_> {
+    type Value = Value;
+    fn deserialize<D: Deserializer<'de>>(self, d: D) -> Result<Value, D::Error> {
+        d.deserialize_any(self)
+    }
+}
+
+impl<'de> Visitor<'de> for Seed<'_> {
+    type Value = Value;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a JSON value")
+    }
+
+    fn visit_bool<E: Error>(self, v: bool) -> Result<Value, E> {
+        Ok(Value::Bool(v))
+    }
+
+    fn visit_i64<E: Error>(self, v: i64) -> Result<Value, E> {
+        Ok(Value::from(v))
+    }
+
+    fn visit_u64<E: Error>(self, v: u64) -> Result<Value, E> {
+        Ok(Value::from(v))
+    }
+
+    fn visit_f64<E: Error>(self, v: f64) -> Result<Value, E> {
+        Number::from_f64(v)
+            .map(Value::Number)
+            .ok_or_else(|| E::custom("number out of range"))
+    }
+
+    fn visit_str<E: Error>(self, v: &str) -> Result<Value, E> {
+        Ok(Value::String(v.to_owned()))
+    }
+
+    fn visit_string<E: Error>(self, v: String) -> Result<Value, E> {
+        Ok(Value::String(v))
+    }
+
+    fn visit_unit<E: Error>(self) -> Result<Value, E> {
+        Ok(Value::Null)
+    }
+
+    fn visit_none<E: Error>(self) -> Result<Value, E> {
+        Ok(Value::Null)
+    }
+
+    fn visit_some<D: Deserializer<'de>>(self, d: D) -> Result<Value, D::Error> {
+        Value::deserialize(d)
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Value, A::Error> {
+        let mut out = Vec::new();
+        loop {
+            self.0.path.push(Step::Index(out.len()));
+            let item = seq.next_element_seed(Seed(&mut *self.0))?;
+            self.0.path.pop();
+            match item {
+                Some(v) => out.push(v),
+                None => return Ok(Value::Array(out)),
+            }
+        }
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Value, A::Error> {
+        let mut out = Map::new();
+        while let Some(key) = map.next_key::<String>()? {
+            if out.contains_key(&key) {
+                self.0.duplicate(&key);
+            }
+            self.0.path.push(Step::Key(key));
+            let value = map.next_value_seed(Seed(&mut *self.0))?;
+            if let Some(Step::Key(key)) = self.0.path.pop() {
+                out.insert(key, value);
+            }
+        }
+        Ok(Value::Object(out))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn paths_of_duplicates() {
+        let (v, d) =
+            parse_json(br#"{"a":[{"b":1,"b":2}],"c":{"d":{"e":1,"e":null}},"c":3}"#).unwrap();
+        assert_eq!(d, ["a[0].b", "c.d.e", "c"]);
+        assert_eq!(v["c"], 3);
+        assert!(parse_json(b"[1,]").is_err());
+        let deep = "[".repeat(100_000);
+        assert!(parse_json(deep.as_bytes()).is_err());
+    }
+}
