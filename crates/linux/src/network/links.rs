@@ -1,0 +1,326 @@
+//! Links, addresses and routes over rtnetlink, in the namespace where the socket was opened.
+
+use std::io;
+use std::net::IpAddr;
+use std::os::fd::{AsRawFd as _, OwnedFd};
+
+use ipnet::IpNet;
+
+use crate::netlink::{
+    Builder, NLM_F_CREATE, NLM_F_DUMP, NLM_F_EXCL, NLM_F_REPLACE, Reply, Socket, attribute, attributes,
+};
+use crate::nft::address_bytes;
+
+const NETLINK_ROUTE: isize = 0;
+const RTM_NEWLINK: u16 = 16;
+const RTM_DELLINK: u16 = 17;
+const RTM_GETLINK: u16 = 18;
+const RTM_NEWADDR: u16 = 20;
+const RTM_DELADDR: u16 = 21;
+const RTM_GETADDR: u16 = 22;
+const RTM_NEWROUTE: u16 = 24;
+const RTM_DELROUTE: u16 = 25;
+const RTM_GETROUTE: u16 = 26;
+
+const IFLA_ADDRESS: u16 = 1;
+const IFLA_IFNAME: u16 = 3;
+const IFLA_MTU: u16 = 4;
+const IFLA_MASTER: u16 = 10;
+const IFLA_LINKINFO: u16 = 18;
+const IFLA_NET_NS_FD: u16 = 28;
+const IFLA_INFO_KIND: u16 = 1;
+const IFLA_INFO_DATA: u16 = 2;
+const VETH_INFO_PEER: u16 = 1;
+const IFF_UP: u32 = 1;
+
+const RTA_DST: u16 = 1;
+const RTA_OIF: u16 = 4;
+const RTA_GATEWAY: u16 = 5;
+const RTA_PREFSRC: u16 = 7;
+const RT_TABLE_MAIN: u8 = 254;
+const RTN_UNICAST: u8 = 1;
+const SCOPE_UNIVERSE: u8 = 0;
+const SCOPE_LINK: u8 = 253;
+const RTNH_F_ONLINK: u32 = 4;
+const IFA_F_NODAD: u32 = 2;
+/// Who made a route; tells ours from everybody else's.
+pub(super) const ROUTE_PROTOCOL: u8 = 75;
+
+pub(crate) type Mac = [u8; 6];
+
+pub(crate) struct Links(Socket);
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Link {
+    pub(crate) index: u32,
+    pub(crate) name: String,
+    pub(crate) mtu: u32,
+    pub(crate) up: bool,
+    pub(crate) kind: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Route {
+    pub(crate) destination: IpNet,
+    pub(crate) gateway: Option<IpAddr>,
+    pub(crate) link: u32,
+    pub(crate) protocol: u8,
+}
+
+pub(crate) struct VethPair<'a> {
+    pub(crate) host_name: &'a str,
+    pub(crate) bridge: u32,
+    pub(crate) mtu: u32,
+    pub(crate) peer_name: &'a str,
+    pub(crate) peer_namespace: &'a OwnedFd,
+    pub(crate) peer_mac: Mac,
+}
+
+fn link_header(b: &mut Builder, index: u32, flags: u32) {
+    b.raw(&[0; 4]);
+    b.raw(&index.to_ne_bytes());
+    b.raw(&flags.to_ne_bytes());
+    b.raw(&flags.to_ne_bytes());
+}
+
+fn family(ip: IpAddr) -> u8 {
+    if ip.is_ipv4() { 2 } else { 10 }
+}
+
+fn word(bytes: &[u8], at: usize) -> Option<u32> {
+    bytes.get(at..at + 4)?.try_into().map(u32::from_ne_bytes).ok()
+}
+
+fn address(bytes: &[u8]) -> Option<IpAddr> {
+    match bytes.len() {
+        4 => <[u8; 4]>::try_from(bytes).ok().map(IpAddr::from),
+        16 => <[u8; 16]>::try_from(bytes).ok().map(IpAddr::from),
+        _ => None,
+    }
+}
+
+fn ignore(kind: io::ErrorKind) -> impl Fn(io::Result<()>) -> io::Result<()> {
+    move |result| match result {
+        Err(e) if e.kind() == kind => Ok(()),
+        other => other,
+    }
+}
+
+impl Links {
+    pub(crate) fn open() -> io::Result<Self> {
+        Socket::open(NETLINK_ROUTE).map(Links)
+    }
+
+    pub(crate) fn find(&mut self, name: &str) -> io::Result<Option<Link>> {
+        let result = self.0.query(RTM_GETLINK, 0, |b| {
+            link_header(b, 0, 0);
+            b.string(IFLA_IFNAME, name);
+        });
+        match result {
+            Ok(replies) => Ok(replies.iter().find_map(parse_link)),
+            Err(e) if e.raw_os_error() == Some(libc::ENODEV) => Ok(None),
+            Err(e) => Err(e),
+        }
+    }
+
+    pub(crate) fn list(&mut self) -> io::Result<Vec<Link>> {
+        let replies = self.0.query(RTM_GETLINK, NLM_F_DUMP, |b| link_header(b, 0, 0))?;
+        Ok(replies.iter().filter_map(parse_link).collect())
+    }
+
+    pub(crate) fn index(&mut self, name: &str) -> io::Result<u32> {
+        let missing = || io::Error::new(io::ErrorKind::NotFound, format!("there is no interface {name}"));
+        self.find(name)?.map(|l| l.index).ok_or_else(missing)
+    }
+
+    /// Creates a bridge that is up. One of that name may exist.
+    pub(crate) fn create_bridge(&mut self, name: &str, mac: Mac, mtu: u32) -> io::Result<()> {
+        let result = self.0.request(RTM_NEWLINK, NLM_F_CREATE | NLM_F_EXCL, |b| {
+            link_header(b, 0, IFF_UP);
+            b.string(IFLA_IFNAME, name);
+            // A bridge without an address of its own takes the lowest of its ports', and so
+            // changes it under its neighbours' feet.
+            b.attr(IFLA_ADDRESS, &mac);
+            b.u32(IFLA_MTU, mtu);
+            b.nest(IFLA_LINKINFO, |b| b.string(IFLA_INFO_KIND, "bridge"));
+        });
+        ignore(io::ErrorKind::AlreadyExists)(result)
+    }
+
+    /// Creates both ends at once, the host's on the bridge, the other in its namespace.
+    pub(crate) fn create_veth(&mut self, pair: &VethPair<'_>) -> io::Result<()> {
+        self.0.request(RTM_NEWLINK, NLM_F_CREATE | NLM_F_EXCL, |b| {
+            link_header(b, 0, IFF_UP);
+            b.string(IFLA_IFNAME, pair.host_name);
+            b.u32(IFLA_MTU, pair.mtu);
+            b.u32(IFLA_MASTER, pair.bridge);
+            b.nest(IFLA_LINKINFO, |b| {
+                b.string(IFLA_INFO_KIND, "veth");
+                b.nest(IFLA_INFO_DATA, |b| {
+                    b.nest(VETH_INFO_PEER, |b| {
+                        link_header(b, 0, 0);
+                        b.string(IFLA_IFNAME, pair.peer_name);
+                        b.u32(IFLA_MTU, pair.mtu);
+                        b.attr(IFLA_ADDRESS, &pair.peer_mac);
+                        b.attr(IFLA_NET_NS_FD, &pair.peer_namespace.as_raw_fd().to_ne_bytes());
+                    });
+                });
+            });
+        })
+    }
+
+    /// Removes a link by name, a veth with its peer. Idempotent.
+    pub(crate) fn delete(&mut self, name: &str) -> io::Result<()> {
+        let result = self.0.request(RTM_DELLINK, 0, |b| {
+            link_header(b, 0, 0);
+            b.string(IFLA_IFNAME, name);
+        });
+        match result {
+            Err(e) if e.raw_os_error() == Some(libc::ENODEV) => Ok(()),
+            other => other,
+        }
+    }
+
+    pub(crate) fn set_up(&mut self, name: &str) -> io::Result<()> {
+        self.0.request(RTM_NEWLINK, 0, |b| {
+            link_header(b, 0, IFF_UP);
+            b.string(IFLA_IFNAME, name);
+        })
+    }
+
+    /// Adds an address; having it already is no error.
+    pub(crate) fn add_address(&mut self, link: u32, ip: IpAddr, prefix: u8) -> io::Result<()> {
+        let result = self.0.request(RTM_NEWADDR, NLM_F_CREATE | NLM_F_EXCL, |b| {
+            b.raw(&[family(ip), prefix, 0, SCOPE_UNIVERSE]);
+            b.raw(&link.to_ne_bytes());
+            let bytes = address_bytes(ip);
+            b.attr(2, &bytes);
+            b.attr(1, &bytes);
+            if ip.is_ipv6() {
+                // Detecting duplicates takes a second in which the address does not work.
+                b.u32(8, IFA_F_NODAD);
+            }
+        });
+        ignore(io::ErrorKind::AlreadyExists)(result)
+    }
+
+    pub(crate) fn delete_address(&mut self, link: u32, ip: IpAddr, prefix: u8) -> io::Result<()> {
+        let result = self.0.request(RTM_DELADDR, 0, |b| {
+            b.raw(&[family(ip), prefix, 0, SCOPE_UNIVERSE]);
+            b.raw(&link.to_ne_bytes());
+            b.attr(2, &address_bytes(ip));
+        });
+        ignore(io::ErrorKind::AddrNotAvailable)(result)
+    }
+
+    /// Global addresses of a link with their prefix lengths.
+    pub(crate) fn addresses(&mut self, link: u32) -> io::Result<Vec<(IpAddr, u8)>> {
+        let replies = self.0.query(RTM_GETADDR, NLM_F_DUMP, |b| b.raw(&[0; 8]))?;
+        let parse = |r: &Reply| {
+            let (prefix, scope) = (*r.payload.get(1)?, *r.payload.get(3)?);
+            let rest = r.payload.get(8..)?;
+            let ip = address(attribute(rest, 2).or_else(|| attribute(rest, 1))?)?;
+            (word(&r.payload, 4)? == link && scope == SCOPE_UNIVERSE).then_some((ip, prefix))
+        };
+        Ok(replies.iter().filter_map(parse).collect())
+    }
+
+    /// Adds or replaces a route. Without a gateway the destination is on the link; with one that
+    /// no other route leads to, `onlink` says that it is a neighbour all the same.
+    pub(crate) fn set_route(
+        &mut self,
+        route: &Route,
+        onlink: bool,
+        source: Option<IpAddr>,
+    ) -> io::Result<()> {
+        self.0.request(RTM_NEWROUTE, NLM_F_CREATE | NLM_F_REPLACE, |b| {
+            let scope = if route.gateway.is_some() { SCOPE_UNIVERSE } else { SCOPE_LINK };
+            route_header(b, route, scope, if onlink { RTNH_F_ONLINK } else { 0 });
+            if let Some(source) = source {
+                b.attr(RTA_PREFSRC, &address_bytes(source));
+            }
+        })
+    }
+
+    pub(crate) fn delete_route(&mut self, route: &Route) -> io::Result<()> {
+        let result = self.0.request(RTM_DELROUTE, 0, |b| {
+            route_header(b, route, if route.gateway.is_some() { SCOPE_UNIVERSE } else { SCOPE_LINK }, 0);
+        });
+        match result {
+            Err(e) if e.raw_os_error() == Some(libc::ESRCH) => Ok(()),
+            other => other,
+        }
+    }
+
+    /// The routes of the main table.
+    pub(crate) fn routes(&mut self) -> io::Result<Vec<Route>> {
+        let replies = self.0.query(RTM_GETROUTE, NLM_F_DUMP, |b| b.raw(&[0; 12]))?;
+        Ok(replies.iter().filter_map(parse_route).collect())
+    }
+
+    /// The link that a neighbour on the same wire is reached by; `None` when a router is between.
+    pub(crate) fn link_to(&mut self, ip: IpAddr) -> io::Result<Option<u32>> {
+        let bits = if ip.is_ipv4() { 32 } else { 128 };
+        let replies = self.0.query(RTM_GETROUTE, 0, |b| {
+            b.raw(&[family(ip), bits, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]);
+            b.attr(RTA_DST, &address_bytes(ip));
+        })?;
+        let found = replies.iter().find_map(|r| {
+            let rest = r.payload.get(12..)?;
+            Some((attribute(rest, RTA_GATEWAY).is_some(), word(attribute(rest, RTA_OIF)?, 0)?))
+        });
+        Ok(found.and_then(|(routed, link)| (!routed).then_some(link)))
+    }
+}
+
+fn route_header(b: &mut Builder, route: &Route, scope: u8, flags: u32) {
+    let destination = route.destination;
+    let family = family(destination.addr());
+    b.raw(&[family, destination.prefix_len(), 0, 0, RT_TABLE_MAIN, route.protocol, scope, RTN_UNICAST]);
+    b.raw(&flags.to_ne_bytes());
+    if destination.prefix_len() > 0 {
+        b.attr(RTA_DST, &address_bytes(destination.network()));
+    }
+    if let Some(gateway) = route.gateway {
+        b.attr(RTA_GATEWAY, &address_bytes(gateway));
+    }
+    b.u32(RTA_OIF, route.link);
+}
+
+fn parse_link(reply: &Reply) -> Option<Link> {
+    let rest = reply.payload.get(16..)?;
+    let mut link = Link {
+        index: word(&reply.payload, 4)?,
+        name: String::new(),
+        mtu: 0,
+        up: word(&reply.payload, 8)? & IFF_UP != 0,
+        kind: String::new(),
+    };
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).trim_end_matches('\0').to_owned();
+    for (kind, value) in attributes(rest) {
+        match kind {
+            IFLA_IFNAME => link.name = text(value),
+            IFLA_MTU => link.mtu = word(value, 0)?,
+            IFLA_LINKINFO => link.kind = attribute(value, IFLA_INFO_KIND).map(text).unwrap_or_default(),
+            _ => {}
+        }
+    }
+    Some(link)
+}
+
+fn parse_route(reply: &Reply) -> Option<Route> {
+    let header = reply.payload.get(..12)?;
+    let (family, prefix, table, protocol, kind) = (header[0], header[1], header[4], header[5], header[7]);
+    if table != RT_TABLE_MAIN || kind != RTN_UNICAST || !matches!(family, 2 | 10) {
+        return None;
+    }
+    let rest = reply.payload.get(12..)?;
+    let any: IpAddr = if family == 2 { [0; 4].into() } else { [0; 16].into() };
+    let destination = attribute(rest, RTA_DST).and_then(address).unwrap_or(any);
+    Some(Route {
+        destination: IpNet::new(destination, prefix).ok()?,
+        gateway: attribute(rest, RTA_GATEWAY).and_then(address),
+        link: word(attribute(rest, RTA_OIF)?, 0)?,
+        protocol,
+    })
+}
