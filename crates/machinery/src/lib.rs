@@ -15,6 +15,7 @@ pub mod labels;
 pub mod meta;
 pub mod names;
 mod object_meta;
+pub mod patch;
 pub mod quantity;
 pub mod status;
 pub mod time;
