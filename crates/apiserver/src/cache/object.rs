@@ -1,0 +1,125 @@
+//! One object at one revision, as stored: canonical JSON, decoded only where somebody looks.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, OnceLock};
+
+use bytes::Bytes;
+use keelson_store::{KeyValue, Revision};
+use serde::Deserialize;
+use serde_json::Value;
+
+pub type Labels = BTreeMap<String, String>;
+
+/// Shared by the cache, its ring of events and every response that sends it.
+#[derive(Debug)]
+pub struct Object {
+    key: Arc<str>,
+    /// Length of `/registry/<group>/<resource>/`.
+    prefix_length: usize,
+    bytes: Bytes,
+    pub revision: Revision,
+    pub create_revision: Revision,
+    labels: OnceLock<Labels>,
+    /// Values of the selectable fields, in the kind's order of names.
+    selectable: OnceLock<Vec<(String, String)>>,
+    value: OnceLock<Arc<Value>>,
+}
+
+impl Object {
+    pub(crate) fn new(kv: KeyValue, prefix_length: usize) -> Self {
+        Self {
+            key: kv.key,
+            prefix_length,
+            bytes: kv.value,
+            revision: kv.mod_revision,
+            create_revision: kv.create_revision,
+            labels: OnceLock::new(),
+            selectable: OnceLock::new(),
+            value: OnceLock::new(),
+        }
+    }
+
+    /// The object as deleted at `revision`: what watchers are sent has that resourceVersion.
+    pub(crate) fn deleted_at(&self, revision: Revision) -> Self {
+        let mut value = (*self.decode()).clone();
+        if let Some(meta) = value.get_mut("metadata").and_then(Value::as_object_mut) {
+            meta.insert("resourceVersion".into(), revision.to_string().into());
+        }
+        Self {
+            key: Arc::clone(&self.key),
+            prefix_length: self.prefix_length,
+            bytes: serde_json::to_vec(&value).map_or_else(|_| self.bytes.clone(), Bytes::from),
+            revision,
+            create_revision: self.create_revision,
+            labels: self.labels.clone(),
+            selectable: self.selectable.clone(),
+            value: OnceLock::new(),
+        }
+    }
+
+    pub fn key(&self) -> &Arc<str> {
+        &self.key
+    }
+
+    /// `namespace/name`, or the name alone: the part of the key that orders a list.
+    pub fn path(&self) -> &str {
+        &self.key[self.prefix_length..]
+    }
+
+    pub fn namespace(&self) -> &str {
+        self.path().split_once('/').map_or("", |(namespace, _)| namespace)
+    }
+
+    pub fn name(&self) -> &str {
+        let path = self.path();
+        path.split_once('/').map_or(path, |(_, name)| name)
+    }
+
+    /// Canonical JSON in the storage version, resourceVersion in place.
+    pub fn bytes(&self) -> &Bytes {
+        &self.bytes
+    }
+
+    /// Decodes without keeping the tree, which is several times larger than the bytes.
+    pub fn decode(&self) -> Arc<Value> {
+        if let Some(value) = self.value.get() {
+            return Arc::clone(value);
+        }
+        Arc::new(parse(&self.key, &self.bytes))
+    }
+
+    /// Decodes once and keeps the tree, for the few kinds the server itself reads all the time.
+    pub fn decode_kept(&self) -> Arc<Value> {
+        Arc::clone(self.value.get_or_init(|| Arc::new(parse(&self.key, &self.bytes))))
+    }
+
+    pub fn labels(&self) -> &Labels {
+        self.labels.get_or_init(|| labels_of(&self.bytes))
+    }
+
+    pub fn selectable(&self, read: impl FnOnce(&Value) -> Vec<(String, String)>) -> &[(String, String)] {
+        self.selectable.get_or_init(|| read(&self.decode()))
+    }
+}
+
+fn parse(key: &str, bytes: &[u8]) -> Value {
+    serde_json::from_slice(bytes).unwrap_or_else(|err| {
+        tracing::error!(key, %err, "a stored object cannot be decoded");
+        Value::Null
+    })
+}
+
+/// Reads the labels alone; everything else is skipped without being built.
+fn labels_of(bytes: &[u8]) -> Labels {
+    #[derive(Deserialize, Default)]
+    #[serde(default)]
+    struct Meta {
+        labels: Option<Labels>,
+    }
+    #[derive(Deserialize, Default)]
+    #[serde(default)]
+    struct Labelled {
+        metadata: Meta,
+    }
+    serde_json::from_slice::<Labelled>(bytes).ok().and_then(|l| l.metadata.labels).unwrap_or_default()
+}

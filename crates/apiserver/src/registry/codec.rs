@@ -1,0 +1,245 @@
+//! Between bytes and objects: request bodies in their three encodings, the stored form, and the
+//! place in it where the store stamps the resourceVersion. Adding an encoding is adding it here.
+
+use bytes::{BufMut, Bytes, BytesMut};
+use keelson_machinery::meta;
+use keelson_machinery::status::Status;
+use keelson_store::{Revision, Value as StoreValue};
+use serde_json::Value;
+
+use super::negotiate::Encoding;
+use super::options::FieldValidation;
+use super::resources::ResourceEntry;
+use crate::request::{RequestContext, Response, Warnings};
+
+/// Whether protobuf can be negotiated.
+pub(crate) const PROTOBUF: bool = false;
+
+/// Bodies larger than this are refused before they are decoded.
+pub(crate) const BODY_LIMIT: usize = 3 << 20;
+
+/// A request's body as a tree, before any schema is looked at.
+pub(crate) fn body_value(body: &Bytes, encoding: Encoding) -> Result<Value, Status> {
+    check_size(body)?;
+    match encoding {
+        Encoding::Json => serde_json::from_slice(body).map_err(|err| Status::bad_request(json_error(body, &err))),
+        Encoding::Yaml => yaml(body),
+        Encoding::Protobuf => Err(Status::unsupported_media_type("protobuf bodies are not supported here")),
+    }
+}
+
+pub(crate) fn check_size(body: &Bytes) -> Result<(), Status> {
+    if body.len() > BODY_LIMIT {
+        return Err(Status::request_entity_too_large(format!("limit is {BODY_LIMIT}")));
+    }
+    Ok(())
+}
+
+fn json_error(body: &[u8], err: &serde_json::Error) -> String {
+    if body.is_empty() {
+        "EOF".to_owned()
+    } else {
+        format!("couldn't get version/kind; json parse error: {err}")
+    }
+}
+
+pub(crate) fn yaml(body: &[u8]) -> Result<Value, Status> {
+    let text = std::str::from_utf8(body).map_err(|err| Status::bad_request(format!("error converting YAML to JSON: {err}")))?;
+    let options = serde_saphyr::options! { legacy_octal_numbers: true };
+    let value: Value = serde_saphyr::from_str_with_options(text, options)
+        .map_err(|err| Status::bad_request(format!("error converting YAML to JSON: {err}")))?;
+    Ok(integral_floats(value))
+}
+
+/// YAML's `1e3` is a number like any other; JSON integers are what the schema expects.
+fn integral_floats(value: Value) -> Value {
+    match value {
+        Value::Number(number) => match number.as_f64() {
+            Some(float) if number.is_f64() && float.fract() == 0.0 && float.abs() < 9e15 => Value::from(float as i64),
+            _ => Value::Number(number),
+        },
+        Value::Array(items) => items.into_iter().map(integral_floats).collect(),
+        Value::Object(fields) => fields.into_iter().map(|(k, v)| (k, integral_floats(v))).collect(),
+        other => other,
+    }
+}
+
+/// Decodes an object of this entry: strict as asked, its type checked against the path, defaults
+/// filled. The result is in the entry's version.
+pub(crate) fn decode_object(
+    entry: &ResourceEntry,
+    body: &Bytes,
+    encoding: Encoding,
+    validation: FieldValidation,
+    warnings: &Warnings,
+) -> Result<Value, Status> {
+    check_size(body)?;
+    let mut value = match encoding {
+        Encoding::Json => super::strict::json(entry, body, validation, warnings)?,
+        other => super::strict::value(entry, body_value(body, other)?, validation, warnings)?,
+    };
+    finish_object(entry, &mut value)?;
+    Ok(value)
+}
+
+/// Type check and defaults for an object in the entry's version.
+pub(crate) fn finish_object(entry: &ResourceEntry, value: &mut Value) -> Result<(), Status> {
+    check_type(entry, value)?;
+    meta::set_type(value, &entry.api_version(), &entry.kind);
+    entry.rules.default(value);
+    Ok(())
+}
+
+fn check_type(entry: &ResourceEntry, value: &Value) -> Result<(), Status> {
+    let Some(object) = value.as_object() else {
+        return Err(Status::bad_request(format!(
+            "json: cannot unmarshal {} into Go value of type {}.{}",
+            json_kind(value),
+            entry.version,
+            entry.kind
+        )));
+    };
+    let expected = entry.api_version();
+    let text = |name| object.get(name).and_then(Value::as_str).unwrap_or_default();
+    let (api_version, kind) = (text("apiVersion"), text("kind"));
+    if !kind.is_empty() && kind != entry.kind {
+        let version = if api_version.is_empty() { &expected } else { api_version };
+        return Err(Status::bad_request(format!(
+            "{kind} in version {version:?} cannot be handled as a {}: no kind {kind:?} is registered here",
+            entry.kind
+        )));
+    }
+    if !api_version.is_empty() && api_version != expected {
+        return Err(Status::bad_request(format!(
+            "the API version in the data ({api_version}) does not match the expected API version ({expected})"
+        )));
+    }
+    Ok(())
+}
+
+/// A body that is no stored kind (reviews, token requests): decoded through the schema of its
+/// type, with its defaults.
+pub(crate) fn decode_body(ctx: &RequestContext, body: &Bytes, api_version: &str, kind: &str) -> Result<Value, Status> {
+    let (group, version) = meta::split_api_version(api_version);
+    let schema = keelson_api::kind_type(group, version, kind)
+        .and_then(keelson_api::schema)
+        .ok_or_else(|| Status::internal(format!("no type {kind} in {api_version}")))?;
+    let value = body_value(body, super::negotiate::input(ctx)?)?;
+    let given = |field| value.get(field).and_then(Value::as_str).unwrap_or_default();
+    let (given_version, given_kind) = (given("apiVersion").to_owned(), given("kind").to_owned());
+    if !given_kind.is_empty() && given_kind != kind {
+        return Err(Status::bad_request(format!("{given_kind} in version {given_version:?} cannot be handled as a {kind}")));
+    }
+    if !given_version.is_empty() && given_version != api_version {
+        return Err(Status::bad_request(format!(
+            "the API version in the data ({given_version}) does not match the expected API version ({api_version})"
+        )));
+    }
+    let decoded = keelson_machinery::decode::normalize(value, schema)
+        .map_err(|err| Status::bad_request(keelson_machinery::decode::cannot_handle(kind, version, &err.to_string())))?;
+    let mut object = decoded.object;
+    meta::set_type(&mut object, api_version, kind);
+    Ok(object)
+}
+
+/// The answer to such a body, in the encoding that the client accepts.
+pub(crate) fn encode_answer(ctx: &RequestContext, code: u16, value: &Value) -> Result<Response, Status> {
+    let output = super::negotiate::output(ctx, false)?;
+    super::render::value(code, &output, value)
+}
+
+/// A stored object as a tree.
+pub(crate) fn parse(bytes: &[u8]) -> Result<Value, Status> {
+    serde_json::from_slice(bytes).map_err(|err| Status::internal(format!("a stored object cannot be decoded: {err}")))
+}
+
+fn json_kind(value: &Value) -> &'static str {
+    match value {
+        Value::Null => "null",
+        Value::Bool(_) => "bool",
+        Value::Number(_) => "number",
+        Value::String(_) => "string",
+        Value::Array(_) => "array",
+        Value::Object(_) => "object",
+    }
+}
+
+/// The canonical bytes of an object without its resourceVersion, and where the store puts it.
+pub(crate) fn stamped(mut object: Value) -> Result<StoreValue, Status> {
+    meta::metadata_mut(&mut object).insert("resourceVersion".into(), Value::String(String::new()));
+    let mut out = BytesMut::with_capacity(1024);
+    let mut stamp_at = None;
+    let fields = object.as_object().ok_or_else(|| Status::internal("an object is no JSON object"))?;
+    write_map(&mut out, fields.iter(), |out, key, value| {
+        if key != "metadata" {
+            return write(out, value);
+        }
+        let Some(metadata) = value.as_object() else { return write(out, value) };
+        write_map(out, metadata.iter(), |out, key, value| {
+            if key == "resourceVersion" {
+                out.put_slice(b"\"\"");
+                stamp_at = u32::try_from(out.len() - 1).ok();
+                return Ok(());
+            }
+            write(out, value)
+        })
+    })?;
+    Ok(StoreValue { bytes: out.freeze(), stamp_at })
+}
+
+fn write_map<'a>(
+    out: &mut BytesMut,
+    fields: impl Iterator<Item = (&'a String, &'a Value)>,
+    mut field: impl FnMut(&mut BytesMut, &str, &Value) -> Result<(), Status>,
+) -> Result<(), Status> {
+    out.put_u8(b'{');
+    for (index, (key, value)) in fields.enumerate() {
+        if index > 0 {
+            out.put_u8(b',');
+        }
+        write(out, key)?;
+        out.put_u8(b':');
+        field(out, key, value)?;
+    }
+    out.put_u8(b'}');
+    Ok(())
+}
+
+fn write(out: &mut BytesMut, value: &(impl serde::Serialize + ?Sized)) -> Result<(), Status> {
+    serde_json::to_writer(out.writer(), value).map_err(Status::internal)
+}
+
+/// What the store would hold after writing at this revision.
+pub(crate) fn stamped_at(value: &StoreValue, revision: Revision) -> Result<Bytes, Status> {
+    splice(value, revision.to_string().as_bytes())
+}
+
+/// A dry run's object: it has no version.
+pub(crate) fn unstamped(value: &StoreValue) -> Result<Bytes, Status> {
+    let mut object = parse(&value.bytes)?;
+    meta::metadata_mut(&mut object).remove("resourceVersion");
+    serde_json::to_vec(&object).map(Bytes::from).map_err(Status::internal)
+}
+
+/// Whether writing this would change nothing but the version.
+pub(crate) fn is_same(value: &StoreValue, stored: &[u8], revision: Revision) -> bool {
+    let digits = revision.to_string();
+    let Some(at) = value.stamp_at.map(|at| at as usize) else {
+        return value.bytes == stored;
+    };
+    value.bytes.len() + digits.len() == stored.len()
+        && value.bytes[..at] == stored[..at]
+        && &stored[at..at + digits.len()] == digits.as_bytes()
+        && value.bytes[at..] == stored[at + digits.len()..]
+}
+
+fn splice(value: &StoreValue, digits: &[u8]) -> Result<Bytes, Status> {
+    let Some(at) = value.stamp_at.map(|at| at as usize) else {
+        return Ok(value.bytes.clone());
+    };
+    let mut out = BytesMut::with_capacity(value.bytes.len() + digits.len());
+    out.put_slice(&value.bytes[..at]);
+    out.put_slice(digits);
+    out.put_slice(&value.bytes[at..]);
+    Ok(out.freeze())
+}

@@ -1,0 +1,313 @@
+//! Deletion: preconditions, grace periods, finalizers, propagation; one object or a collection.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use keelson_machinery::status::{Status, StatusDetails};
+use keelson_machinery::{meta, time};
+use keelson_store::{Error, Expect, KeyValue};
+use serde_json::Value;
+
+use super::options::{DeleteOptions, Propagation};
+use super::resources::ResourceEntry;
+use super::write::{Write, store_error};
+use super::{Registry, codec};
+use crate::admission::Operation;
+
+const ORPHAN: &str = "orphan";
+const FOREGROUND: &str = "foregroundDeletion";
+/// Rounds of a deletion that others keep overtaking.
+const ATTEMPTS: usize = 64;
+
+/// Kinds whose deletion answers with the object instead of a Status.
+const RETURN_OBJECT: &[(&str, &str)] = &[
+    ("", "namespaces"),
+    ("", "persistentvolumeclaims"),
+    ("", "persistentvolumes"),
+    ("", "pods"),
+    ("", "podtemplates"),
+    ("", "resourcequotas"),
+    ("", "serviceaccounts"),
+    ("", "services"),
+    ("resource.k8s.io", "deviceclasses"),
+    ("resource.k8s.io", "devicetaintrules"),
+    ("resource.k8s.io", "resourceclaims"),
+    ("resource.k8s.io", "resourceclaimtemplates"),
+    ("resource.k8s.io", "resourceslices"),
+    ("storage.k8s.io", "csidrivers"),
+    ("storage.k8s.io", "csinodes"),
+    ("storage.k8s.io", "storageclasses"),
+    ("storage.k8s.io", "volumeattachments"),
+    ("storage.k8s.io", "volumeattributesclasses"),
+];
+
+/// What the client is answered.
+pub(crate) enum Deleted {
+    /// Gone; kinds that return nothing answer with a Status about this object.
+    Gone(Bytes),
+    /// Marked, and waiting for finalizers or its grace period.
+    Pending(Bytes),
+}
+
+/// What to do with the object as it stands: pure.
+enum Plan {
+    Remove,
+    /// Write this state and, if asked, remove it afterwards.
+    Mark { object: Value, then_remove: bool },
+    /// Nothing changes: it is already being deleted at least as fast.
+    Wait,
+}
+
+impl Registry {
+    pub(crate) async fn delete(&self, write: &Write<'_>, options: &DeleteOptions) -> Result<Deleted, Status> {
+        let key = self.key(write.entry, write.namespace, write.name);
+        let mut marked = false;
+        let mut resource_version = options.resource_version.clone();
+        for _ in 0..ATTEMPTS {
+            let existing = self.store.get(&key, 0).await.map_err(store_error)?;
+            let Some(existing) = existing else {
+                return Err(write.not_found());
+            };
+            let old = Arc::new(codec::parse(&existing.value)?);
+            check_preconditions(write, options.uid.as_deref(), resource_version.as_deref(), &old)?;
+            if !marked {
+                self.admit_delete(write, &old, options).await?;
+            }
+            match plan(write.entry, &old, options) {
+                Plan::Wait => return Ok(Deleted::Pending(existing.value)),
+                Plan::Remove => match self.remove(&key, &existing, options.dry_run).await? {
+                    Some(bytes) => return Ok(Deleted::Gone(bytes)),
+                    None => continue,
+                },
+                Plan::Mark { object, then_remove } => {
+                    let Some(kv) = self.mark(&key, &existing, object, options.dry_run).await? else { continue };
+                    if !then_remove {
+                        return Ok(Deleted::Pending(kv.value));
+                    }
+                    if options.dry_run {
+                        return Ok(Deleted::Gone(kv.value));
+                    }
+                    marked = true;
+                    resource_version = resource_version.map(|_| kv.mod_revision.to_string());
+                    if let Some(bytes) = self.remove(&key, &kv, false).await? {
+                        return Ok(Deleted::Gone(bytes));
+                    }
+                    // Somebody else finished the job, or wrote in between.
+                    if self.store.get(&key, 0).await.map_err(store_error)?.is_none() {
+                        return Ok(Deleted::Gone(kv.value));
+                    }
+                }
+            }
+        }
+        Err(Status::conflict(&write.entry.group, &write.entry.resource, write.name, "the object keeps changing"))
+    }
+
+    async fn admit_delete(&self, write: &Write<'_>, old: &Arc<Value>, options: &DeleteOptions) -> Result<(), Status> {
+        if !write.admission {
+            return Ok(());
+        }
+        let mut attributes = write.attributes(Operation::Delete, None, Some(Arc::clone(old)));
+        attributes.name = write.name.to_owned();
+        attributes.options = options.raw.clone();
+        attributes.dry_run = options.dry_run;
+        self.admission.admit(&mut attributes).await?;
+        self.admission.validate(&attributes).await
+    }
+
+    /// Nothing when somebody else wrote first.
+    async fn remove(&self, key: &str, existing: &KeyValue, dry_run: bool) -> Result<Option<Bytes>, Status> {
+        if dry_run {
+            return Ok(Some(existing.value.clone()));
+        }
+        match self.store.delete(key, Expect::Revision(existing.mod_revision)).await {
+            Ok((revision, previous)) => {
+                self.caches.wait(revision).await?;
+                Ok(Some(previous.value))
+            }
+            Err(Error::Conflict(_)) => Ok(None),
+            Err(err) => Err(store_error(err)),
+        }
+    }
+
+    async fn mark(&self, key: &str, existing: &KeyValue, object: Value, dry_run: bool) -> Result<Option<KeyValue>, Status> {
+        let value = codec::stamped(object)?;
+        if codec::is_same(&value, &existing.value, existing.mod_revision) {
+            return Ok(Some(existing.clone()));
+        }
+        if dry_run {
+            let value = codec::stamped_at(&value, existing.mod_revision)?;
+            return Ok(Some(KeyValue { value, ..existing.clone() }));
+        }
+        match self.store.put(key, value, Expect::Revision(existing.mod_revision)).await {
+            Ok(kv) => {
+                self.caches.wait(kv.mod_revision).await?;
+                Ok(Some(kv))
+            }
+            Err(Error::Conflict(_)) => Ok(None),
+            Err(err) => Err(store_error(err)),
+        }
+    }
+}
+
+fn check_preconditions(
+    write: &Write<'_>,
+    uid: Option<&str>,
+    resource_version: Option<&str>,
+    object: &Value,
+) -> Result<(), Status> {
+    let conflict = |message: String| {
+        Err(Status::conflict(&write.entry.group, &write.entry.resource, write.name, message))
+    };
+    let found = meta::uid(object);
+    if let Some(uid) = uid.filter(|uid| *uid != found) {
+        return conflict(format!(
+            "the UID in the precondition ({uid}) does not match the UID in record ({found}). The object might have been deleted and then recreated"
+        ));
+    }
+    let found = meta::resource_version(object);
+    if let Some(version) = resource_version.filter(|version| *version != found) {
+        return conflict(format!(
+            "the ResourceVersion in the precondition ({version}) does not match the ResourceVersion in record ({found}). The object might have been modified"
+        ));
+    }
+    Ok(())
+}
+
+fn plan(entry: &ResourceEntry, old: &Value, options: &DeleteOptions) -> Plan {
+    let mut object = old.clone();
+    let mut graceful = None;
+    if let Some(default) = entry.rules.graceful_deletion_seconds(old) {
+        if meta::deletion_timestamp(old).is_some() {
+            match meta::deletion_grace_period_seconds(old).unwrap_or(0) {
+                0 => {}
+                current => match shorten(&mut object, current, options.grace_period_seconds) {
+                    Some(seconds) => graceful = Some(seconds),
+                    None => return Plan::Wait,
+                },
+            }
+        } else {
+            // A kind that says zero has nothing to wait for, whatever the client asked.
+            let seconds = if default == 0 { 0 } else { options.grace_period_seconds.unwrap_or(default) };
+            begin(&mut object, seconds);
+            graceful = Some(seconds);
+        }
+    }
+    let finalizers = finalizers(entry, old, options);
+    if meta::finalizers(old) != finalizers {
+        meta::set_finalizers(&mut object, &finalizers);
+    }
+    let held = !finalizers.is_empty() || is_held_namespace(entry, old);
+    match graceful {
+        Some(seconds) => Plan::Mark { object, then_remove: seconds == 0 && !held },
+        None if held => {
+            mark_deleting(entry, &mut object);
+            Plan::Mark { object, then_remove: false }
+        }
+        None => Plan::Remove,
+    }
+}
+
+/// The first request: the timestamp is when the grace period ends.
+fn begin(object: &mut Value, seconds: i64) {
+    let end = time::format_unix(time::now_unix().saturating_add(seconds));
+    meta::set_deletion_timestamp(object, Some(&end));
+    meta::set_deletion_grace_period_seconds(object, Some(seconds));
+    raise_generation(object);
+}
+
+/// A later request may only shorten the period; nothing when it does not.
+fn shorten(object: &mut Value, current: i64, wanted: Option<i64>) -> Option<i64> {
+    let mut seconds = wanted.filter(|wanted| *wanted < current)?;
+    let now = time::now_unix();
+    let end = meta::deletion_timestamp(object).and_then(time::parse_unix).unwrap_or(now);
+    let mut end = end.saturating_sub(current).saturating_add(seconds);
+    if end < now {
+        end = now;
+        if seconds != 0 {
+            seconds = 1;
+        }
+    }
+    meta::set_deletion_timestamp(object, Some(&time::format_unix(end)));
+    meta::set_deletion_grace_period_seconds(object, Some(seconds));
+    Some(seconds)
+}
+
+/// Kinds without a grace period that finalizers hold back.
+fn mark_deleting(entry: &ResourceEntry, object: &mut Value) {
+    let now = time::now();
+    match meta::deletion_timestamp(object).and_then(time::parse_unix) {
+        None => {
+            raise_generation(object);
+            meta::set_deletion_timestamp(object, Some(&now));
+        }
+        Some(at) if at > time::now_unix() => meta::set_deletion_timestamp(object, Some(&now)),
+        Some(_) => {}
+    }
+    if is_namespace(entry) {
+        if let Some(status) = object.as_object_mut().map(|o| o.entry("status").or_insert_with(|| Value::Object(Default::default()))) {
+            status["phase"] = "Terminating".into();
+        }
+    } else {
+        meta::set_deletion_grace_period_seconds(object, Some(0));
+    }
+}
+
+fn raise_generation(object: &mut Value) {
+    let generation = meta::generation(object);
+    if generation > 0 {
+        meta::set_generation(object, generation + 1);
+    }
+}
+
+fn is_namespace(entry: &ResourceEntry) -> bool {
+    entry.storage_group.is_empty() && entry.resource == "namespaces"
+}
+
+fn is_held_namespace(entry: &ResourceEntry, object: &Value) -> bool {
+    is_namespace(entry)
+        && object.pointer("/spec/finalizers").and_then(Value::as_array).is_some_and(|f| !f.is_empty())
+}
+
+/// The finalizers after the garbage collector's two were set as the client wants.
+fn finalizers<'a>(entry: &ResourceEntry, object: &'a Value, options: &DeleteOptions) -> Vec<&'a str> {
+    let present = meta::finalizers(object);
+    if entry.storage_group.is_empty() && entry.resource == "events" {
+        return present;
+    }
+    let (orphan, foreground) = match (options.orphan_dependents, options.propagation) {
+        (Some(orphan), _) => (orphan, false),
+        (None, Some(policy)) => (policy == Propagation::Orphan, policy == Propagation::Foreground),
+        // Without a policy the finalizers already there decide.
+        (None, None) => {
+            let first = present.iter().find(|f| **f == ORPHAN || **f == FOREGROUND);
+            (first == Some(&ORPHAN), first == Some(&FOREGROUND))
+        }
+    };
+    let mut wanted: Vec<&str> = present.iter().copied().filter(|f| *f != ORPHAN && *f != FOREGROUND).collect();
+    if orphan {
+        wanted.push(ORPHAN);
+    }
+    if foreground {
+        wanted.push(FOREGROUND);
+    }
+    let same = wanted.len() == present.len() && wanted.iter().all(|f| present.contains(f));
+    if same { present } else { wanted }
+}
+
+/// The Status that answers for a deleted object of most kinds; `None` for those that send the
+/// object itself.
+pub(crate) fn status_of(entry: &ResourceEntry, name: &str, object: &[u8]) -> Option<Status> {
+    if RETURN_OBJECT.contains(&(entry.storage_group.as_str(), entry.resource.as_str())) {
+        return None;
+    }
+    let uid = codec::parse(object).map(|object| meta::uid(&object).to_owned()).unwrap_or_default();
+    let mut status = Status::success();
+    status.details = Some(StatusDetails {
+        name: name.to_owned(),
+        group: entry.group.clone(),
+        kind: entry.resource.clone(),
+        uid,
+        ..StatusDetails::default()
+    });
+    Some(status)
+}

@@ -1,0 +1,37 @@
+//! Events are served by two groups from one store: `core/v1` names of fields in storage,
+//! `events.k8s.io/v1` names for the other group.
+
+use serde_json::{Map, Value};
+
+/// Core name, `events.k8s.io` name.
+const RENAMED: &[(&str, &str)] = &[
+    ("involvedObject", "regarding"),
+    ("message", "note"),
+    ("reportingComponent", "reportingController"),
+    ("source", "deprecatedSource"),
+    ("firstTimestamp", "deprecatedFirstTimestamp"),
+    ("lastTimestamp", "deprecatedLastTimestamp"),
+    ("count", "deprecatedCount"),
+];
+
+/// Gives the event the form of the group `to`.
+pub(crate) fn convert(event: &mut Value, to: &str) {
+    let Some(fields) = event.as_object_mut() else { return };
+    let to_core = to.is_empty();
+    for (core, events) in RENAMED {
+        let (from, to) = if to_core { (events, core) } else { (core, events) };
+        if let Some(value) = fields.remove(*from) {
+            fields.insert((*to).to_owned(), value);
+        }
+    }
+    rename_in_series(fields);
+    let api_version = if to_core { "v1" } else { "events.k8s.io/v1" };
+    fields.insert("apiVersion".into(), api_version.into());
+}
+
+/// Both groups name the fields of `series` alike; an empty series is left out.
+fn rename_in_series(fields: &mut Map<String, Value>) {
+    if fields.get("series").is_some_and(Value::is_null) {
+        fields.remove("series");
+    }
+}

@@ -1,0 +1,165 @@
+//! Content negotiation: which form of the object the client wants, in which encoding, and which
+//! encoding its body has.
+
+use keelson_machinery::status::Status;
+
+use crate::request::RequestContext;
+
+const SUPPORTED: &str = "application/json, application/yaml, application/vnd.kubernetes.protobuf";
+
+/// The bytes on the wire.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Encoding {
+    Json,
+    Yaml,
+    Protobuf,
+}
+
+impl Encoding {
+    fn of(media_type: &str) -> Option<Self> {
+        match media_type {
+            "application/json" => Some(Self::Json),
+            "application/yaml" => Some(Self::Yaml),
+            "application/vnd.kubernetes.protobuf" if super::codec::PROTOBUF => Some(Self::Protobuf),
+            _ => None,
+        }
+    }
+
+    pub fn content_type(self) -> &'static str {
+        match self {
+            Self::Json => "application/json",
+            Self::Yaml => "application/yaml",
+            Self::Protobuf => "application/vnd.kubernetes.protobuf",
+        }
+    }
+}
+
+/// What of the object is sent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Form {
+    Object,
+    /// `as=Table`, with what each row carries of its object.
+    Table(IncludeObject),
+    /// `as=PartialObjectMetadata` or `as=PartialObjectMetadataList`.
+    Metadata,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum IncludeObject {
+    None,
+    Metadata,
+    Object,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Output {
+    pub encoding: Encoding,
+    pub form: Form,
+    /// `meta.k8s.io` version of tables and partial objects.
+    pub meta_version: String,
+    pub pretty: bool,
+}
+
+impl Output {
+    pub const JSON: Self =
+        Self { encoding: Encoding::Json, form: Form::Object, meta_version: String::new(), pretty: false };
+
+    /// Whether stored bytes can be sent as they are, where versions agree.
+    pub fn is_plain(&self) -> bool {
+        self.encoding == Encoding::Json && self.form == Form::Object && !self.pretty
+    }
+}
+
+struct Accept<'a> {
+    media_type: &'a str,
+    parameters: Vec<(&'a str, &'a str)>,
+    quality: f32,
+}
+
+/// The best of what the client accepts; 406 when there is nothing.
+pub fn output(ctx: &RequestContext, list: bool) -> Result<Output, Status> {
+    let header = ctx.header("accept").unwrap_or_default();
+    let pretty = pretty(ctx);
+    if header.trim().is_empty() {
+        return Ok(Output { pretty, ..Output::JSON });
+    }
+    let mut clauses: Vec<Accept<'_>> = header.split(',').take(64).filter_map(parse_clause).collect();
+    // Stable: among equals the client's order decides.
+    clauses.sort_by(|a, b| b.quality.total_cmp(&a.quality));
+    for clause in &clauses {
+        let encoding = match clause.media_type {
+            "*/*" | "application/*" => Some(Encoding::Json),
+            media_type => Encoding::of(media_type),
+        };
+        let Some(encoding) = encoding else { continue };
+        if let Some((form, meta_version)) = form(ctx, &clause.parameters, list) {
+            return Ok(Output { encoding, form, meta_version, pretty: pretty && encoding == Encoding::Json });
+        }
+    }
+    Err(Status::not_acceptable(format!("only the following media types are accepted: {SUPPORTED}")))
+}
+
+/// The body's encoding; 415 when it is unknown.
+pub fn input(ctx: &RequestContext) -> Result<Encoding, Status> {
+    let header = ctx.header("content-type").unwrap_or_default();
+    let media_type = header.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
+    if media_type.is_empty() {
+        return Ok(Encoding::Json);
+    }
+    Encoding::of(&media_type).ok_or_else(|| {
+        Status::unsupported_media_type(format!(
+            "the body of the request was in an unknown format - accepted media types include: {SUPPORTED}"
+        ))
+    })
+}
+
+fn parse_clause(clause: &str) -> Option<Accept<'_>> {
+    let mut parts = clause.split(';').map(str::trim);
+    let media_type = parts.next().filter(|media_type| !media_type.is_empty())?;
+    let mut quality = 1.0;
+    let mut parameters = Vec::new();
+    for parameter in parts {
+        let (name, value) = parameter.split_once('=')?;
+        let (name, value) = (name.trim(), value.trim().trim_matches('"'));
+        match name {
+            "q" => quality = value.parse().unwrap_or(0.0),
+            _ => parameters.push((name, value)),
+        }
+    }
+    (quality > 0.0).then_some(Accept { media_type, parameters, quality })
+}
+
+/// The form the parameters ask for; nothing when this endpoint does not have it.
+fn form(ctx: &RequestContext, parameters: &[(&str, &str)], list: bool) -> Option<(Form, String)> {
+    let get = |name| parameters.iter().find(|(n, _)| *n == name).map(|(_, v)| *v);
+    let Some(kind) = get("as") else {
+        return Some((Form::Object, String::new()));
+    };
+    let version = get("v").unwrap_or_default();
+    if get("g") != Some("meta.k8s.io") || !matches!(version, "v1" | "v1beta1") {
+        return None;
+    }
+    let form = match kind {
+        "Table" => Form::Table(match ctx.query().get("includeObject") {
+            None | Some("" | "Metadata") => IncludeObject::Metadata,
+            Some("None") => IncludeObject::None,
+            Some("Object") => IncludeObject::Object,
+            Some(_) => return None,
+        }),
+        "PartialObjectMetadata" if !list => Form::Metadata,
+        "PartialObjectMetadataList" if list => Form::Metadata,
+        // A watch is asked for with either name.
+        "PartialObjectMetadata" | "PartialObjectMetadataList" if ctx.info.verb == "watch" => Form::Metadata,
+        _ => return None,
+    };
+    Some((form, version.to_owned()))
+}
+
+fn pretty(ctx: &RequestContext) -> bool {
+    match ctx.query().get("pretty") {
+        Some(value) if !value.is_empty() => matches!(value, "1" | "t" | "T" | "true" | "TRUE" | "True"),
+        _ => ["curl", "Wget", "Mozilla/5.0"]
+            .iter()
+            .any(|agent| ctx.header("user-agent").is_some_and(|ua| ua.starts_with(agent))),
+    }
+}

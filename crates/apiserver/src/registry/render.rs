@@ -1,0 +1,255 @@
+//! From the stored form to what the client asked for: version, encoding, tables, metadata only.
+//! Where nothing differs the stored bytes are sent as they are.
+
+use std::sync::Arc;
+
+use bytes::{BufMut, Bytes, BytesMut};
+use futures::StreamExt;
+use http_body::Frame;
+use http_body_util::{BodyExt, StreamBody};
+use keelson_machinery::status::Status;
+use keelson_machinery::{meta, time};
+use serde_json::{Value, json};
+
+use super::negotiate::{Encoding, Form, Output};
+use super::resources::ResourceEntry;
+use super::{codec, table, watch};
+use crate::cache::Object;
+use crate::request::{BoxError, Response, full};
+
+/// Lists are written in chunks of about this size.
+const CHUNK: usize = 64 << 10;
+
+/// What a list says of itself.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct ListMeta {
+    pub revision: u64,
+    pub continue_token: String,
+    pub remaining: Option<usize>,
+}
+
+impl ListMeta {
+    fn to_json(&self) -> Value {
+        let mut out = json!({"resourceVersion": self.revision.to_string()});
+        if !self.continue_token.is_empty() {
+            out["continue"] = self.continue_token.as_str().into();
+        }
+        if let Some(remaining) = self.remaining {
+            out["remainingItemCount"] = remaining.into();
+        }
+        out
+    }
+}
+
+/// Renders objects of one entry for one client.
+pub(crate) struct Renderer {
+    entry: Arc<ResourceEntry>,
+    output: Output,
+    /// Watches send the columns of a table with the first object only.
+    headers_sent: std::sync::atomic::AtomicBool,
+}
+
+impl Renderer {
+    pub(crate) fn new(entry: Arc<ResourceEntry>, output: Output) -> Self {
+        Self { entry, output, headers_sent: std::sync::atomic::AtomicBool::new(false) }
+    }
+
+    /// One object in its stored form.
+    pub(crate) fn object(&self, code: u16, stored: &Bytes) -> Result<Response, Status> {
+        if self.output.is_plain() && self.entry.is_stored_form() {
+            return Ok(response(code, &self.output, full(stored.clone())));
+        }
+        let value = self.converted(codec::parse(stored)?)?;
+        let value = match self.output.form {
+            Form::Object => value,
+            Form::Metadata => self.partial(value),
+            Form::Table(include) => {
+                let meta = json!({"resourceVersion": meta::resource_version(&value)});
+                let rows = vec![table::row(&self.entry, value, include, &self.output.meta_version, time::now_unix())];
+                table::table(&self.entry, &self.output.meta_version, meta, rows, true)
+            }
+        };
+        self.value(code, &value)
+    }
+
+    /// A value that is no object of the entry (Scale, Status, …).
+    pub(crate) fn value(&self, code: u16, value: &Value) -> Result<Response, Status> {
+        self::value(code, &self.output, value)
+    }
+
+    pub(crate) fn list(&self, objects: Vec<Arc<Object>>, list: &ListMeta) -> Result<Response, Status> {
+        match self.output.form {
+            Form::Table(include) => {
+                let now = time::now_unix();
+                let mut rows = Vec::with_capacity(objects.len());
+                for object in &objects {
+                    let value = self.converted((*object.decode()).clone())?;
+                    rows.push(table::row(&self.entry, value, include, &self.output.meta_version, now));
+                }
+                let table = table::table(&self.entry, &self.output.meta_version, list.to_json(), rows, true);
+                self.value(200, &table)
+            }
+            Form::Object | Form::Metadata if self.output.encoding == Encoding::Json && !self.output.pretty => {
+                Ok(self.stream(objects, list))
+            }
+            Form::Object | Form::Metadata => {
+                let mut items = Vec::with_capacity(objects.len());
+                for object in &objects {
+                    items.push(self.item(object)?);
+                }
+                let (api_version, kind) = self.list_type();
+                self.value(200, &json!({"kind": kind, "apiVersion": api_version, "metadata": list.to_json(), "items": items}))
+            }
+        }
+    }
+
+    fn list_type(&self) -> (String, String) {
+        match self.output.form {
+            Form::Metadata => {
+                (format!("meta.k8s.io/{}", self.output.meta_version), "PartialObjectMetadataList".to_owned())
+            }
+            _ => (self.entry.api_version(), self.entry.list_kind.clone()),
+        }
+    }
+
+    /// Items are rendered as they are sent, so that a large list is never in memory twice.
+    fn stream(&self, objects: Vec<Arc<Object>>, list: &ListMeta) -> Response {
+        let (api_version, kind) = self.list_type();
+        let mut head = BytesMut::new();
+        head.put_slice(format!("{{\"kind\":{},\"apiVersion\":{},\"metadata\":", json!(kind), json!(api_version)).as_bytes());
+        head.put_slice(list.to_json().to_string().as_bytes());
+        head.put_slice(b",\"items\":[");
+        let renderer = Self::new(Arc::clone(&self.entry), self.output.clone());
+        let mut state = Some((renderer, objects.into_iter(), head, true));
+        let mut next = move || -> Option<Result<Bytes, BoxError>> {
+            let (renderer, mut objects, mut out, mut first) = state.take()?;
+            loop {
+                let Some(object) = objects.next() else {
+                    out.put_slice(b"]}\n");
+                    return Some(Ok(out.freeze()));
+                };
+                if !first {
+                    out.put_u8(b',');
+                }
+                first = false;
+                // The status line is sent: cutting the body is how an error reaches the client.
+                match renderer.item_bytes(&object) {
+                    Ok(bytes) => out.put_slice(&bytes),
+                    Err(status) => return Some(Err(Box::new(status))),
+                }
+                if out.len() >= CHUNK {
+                    let chunk = out.split().freeze();
+                    state = Some((renderer, objects, out, first));
+                    return Some(Ok(chunk));
+                }
+            }
+        };
+        // A list that fits into one chunk has a length.
+        let body = match next() {
+            Some(Ok(first)) if first.ends_with(b"]}\n") => full(first),
+            first => {
+                let frames = futures::stream::iter(first.into_iter().chain(std::iter::from_fn(next)))
+                    .map(|chunk| chunk.map(Frame::data));
+                StreamBody::new(frames).boxed_unsync()
+            }
+        };
+        response(200, &self.output, body)
+    }
+
+    fn item_bytes(&self, object: &Object) -> Result<Bytes, Status> {
+        if self.output.form == Form::Object && self.entry.is_stored_form() {
+            return Ok(object.bytes().clone());
+        }
+        serde_json::to_vec(&self.item(object)?).map(Bytes::from).map_err(Status::internal)
+    }
+
+    fn item(&self, object: &Object) -> Result<Value, Status> {
+        let value = self.converted((*object.decode()).clone())?;
+        Ok(if self.output.form == Form::Metadata { self.partial(value) } else { value })
+    }
+
+    /// What a watch sends for an object, without its envelope.
+    pub(crate) fn watch_object(&self, object: &Object) -> Result<Bytes, Status> {
+        if self.output.form == Form::Object && self.entry.is_stored_form() && self.output.encoding == Encoding::Json {
+            return Ok(object.bytes().clone());
+        }
+        let value = self.item(object)?;
+        let value = match self.output.form {
+            Form::Table(include) => {
+                let meta = json!({"resourceVersion": meta::resource_version(&value)});
+                let rows = vec![table::row(&self.entry, value, include, &self.output.meta_version, time::now_unix())];
+                let headers = !self.headers_sent.swap(true, std::sync::atomic::Ordering::Relaxed);
+                table::table(&self.entry, &self.output.meta_version, meta, rows, headers)
+            }
+            _ => value,
+        };
+        serde_json::to_vec(&value).map(Bytes::from).map_err(Status::internal)
+    }
+
+    pub(crate) fn watch_bookmark(&self, object: Value) -> Result<Bytes, Status> {
+        let value = match self.output.form {
+            Form::Object => object,
+            Form::Metadata => self.partial(object),
+            Form::Table(_) => {
+                let meta = json!({"resourceVersion": meta::resource_version(&object)});
+                let rows = vec![table::bookmark_row(object, &self.output.meta_version)];
+                let headers = !self.headers_sent.swap(true, std::sync::atomic::Ordering::Relaxed);
+                table::table(&self.entry, &self.output.meta_version, meta, rows, headers)
+            }
+        };
+        serde_json::to_vec(&value).map(Bytes::from).map_err(Status::internal)
+    }
+
+    pub(crate) fn watch_frame(&self, out: &mut BytesMut, kind: &str, object: &[u8]) {
+        match self.output.encoding {
+            Encoding::Yaml => {
+                let event = json!({"type": kind, "object": serde_json::from_slice::<Value>(object).unwrap_or_default()});
+                out.put_slice(serde_saphyr::to_string(&event).unwrap_or_default().as_bytes());
+                out.put_slice(b"---\n");
+            }
+            _ => watch::json_frame(out, kind, object),
+        }
+    }
+
+    pub(crate) fn status(&self, status: &Status) -> Bytes {
+        status.to_bytes().into()
+    }
+
+    fn converted(&self, mut value: Value) -> Result<Value, Status> {
+        self.entry.from_storage(&mut value)?;
+        Ok(value)
+    }
+
+    fn partial(&self, value: Value) -> Value {
+        table::partial(value, &self.output.meta_version)
+    }
+}
+
+/// Any value, in the encoding of the output.
+pub(crate) fn value(code: u16, output: &Output, value: &Value) -> Result<Response, Status> {
+    let bytes: Bytes = match output.encoding {
+        Encoding::Json if output.pretty => {
+            let mut out = serde_json::to_vec_pretty(value).map_err(Status::internal)?;
+            out.push(b'\n');
+            out.into()
+        }
+        Encoding::Json => serde_json::to_vec(value).map_err(Status::internal)?.into(),
+        Encoding::Yaml => serde_saphyr::to_string(value).map_err(Status::internal)?.into(),
+        Encoding::Protobuf => return Err(Status::not_acceptable("protobuf is not supported here")),
+    };
+    Ok(response(code, output, full(bytes)))
+}
+
+pub(crate) fn response(code: u16, output: &Output, body: crate::request::Body) -> Response {
+    let mut response = Response::new(body);
+    *response.status_mut() = http::StatusCode::from_u16(code).unwrap_or(http::StatusCode::INTERNAL_SERVER_ERROR);
+    set_content_type(&mut response, output.encoding.content_type());
+    response
+}
+
+pub(crate) fn set_content_type(response: &mut Response, content_type: &str) {
+    if let Ok(value) = http::HeaderValue::from_str(content_type) {
+        response.headers_mut().insert(http::header::CONTENT_TYPE, value);
+    }
+    response.headers_mut().insert(http::header::CACHE_CONTROL, http::HeaderValue::from_static("no-cache, private"));
+}

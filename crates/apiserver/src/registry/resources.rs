@@ -1,0 +1,337 @@
+//! The live table of served resources: the built-in ones from the generated facts, custom ones
+//! installed and removed at run time. Everything generic is derived from an entry.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use arc_swap::ArcSwap;
+pub use keelson_api::SchemaRef;
+use keelson_kinds::{Kind, UpdateContext};
+use keelson_machinery::field::ErrorList;
+use keelson_machinery::meta;
+use keelson_machinery::status::Status;
+use serde_json::Value;
+
+use super::event_convert;
+
+/// A column of a server-side table; owned, since custom resources bring theirs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ColumnDefinition {
+    pub name: String,
+    pub kind: String,
+    pub format: String,
+    pub description: String,
+    pub priority: i32,
+}
+
+/// What one kind adds to the generic engine: [`Kind`] for built-in kinds, the same rules derived
+/// from a CustomResourceDefinition for custom ones. Objects are in the storage version unless
+/// said otherwise. Pure.
+pub trait KindRules: Send + Sync {
+    /// Runs on the request's version.
+    fn default(&self, obj: &mut Value);
+    fn prepare_create(&self, obj: &mut Value);
+    fn validate(&self, obj: &Value) -> ErrorList;
+    fn prepare_update(&self, new: &mut Value, old: &Value, ctx: &UpdateContext<'_>);
+    fn validate_update(&self, new: &Value, old: &Value, ctx: &UpdateContext<'_>) -> ErrorList;
+    fn warnings(&self, new: &Value, old: Option<&Value>) -> Vec<String>;
+    /// Columns after `Name`.
+    fn columns(&self) -> Vec<ColumnDefinition>;
+    fn cells(&self, obj: &Value, now: i64) -> Vec<Value>;
+    fn selectable(&self, obj: &Value) -> Vec<(String, String)>;
+    fn selectable_names(&self) -> Vec<String>;
+    /// Between served versions of one group; `from` and `to` are bare versions.
+    fn convert(&self, obj: &mut Value, from: &str, to: &str) -> Result<(), Status>;
+    fn validate_name(&self, name: &str, prefix: bool) -> Vec<String>;
+    fn allow_create_on_update(&self) -> bool;
+    fn allow_unconditional_update(&self) -> bool;
+    fn graceful_deletion_seconds(&self, obj: &Value) -> Option<i64>;
+    fn time_to_live_s(&self) -> Option<u64>;
+}
+
+impl KindRules for &'static Kind {
+    fn default(&self, obj: &mut Value) {
+        (self.default)(obj);
+    }
+
+    fn prepare_create(&self, obj: &mut Value) {
+        (self.prepare_create)(obj);
+    }
+
+    fn validate(&self, obj: &Value) -> ErrorList {
+        (self.validate)(obj)
+    }
+
+    fn prepare_update(&self, new: &mut Value, old: &Value, ctx: &UpdateContext<'_>) {
+        (self.prepare_update)(new, old, ctx);
+    }
+
+    fn validate_update(&self, new: &Value, old: &Value, ctx: &UpdateContext<'_>) -> ErrorList {
+        (self.validate_update)(new, old, ctx)
+    }
+
+    fn warnings(&self, new: &Value, old: Option<&Value>) -> Vec<String> {
+        (self.warnings)(new, old)
+    }
+
+    fn columns(&self) -> Vec<ColumnDefinition> {
+        self.columns
+            .iter()
+            .map(|column| ColumnDefinition {
+                name: column.name.to_owned(),
+                kind: column.kind.to_owned(),
+                format: column.format.to_owned(),
+                description: String::new(),
+                priority: column.priority,
+            })
+            .collect()
+    }
+
+    fn cells(&self, obj: &Value, now: i64) -> Vec<Value> {
+        (self.cells)(obj, now)
+    }
+
+    fn selectable(&self, obj: &Value) -> Vec<(String, String)> {
+        (self.selectable)(obj).into_iter().map(|(name, value)| (name.to_owned(), value)).collect()
+    }
+
+    fn selectable_names(&self) -> Vec<String> {
+        self.selectable_names.iter().map(|name| (*name).to_owned()).collect()
+    }
+
+    fn convert(&self, obj: &mut Value, from: &str, to: &str) -> Result<(), Status> {
+        (self.convert)(obj, from, to);
+        Ok(())
+    }
+
+    fn validate_name(&self, name: &str, prefix: bool) -> Vec<String> {
+        (self.validate_name)(name, prefix)
+    }
+
+    fn allow_create_on_update(&self) -> bool {
+        self.allow_create_on_update
+    }
+
+    fn allow_unconditional_update(&self) -> bool {
+        self.allow_unconditional_update
+    }
+
+    fn graceful_deletion_seconds(&self, obj: &Value) -> Option<i64> {
+        (self.graceful_deletion_seconds)(obj)
+    }
+
+    fn time_to_live_s(&self) -> Option<u64> {
+        self.time_to_live_s
+    }
+}
+
+/// A subresource as discovery shows it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SubresourceEntry {
+    pub name: String,
+    /// Of the objects it takes and returns.
+    pub group: String,
+    pub version: String,
+    pub kind: String,
+    pub verbs: Vec<String>,
+}
+
+/// One served group, version and resource.
+#[derive(Clone)]
+pub struct ResourceEntry {
+    pub group: String,
+    pub version: String,
+    pub resource: String,
+    pub singular: String,
+    pub kind: String,
+    pub list_kind: String,
+    pub short_names: Vec<String>,
+    pub categories: Vec<String>,
+    pub namespaced: bool,
+    pub verbs: Vec<String>,
+    pub subresources: Vec<SubresourceEntry>,
+    /// Where objects are kept: the same for all versions, and for both groups of events.
+    pub storage_group: String,
+    pub storage_version: String,
+    pub schema: SchemaRef,
+    pub rules: Arc<dyn KindRules>,
+    /// For a custom resource: what scale reads and writes, as field paths.
+    pub scale: Option<ScalePaths>,
+    pub custom: bool,
+}
+
+/// `subresources.scale` of a CustomResourceDefinition: dotted paths with a leading dot.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ScalePaths {
+    pub spec_replicas: String,
+    pub status_replicas: String,
+    pub label_selector: Option<String>,
+}
+
+impl ResourceEntry {
+    pub fn api_version(&self) -> String {
+        meta::join_api_version(&self.group, &self.version)
+    }
+
+    pub fn storage_api_version(&self) -> String {
+        meta::join_api_version(&self.storage_group, &self.storage_version)
+    }
+
+    /// Whether stored bytes are already in this entry's version.
+    pub fn is_stored_form(&self) -> bool {
+        self.version == self.storage_version && self.group == self.storage_group
+    }
+
+    pub fn has_verb(&self, verb: &str) -> bool {
+        self.verbs.iter().any(|v| v == verb)
+    }
+
+    pub fn subresource(&self, name: &str) -> Option<&SubresourceEntry> {
+        self.subresources.iter().find(|s| s.name == name)
+    }
+
+    /// From this entry's version to the stored one, in place.
+    pub fn to_storage(&self, obj: &mut Value) -> Result<(), Status> {
+        self.convert(obj, (&self.group, &self.version), (&self.storage_group, &self.storage_version))
+    }
+
+    /// From the stored version to this entry's, in place.
+    pub fn from_storage(&self, obj: &mut Value) -> Result<(), Status> {
+        self.convert(obj, (&self.storage_group, &self.storage_version), (&self.group, &self.version))
+    }
+
+    fn convert(&self, obj: &mut Value, from: (&str, &str), to: (&str, &str)) -> Result<(), Status> {
+        if from == to {
+            return Ok(());
+        }
+        if from.0 != to.0 {
+            event_convert::convert(obj, to.0);
+            return Ok(());
+        }
+        self.rules.convert(obj, from.1, to.1)?;
+        meta::set_type(obj, &meta::join_api_version(to.0, to.1), &self.kind);
+        Ok(())
+    }
+}
+
+/// Event is stored once, in core form, and served by two groups.
+const STORED_IN_CORE: &[(&str, &str)] = &[("events.k8s.io", "events")];
+
+fn builtin_entry(facts: &keelson_api::ResourceFacts) -> Option<ResourceEntry> {
+    let type_name = keelson_api::kind_type(facts.group, facts.version, facts.kind)?;
+    let schema = keelson_api::schema(type_name)?;
+    let stored_in_core = STORED_IN_CORE.contains(&(facts.group, facts.resource));
+    let storage_group = if stored_in_core { "" } else { facts.group };
+    let rules = keelson_kinds::kind(facts.group, facts.resource);
+    let known = rules.resource == facts.resource && rules.group == facts.group;
+    let storage_version = if stored_in_core {
+        "v1".to_owned()
+    } else if known && keelson_api::resource(facts.group, rules.storage_version, facts.resource).is_some() {
+        rules.storage_version.to_owned()
+    } else {
+        preferred_version(facts.group, facts.resource).unwrap_or(facts.version).to_owned()
+    };
+    let subresources = facts.subresources.iter().map(|sub| SubresourceEntry {
+        name: sub.name.to_owned(),
+        group: sub.group.to_owned(),
+        version: sub.version.to_owned(),
+        kind: sub.kind.to_owned(),
+        verbs: texts(&sub.verbs),
+    });
+    Some(ResourceEntry {
+        group: facts.group.to_owned(),
+        version: facts.version.to_owned(),
+        resource: facts.resource.to_owned(),
+        singular: facts.singular.to_owned(),
+        kind: facts.kind.to_owned(),
+        list_kind: format!("{}List", facts.kind),
+        short_names: texts(&facts.short_names),
+        categories: texts(&facts.categories),
+        namespaced: facts.namespaced,
+        verbs: texts(&facts.verbs),
+        subresources: subresources.collect(),
+        storage_group: storage_group.to_owned(),
+        storage_version,
+        schema: SchemaRef::Static(schema),
+        rules: Arc::new(rules),
+        scale: None,
+        custom: false,
+    })
+}
+
+/// The first version, in the group's order of preference, that has the resource.
+fn preferred_version(group: &str, resource: &str) -> Option<&'static str> {
+    let group = keelson_api::groups().iter().find(|facts| facts.name == group)?;
+    group.versions.iter().copied().find(|version| keelson_api::resource(group.name, version, resource).is_some())
+}
+
+fn texts(all: &[&str]) -> Vec<String> {
+    all.iter().map(|text| (*text).to_owned()).collect()
+}
+
+type Key = (String, String, String);
+
+/// The table itself. Readers take a snapshot without locking; writers are rare.
+pub struct Resources {
+    entries: ArcSwap<BTreeMap<Key, Arc<ResourceEntry>>>,
+    changes: tokio::sync::watch::Sender<u64>,
+}
+
+impl Resources {
+    /// Every resource this version of Kubernetes serves.
+    pub fn builtin() -> Arc<Self> {
+        let entries = keelson_api::resources()
+            .iter()
+            .filter_map(builtin_entry)
+            .map(|entry| ((entry.group.clone(), entry.resource.clone(), entry.version.clone()), Arc::new(entry)))
+            .collect();
+        Arc::new(Self { entries: ArcSwap::from_pointee(entries), changes: tokio::sync::watch::Sender::new(0) })
+    }
+
+    pub fn lookup(&self, group: &str, version: &str, resource: &str) -> Option<Arc<ResourceEntry>> {
+        let key = (group.to_owned(), resource.to_owned(), version.to_owned());
+        self.entries.load().get(&key).cloned()
+    }
+
+    /// Any served version of the resource; all of them share one stored form.
+    pub fn any_version(&self, group: &str, resource: &str) -> Option<Arc<ResourceEntry>> {
+        let start = (group.to_owned(), resource.to_owned(), String::new());
+        let entries = self.entries.load();
+        let (_, first) = entries.range(start..).next()?;
+        if first.group != group || first.resource != resource {
+            return None;
+        }
+        let stored = (first.group.clone(), first.resource.clone(), first.storage_version.clone());
+        Some(Arc::clone(entries.get(&stored).unwrap_or(first)))
+    }
+
+    /// A snapshot of all entries, ordered by group, resource and version.
+    pub fn all(&self) -> Vec<Arc<ResourceEntry>> {
+        self.entries.load().values().cloned().collect()
+    }
+
+    /// Changes whenever an entry is installed or removed.
+    pub fn changes(&self) -> tokio::sync::watch::Receiver<u64> {
+        self.changes.subscribe()
+    }
+
+    pub(crate) fn install(&self, entry: Arc<ResourceEntry>) {
+        let key = (entry.group.clone(), entry.resource.clone(), entry.version.clone());
+        self.entries.rcu(|entries| {
+            let mut entries = BTreeMap::clone(entries);
+            entries.insert(key.clone(), Arc::clone(&entry));
+            entries
+        });
+        self.changes.send_modify(|generation| *generation += 1);
+    }
+
+    pub(crate) fn remove(&self, group: &str, version: &str, resource: &str) {
+        let key = (group.to_owned(), resource.to_owned(), version.to_owned());
+        self.entries.rcu(|entries| {
+            let mut entries = BTreeMap::clone(entries);
+            entries.remove(&key);
+            entries
+        });
+        self.changes.send_modify(|generation| *generation += 1);
+    }
+}

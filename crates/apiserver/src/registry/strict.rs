@@ -1,0 +1,58 @@
+//! Strict decoding through the schema, and what a client hears of what it finds.
+
+use bytes::Bytes;
+use keelson_machinery::decode::{self, DecodeError, Decoded};
+use keelson_machinery::status::Status;
+use serde_json::Value;
+
+use super::options::FieldValidation;
+use super::resources::ResourceEntry;
+use crate::request::Warnings;
+
+pub(crate) fn json(
+    entry: &ResourceEntry,
+    body: &Bytes,
+    validation: FieldValidation,
+    warnings: &Warnings,
+) -> Result<Value, Status> {
+    let decoded = decode::decode(body, &entry.schema).map_err(|err| refuse(entry, &err))?;
+    report(entry, decoded, validation, warnings)
+}
+
+pub(crate) fn value(
+    entry: &ResourceEntry,
+    value: Value,
+    validation: FieldValidation,
+    warnings: &Warnings,
+) -> Result<Value, Status> {
+    let decoded = decode::normalize(value, &entry.schema).map_err(|err| refuse(entry, &err))?;
+    report(entry, decoded, validation, warnings)
+}
+
+fn report(
+    entry: &ResourceEntry,
+    decoded: Decoded,
+    validation: FieldValidation,
+    warnings: &Warnings,
+) -> Result<Value, Status> {
+    if !decoded.problems.is_empty() {
+        match validation {
+            FieldValidation::Ignore => {}
+            FieldValidation::Warn => decoded.problems.iter().for_each(|problem| warnings.add(problem.as_str())),
+            FieldValidation::Strict => {
+                let error = decode::strict_error(&decoded.problems);
+                return Err(Status::bad_request(decode::cannot_handle(&entry.kind, &entry.version, &error)));
+            }
+        }
+    }
+    Ok(decoded.object)
+}
+
+fn refuse(entry: &ResourceEntry, err: &DecodeError) -> Status {
+    match err {
+        DecodeError::Syntax(message) => Status::bad_request(message),
+        DecodeError::Type(message) => {
+            Status::bad_request(decode::cannot_handle(&entry.kind, &entry.version, message))
+        }
+    }
+}

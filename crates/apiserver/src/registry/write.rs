@@ -1,0 +1,433 @@
+//! The write path shared by create, update, patch, apply and every subresource: one order of
+//! steps for all kinds. gather (store) → change (pure) → admission → rules (pure) → commit.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use keelson_kinds::UpdateContext;
+use keelson_machinery::field::{ErrorList, FieldError, Path};
+use keelson_machinery::status::Status;
+use keelson_machinery::{meta, names, time};
+use keelson_store::{Error, Expect, KeyValue};
+use serde_json::Value;
+
+use super::change::Change;
+use super::options::WriteOptions;
+use super::resources::ResourceEntry;
+use super::{Registry, codec, managed};
+use crate::admission::{Attributes, Operation};
+use crate::request::{UserInfo, Warnings};
+
+/// Names tried for a `generateName`.
+const GENERATE_ATTEMPTS: usize = 8;
+/// Rounds of an update that others keep overtaking.
+const UPDATE_ATTEMPTS: usize = 64;
+
+const MODIFIED: &str = "the object has been modified; please apply your changes to the latest version and try again";
+
+/// Who writes what, and how.
+pub(crate) struct Write<'a> {
+    pub entry: &'a ResourceEntry,
+    /// Empty for cluster-scoped kinds.
+    pub namespace: &'a str,
+    pub name: &'a str,
+    pub subresource: &'a str,
+    /// The subresource as the kind's rules see it: scaling follows those of the main resource.
+    pub rules_path: &'a str,
+    pub user: Arc<UserInfo>,
+    pub warnings: Warnings,
+    pub options: &'a WriteOptions,
+    /// False for the server's own bootstrap.
+    pub admission: bool,
+}
+
+/// What a write left: the object in its stored form.
+pub(crate) struct Written {
+    pub bytes: Bytes,
+    pub created: bool,
+}
+
+impl Write<'_> {
+    pub(crate) fn attributes(&self, operation: Operation, object: Option<Value>, old: Option<Arc<Value>>) -> Attributes {
+        let entry = self.entry;
+        let name = match &object {
+            Some(object) if self.name.is_empty() => meta::name(object).to_owned(),
+            _ => self.name.to_owned(),
+        };
+        let namespace = if entry.group.is_empty() && entry.resource == "namespaces" { &name } else { self.namespace };
+        Attributes {
+            operation,
+            group: entry.group.clone(),
+            version: entry.version.clone(),
+            resource: entry.resource.clone(),
+            subresource: self.subresource.to_owned(),
+            kind: entry.kind.clone(),
+            namespace: namespace.to_owned(),
+            name,
+            object,
+            old_object: old,
+            user: Arc::clone(&self.user),
+            dry_run: self.options.dry_run,
+            options: self.options.to_json(),
+            warnings: self.warnings.clone(),
+        }
+    }
+
+    pub(crate) fn not_found(&self) -> Status {
+        Status::not_found(&self.entry.group, &self.entry.resource, self.name)
+    }
+
+    fn conflict(&self, name: &str, reason: &str) -> Status {
+        Status::conflict(&self.entry.group, &self.entry.resource, name, reason)
+    }
+
+    fn invalid(&self, name: &str, errors: &ErrorList) -> Status {
+        Status::invalid(&self.entry.group, &self.entry.kind, name, errors)
+    }
+
+    fn manage(&self, old: Option<&Value>, new: &mut Value) -> Result<(), Status> {
+        managed::track(self.entry, old, new, &self.options.field_manager, self.subresource)
+    }
+}
+
+impl Registry {
+    /// Creates an object given in its stored form.
+    pub(crate) async fn create(&self, write: &Write<'_>, object: Value) -> Result<Written, Status> {
+        let generated = meta::name(&object).is_empty() && !meta::generate_name(&object).is_empty();
+        let attempts = if generated { GENERATE_ATTEMPTS } else { 1 };
+        let mut attempt = 1;
+        loop {
+            match self.create_once(write, object.clone()).await {
+                Err(status) if status.is_already_exists() && attempt < attempts => attempt += 1,
+                result => return result.map(|bytes| Written { bytes, created: true }),
+            }
+        }
+    }
+
+    async fn create_once(&self, write: &Write<'_>, mut object: Value) -> Result<Bytes, Status> {
+        let entry = write.entry;
+        wipe_system_fields(&mut object);
+        ensure_namespace(&mut object, write.namespace)?;
+        write.manage(None, &mut object)?;
+        let mut object = self.admit(write, Operation::Create, object, None).await?;
+        fill_system_fields(&mut object);
+        if meta::name(&object).is_empty() && !meta::generate_name(&object).is_empty() {
+            let name = names::generate_name(meta::generate_name(&object));
+            meta::set_name(&mut object, &name);
+        }
+        ensure_namespace(&mut object, write.namespace)?;
+        entry.rules.prepare_create(&mut object);
+        let reservation = self.services.reserve(entry, &mut object, None)?;
+        let name = meta::name(&object).to_owned();
+        let errors = self.validate_new(entry, &object);
+        if !errors.is_empty() {
+            return Err(write.invalid(&name, &errors));
+        }
+        for warning in entry.rules.warnings(&object, None) {
+            write.warnings.add(warning);
+        }
+        let object = self.validate_admission(write, Operation::Create, object, None).await?;
+        let key = self.key(entry, write.namespace, &name);
+        let value = codec::stamped(object)?;
+        let result = if write.options.dry_run {
+            match self.store.get(&key, 0).await.map_err(store_error)? {
+                Some(existing) => Err(Error::Conflict(Some(existing))),
+                None => return codec::unstamped(&value),
+            }
+        } else {
+            self.store.put(&key, value, Expect::Absent).await
+        };
+        match result {
+            Ok(kv) => {
+                self.caches.wait(kv.mod_revision).await?;
+                drop(reservation);
+                Ok(kv.value)
+            }
+            Err(Error::Conflict(existing)) => Err(already_exists(entry, &name, existing)),
+            Err(err) => Err(store_error(err)),
+        }
+    }
+
+    fn validate_new(&self, entry: &ResourceEntry, object: &Value) -> ErrorList {
+        let mut errors = entry.rules.validate(object);
+        let rules = Arc::clone(&entry.rules);
+        let metadata = object.get("metadata").unwrap_or(&Value::Null);
+        let path = Path::new("metadata");
+        errors.extend(keelson_machinery::validation::validate_object_meta(
+            metadata,
+            entry.namespaced,
+            |name, prefix| rules.validate_name(name, prefix),
+            &path,
+        ));
+        errors
+    }
+
+    /// Updates an object by a change of its stored form, which may be asked again with a newer
+    /// state when others wrote in between.
+    pub(crate) async fn update(&self, write: &Write<'_>, change: &Change<'_>) -> Result<Written, Status> {
+        let key = self.key(write.entry, write.namespace, write.name);
+        for _ in 0..UPDATE_ATTEMPTS {
+            let existing = self.store.get(&key, 0).await.map_err(store_error)?;
+            let Some(existing) = existing else {
+                let may_create = write.subresource.is_empty()
+                    && (write.entry.rules.allow_create_on_update() || change.creates_absent());
+                if !may_create {
+                    return Err(write.not_found());
+                }
+                let object = change.next(None)?;
+                match self.create_once(write, object).await {
+                    Ok(bytes) => return Ok(Written { bytes, created: true }),
+                    Err(status) if status.is_already_exists() && !write.options.dry_run => continue,
+                    Err(status) => return Err(status),
+                }
+            };
+            if let Some(bytes) = self.update_once(write, change, &key, existing).await? {
+                return Ok(Written { bytes, created: false });
+            }
+        }
+        Err(write.conflict(write.name, MODIFIED))
+    }
+
+    /// Nothing when somebody else wrote first.
+    async fn update_once(
+        &self,
+        write: &Write<'_>,
+        change: &Change<'_>,
+        key: &str,
+        existing: KeyValue,
+    ) -> Result<Option<Bytes>, Status> {
+        let entry = write.entry;
+        let old = Arc::new(codec::parse(&existing.value)?);
+        let mut object = change.next(Some(&old))?;
+        ensure_namespace(&mut object, write.namespace)?;
+        let uid = meta::uid(&object);
+        if !uid.is_empty() && uid != meta::uid(&old) {
+            return Err(write.conflict(
+                write.name,
+                &format!("Precondition failed: UID in precondition: {uid}, UID in object meta: {}", meta::uid(&old)),
+            ));
+        }
+        if !change.tracks_managers() {
+            write.manage(Some(&old), &mut object)?;
+        }
+        let mut object = self.admit(write, Operation::Update, object, Some(&old)).await?;
+        check_resource_version(write, &object, &existing)?;
+        self.before_update(write, &mut object, &old)?;
+        let reservation = match write.subresource {
+            "" => self.services.reserve(entry, &mut object, Some(&old))?,
+            _ => None,
+        };
+        let errors = self.validate_changed(write, &object, &old);
+        if !errors.is_empty() {
+            return Err(write.invalid(write.name, &errors));
+        }
+        for warning in entry.rules.warnings(&object, Some(&old)) {
+            write.warnings.add(warning);
+        }
+        managed::keep_timestamps_of_unchanged(&mut object, &old);
+        let object = self.validate_admission(write, Operation::Update, object, Some(&old)).await?;
+        if deletes_now(entry, &object, &old) {
+            return self.delete_emptied(write, key, existing, object).await;
+        }
+        let value = codec::stamped(object)?;
+        if codec::is_same(&value, &existing.value, existing.mod_revision) {
+            return Ok(Some(existing.value));
+        }
+        if write.options.dry_run {
+            return codec::stamped_at(&value, existing.mod_revision).map(Some);
+        }
+        match self.store.put(key, value, Expect::Revision(existing.mod_revision)).await {
+            Ok(kv) => {
+                self.caches.wait(kv.mod_revision).await?;
+                drop(reservation);
+                Ok(Some(kv.value))
+            }
+            Err(Error::Conflict(_)) => Ok(None),
+            Err(err) => Err(store_error(err)),
+        }
+    }
+
+    fn before_update(&self, write: &Write<'_>, object: &mut Value, old: &Value) -> Result<(), Status> {
+        meta::set_generation(object, meta::generation(old));
+        let now = time::now();
+        let ctx = UpdateContext { subresource: write.rules_path, now: &now };
+        write.entry.rules.prepare_update(object, old, &ctx);
+        if meta::uid(object).is_empty() {
+            let uid = meta::uid(old).to_owned();
+            meta::set_uid(object, &uid);
+        }
+        if let Some(created) = meta::creation_timestamp(old) {
+            meta::set_creation_timestamp(object, created);
+        }
+        if let Some(deleted) = meta::deletion_timestamp(old) {
+            meta::set_deletion_timestamp(object, Some(deleted));
+        }
+        if meta::deletion_grace_period_seconds(object).is_none() {
+            let grace = meta::deletion_grace_period_seconds(old);
+            if grace.is_some() {
+                meta::set_deletion_grace_period_seconds(object, grace);
+            }
+        }
+        ensure_namespace(object, write.namespace)
+    }
+
+    fn validate_changed(&self, write: &Write<'_>, object: &Value, old: &Value) -> ErrorList {
+        let path = Path::new("metadata");
+        let metadata = object.get("metadata").unwrap_or(&Value::Null);
+        let old_metadata = old.get("metadata").unwrap_or(&Value::Null);
+        // The name was checked when it was created and cannot change.
+        let mut errors = keelson_machinery::validation::validate_object_meta(
+            metadata,
+            write.entry.namespaced,
+            |_, _| Vec::new(),
+            &path,
+        );
+        errors.extend(keelson_machinery::validation::validate_object_meta_update(metadata, old_metadata, &path));
+        let now = time::now();
+        let ctx = UpdateContext { subresource: write.rules_path, now: &now };
+        errors.extend(write.entry.rules.validate_update(object, old, &ctx));
+        errors
+    }
+
+    /// The last finalizer went: the update becomes the deletion. Clients get the object as they
+    /// wrote it.
+    async fn delete_emptied(
+        &self,
+        write: &Write<'_>,
+        key: &str,
+        existing: KeyValue,
+        object: Value,
+    ) -> Result<Option<Bytes>, Status> {
+        let value = codec::stamped(object)?;
+        if write.options.dry_run {
+            return codec::stamped_at(&value, existing.mod_revision).map(Some);
+        }
+        match self.store.delete(key, Expect::Revision(existing.mod_revision)).await {
+            Ok((revision, _)) => {
+                self.caches.wait(revision).await?;
+                codec::stamped_at(&value, existing.mod_revision).map(Some)
+            }
+            Err(Error::Conflict(_)) => Ok(None),
+            Err(err) => Err(store_error(err)),
+        }
+    }
+
+    async fn admit(
+        &self,
+        write: &Write<'_>,
+        operation: Operation,
+        object: Value,
+        old: Option<&Arc<Value>>,
+    ) -> Result<Value, Status> {
+        if !write.admission {
+            return Ok(object);
+        }
+        let mut attributes = write.attributes(operation, Some(object), old.map(Arc::clone));
+        self.admission.admit(&mut attributes).await?;
+        attributes.object.ok_or_else(|| Status::internal("admission removed the object"))
+    }
+
+    async fn validate_admission(
+        &self,
+        write: &Write<'_>,
+        operation: Operation,
+        object: Value,
+        old: Option<&Arc<Value>>,
+    ) -> Result<Value, Status> {
+        if !write.admission {
+            return Ok(object);
+        }
+        let attributes = write.attributes(operation, Some(object), old.map(Arc::clone));
+        self.admission.validate(&attributes).await?;
+        attributes.object.ok_or_else(|| Status::internal("admission removed the object"))
+    }
+
+    pub(crate) fn key(&self, entry: &ResourceEntry, namespace: &str, name: &str) -> String {
+        let prefix = crate::cache::prefix(&entry.storage_group, &entry.resource);
+        if entry.namespaced { format!("{prefix}{namespace}/{name}") } else { format!("{prefix}{name}") }
+    }
+}
+
+fn already_exists(entry: &ResourceEntry, name: &str, existing: Option<KeyValue>) -> Status {
+    let deleting = existing
+        .and_then(|kv| codec::parse(&kv.value).ok())
+        .is_some_and(|object| meta::deletion_timestamp(&object).is_some());
+    let mut status = Status::already_exists(&entry.group, &entry.resource, name);
+    if deleting {
+        status.message = format!("object is being deleted: {}", status.message);
+    }
+    status
+}
+
+fn check_resource_version(write: &Write<'_>, object: &Value, existing: &KeyValue) -> Result<(), Status> {
+    let given = meta::resource_version(object);
+    if given.is_empty() || given == "0" {
+        if write.entry.rules.allow_unconditional_update() || !write.subresource.is_empty() {
+            return Ok(());
+        }
+        let path = Path::new("metadata").child("resourceVersion");
+        let errors = vec![FieldError::invalid(&path, 0, "must be specified for an update")];
+        return Err(Status::invalid(&write.entry.group, &write.entry.resource, write.name, &errors));
+    }
+    let parsed: Result<u64, _> = given.parse();
+    match parsed {
+        Ok(revision) if revision == existing.mod_revision => Ok(()),
+        Ok(_) => Err(write.conflict(write.name, MODIFIED)),
+        Err(_) => {
+            let path = Path::new("metadata").child("resourceVersion");
+            let errors = vec![FieldError::invalid(&path, given, "must be convertible to an unsigned integer")];
+            Err(Status::invalid(&write.entry.group, &write.entry.kind, write.name, &errors))
+        }
+    }
+}
+
+/// Deletion was asked for earlier and nothing holds the object any more.
+pub(crate) fn deletes_now(entry: &ResourceEntry, object: &Value, old: &Value) -> bool {
+    let held_by_namespace = entry.storage_group.is_empty()
+        && entry.resource == "namespaces"
+        && object.pointer("/spec/finalizers").and_then(Value::as_array).is_some_and(|f| !f.is_empty());
+    meta::finalizers(object).is_empty()
+        && !held_by_namespace
+        && meta::deletion_timestamp(old).is_some()
+        && meta::deletion_grace_period_seconds(old).unwrap_or(0) == 0
+}
+
+/// What only the server sets.
+fn wipe_system_fields(object: &mut Value) {
+    let metadata = meta::metadata_mut(object);
+    for field in ["creationTimestamp", "uid", "deletionTimestamp", "deletionGracePeriodSeconds", "selfLink"] {
+        metadata.remove(field);
+    }
+}
+
+fn fill_system_fields(object: &mut Value) {
+    meta::set_uid(object, &names::new_uid());
+    meta::set_creation_timestamp(object, &time::now());
+}
+
+/// Fills the namespace from the request, or refuses another one.
+pub(crate) fn ensure_namespace(object: &mut Value, namespace: &str) -> Result<(), Status> {
+    let given = meta::namespace(object);
+    if given == namespace {
+        return Ok(());
+    }
+    if namespace.is_empty() {
+        meta::metadata_mut(object).remove("namespace");
+        return Ok(());
+    }
+    if given.is_empty() {
+        meta::set_namespace(object, namespace);
+        return Ok(());
+    }
+    Err(Status::bad_request(
+        "the namespace of the provided object does not match the namespace sent on the request",
+    ))
+}
+
+pub(crate) fn store_error(err: Error) -> Status {
+    match err {
+        Error::Closed => Status::service_unavailable("the server is shutting down"),
+        Error::Compacted { .. } => Status::expired("The provided resource version is too old."),
+        err => Status::internal(err),
+    }
+}
