@@ -1,0 +1,277 @@
+//! Server-side apply: who owns which field, merging an applied configuration into the live
+//! object, and noticing when two managers disagree.
+//!
+//! Objects are in the version the request speaks. Other managers' entries written in another
+//! version of the same kind are read with the same schema.
+
+mod compare;
+mod error;
+mod field_set;
+mod managed;
+mod merge;
+mod path;
+mod prune;
+
+pub use error::{ApplyError, Conflict};
+pub use field_set::FieldSet;
+pub use managed::{Entry, ManagedFields, Operation};
+
+use crate::meta;
+use compare::compare;
+use keelson_api::Schema;
+use serde_json::{Map, Value};
+
+const LAST_APPLIED: &str = "kubectl.kubernetes.io/last-applied-configuration";
+const BEFORE_FIRST_APPLY: &str = "before-first-apply";
+const MAX_UPDATE_MANAGERS: usize = 10;
+
+/// Fields nobody manages.
+const STRIPPED: &[&str] = &[
+    "apiVersion",
+    "kind",
+    "metadata",
+    "metadata.name",
+    "metadata.namespace",
+    "metadata.creationTimestamp",
+    "metadata.selfLink",
+    "metadata.uid",
+    "metadata.clusterName",
+    "metadata.generation",
+    "metadata.managedFields",
+    "metadata.resourceVersion",
+];
+
+/// What a write says about itself.
+#[derive(Debug, Clone, Copy)]
+pub struct Request<'a> {
+    pub schema: &'a Schema,
+    pub manager: &'a str,
+    /// `apps/v1`.
+    pub api_version: &'a str,
+    /// Empty for the main resource.
+    pub subresource: &'a str,
+    /// RFC 3339 in seconds.
+    pub now: &'a str,
+    /// Fields this path resets, which its manager therefore does not own: `status` on a main
+    /// resource that has a status subresource, `spec` on the subresource. `FieldSet::of(&[…])`.
+    pub reset: &'a FieldSet,
+}
+
+impl Request<'_> {
+    fn manager(&self) -> &str {
+        if self.manager.is_empty() {
+            "unknown"
+        } else {
+            self.manager
+        }
+    }
+}
+
+/// Sets `new`'s managedFields after a create (`live` is `None`), an update or a patch that is no
+/// apply. `new` holds the managedFields the client sent, which count: `[]` and `[{}]` reset them.
+pub fn track_update(live: Option<&Value>, new: &mut Value, request: &Request<'_>) {
+    let sent = take_managed_fields(new);
+    let live_entries = live.map(meta::managed_fields).unwrap_or(&[]);
+    let mut managed = if !request.subresource.is_empty() {
+        ManagedFields::decode_or_empty(live_entries)
+    } else {
+        match &sent {
+            Some(Value::Array(list)) if is_reset(list) => ManagedFields::default(),
+            Some(Value::Array(list)) => match ManagedFields::decode(list) {
+                Ok(m) if !m.is_empty() => m,
+                _ => ManagedFields::decode_or_empty(live_entries),
+            },
+            _ => ManagedFields::decode_or_empty(live_entries),
+        }
+    };
+    // An object without any manager is not tracked until it is applied to.
+    let existing = live.is_some_and(|l| !meta::uid(l).is_empty());
+    if managed.is_empty() && existing {
+        return;
+    }
+    update(&mut managed, live, new, request, request.manager());
+    managed.cap_updates(MAX_UPDATE_MANAGERS);
+    meta::set_managed_fields(new, managed.encode());
+}
+
+fn is_reset(list: &[Value]) -> bool {
+    match list {
+        [] => true,
+        [one] => one.as_object().is_some_and(Map::is_empty),
+        _ => false,
+    }
+}
+
+fn take_managed_fields(obj: &mut Value) -> Option<Value> {
+    obj.get_mut("metadata")?
+        .as_object_mut()?
+        .remove("managedFields")
+}
+
+/// Gives the fields that changed to `manager`.
+fn update(
+    managed: &mut ManagedFields,
+    live: Option<&Value>,
+    new: &Value,
+    request: &Request<'_>,
+    manager: &str,
+) {
+    // A new object is compared with an empty one of its type, so that structs which are always
+    // there belong to nobody.
+    let empty = match live {
+        Some(_) => Value::Null,
+        None => crate::decode::normalize(Value::Object(Map::new()), request.schema)
+            .map(|d| d.object)
+            .unwrap_or_default(),
+    };
+    let mut changes = compare(live.unwrap_or(&empty), new, request.schema);
+    changes.filter(request.reset);
+    let changed = changes.modified.union(&changes.added);
+    managed.take_away(&changed, &changes.removed, None);
+    let own = changed.difference(&FieldSet::of(STRIPPED));
+    if !own.is_empty() {
+        let id = managed::Id::update(manager, request.api_version, request.subresource);
+        managed.add(id, own, request.api_version, request.now);
+    }
+}
+
+/// Merges `config` into the live object (`None` creates it) and returns the new object with its
+/// managedFields. Fields the manager applied last time and no more are removed unless someone
+/// else owns them. Fails when another manager owns a field at a different value, unless forced.
+/// The caller brings the result into canonical form, defaults and validates it.
+pub fn apply(
+    live: Option<&Value>,
+    config: &Value,
+    request: &Request<'_>,
+    force: bool,
+) -> Result<Value, ApplyError> {
+    let sent = meta::api_version(config);
+    if sent != request.api_version {
+        return Err(ApplyError::BadRequest(format!(
+            "Incorrect version specified in apply patch. Specified patch version: {sent}, expected: {}",
+            request.api_version
+        )));
+    }
+    if meta::metadata(config)
+        .and_then(|m| m.get("managedFields"))
+        .is_some_and(|v| !v.is_null())
+    {
+        return Err(ApplyError::BadRequest(
+            "metadata.managedFields must be nil".into(),
+        ));
+    }
+    merge::check(config, request.schema).map_err(|e| {
+        ApplyError::Typed(format!(
+            "failed to create typed patch object ({}/{}; {}, Kind={}): {e}",
+            meta::namespace(config),
+            meta::name(config),
+            sent,
+            meta::kind(config)
+        ))
+    })?;
+    let mut base = live.cloned().unwrap_or_else(|| Value::Object(Map::new()));
+    take_managed_fields(&mut base);
+    let mut managed = ManagedFields::decode(live.map(meta::managed_fields).unwrap_or(&[]))?;
+    if managed.is_empty() && live.is_some() {
+        update(&mut managed, None, &base, request, BEFORE_FIRST_APPLY);
+    }
+    let outcome = match attempt(&base, config, request, managed.clone(), force) {
+        Err(ApplyError::Conflicts(conflicts)) if request.manager == "kubectl" => {
+            // What kubectl applied on the client's side it may take over.
+            let allowed = last_applied_fields(&base, request);
+            let rest: Vec<Conflict> = conflicts
+                .into_iter()
+                .filter(|c| !allowed.has_path(c.elements()))
+                .collect();
+            if !rest.is_empty() {
+                return Err(ApplyError::Conflicts(rest));
+            }
+            attempt(&base, config, request, managed, true)
+        }
+        other => other,
+    };
+    let (mut object, managed) = outcome?;
+    if request.manager == "kubectl" && meta::annotation(&object, LAST_APPLIED).is_some() {
+        set_last_applied(&mut object, config);
+    }
+    meta::set_managed_fields(&mut object, managed.encode());
+    Ok(object)
+}
+
+fn attempt(
+    base: &Value,
+    config: &Value,
+    request: &Request<'_>,
+    mut managed: ManagedFields,
+    force: bool,
+) -> Result<(Value, ManagedFields), ApplyError> {
+    let id = managed::Id::apply(request.manager(), request.subresource);
+    let merged = merge::merge(base, config, request.schema);
+    let set = merge::field_set(config, request.schema).recursive_difference(request.reset);
+    let last = managed.get(&id).map(|e| (e.fields.clone(), e.time.clone()));
+    managed.set(
+        id.clone(),
+        set,
+        request.api_version,
+        last.as_ref().and_then(|l| l.1.clone()),
+    );
+    let object = match &last {
+        Some((last, _)) if !last.is_empty() => prune::prune(merged, last, &managed, request.schema),
+        _ => merged,
+    };
+    let mut changes = compare(base, &object, request.schema);
+    changes.filter(request.reset);
+    let changed = changes.modified.union(&changes.added);
+    let conflicts = managed.conflicts(&changed, &id);
+    if !force && !conflicts.is_empty() {
+        return Err(ApplyError::Conflicts(conflicts));
+    }
+    managed.take_away(&changed, &changes.removed, Some(&id));
+    managed.strip(&id, &FieldSet::of(STRIPPED));
+    let same_owner = last
+        .as_ref()
+        .is_some_and(|(last, _)| managed.fields(&id) == Some(last));
+    if object != *base || !same_owner {
+        managed.touch(&id, request.now);
+    }
+    Ok((object, managed))
+}
+
+/// The fields of the last configuration kubectl applied from the client's side.
+fn last_applied_fields(live: &Value, request: &Request<'_>) -> FieldSet {
+    let Some(text) = meta::annotation(live, LAST_APPLIED) else {
+        return FieldSet::default();
+    };
+    let Ok(config) = serde_json::from_str::<Value>(text) else {
+        return FieldSet::default();
+    };
+    if meta::api_version(&config) != request.api_version {
+        return FieldSet::default();
+    }
+    merge::field_set(&config, request.schema)
+}
+
+fn set_last_applied(object: &mut Value, config: &Value) {
+    let mut config = config.clone();
+    let drop_own = config
+        .get_mut("metadata")
+        .and_then(|m| m.get_mut("annotations"))
+        .and_then(Value::as_object_mut);
+    if let Some(annotations) = drop_own {
+        annotations.remove(LAST_APPLIED);
+    }
+    let size: usize = meta::annotations(object)
+        .iter()
+        .filter(|(k, _)| *k != LAST_APPLIED)
+        .map(|(k, v)| k.len() + v.len())
+        .sum();
+    let text = format!("{config}\n");
+    if size + text.len() + LAST_APPLIED.len() <= crate::validation::TOTAL_ANNOTATION_SIZE_BYTES {
+        meta::set_annotation(object, LAST_APPLIED, &text);
+    } else if let Some(Value::Object(a)) = meta::metadata_mut(object).get_mut("annotations") {
+        a.remove(LAST_APPLIED);
+    }
+}
+
+#[cfg(test)]
+mod tests;
