@@ -48,6 +48,9 @@ impl Reference {
             }
             _ => (DEFAULT_REGISTRY, name.to_owned()),
         };
+        if !is_registry(registry) {
+            return Err(invalid("has a bad registry name"));
+        }
         let registry = if registry == "index.docker.io" { DEFAULT_REGISTRY } else { registry };
         let repository = if registry == DEFAULT_REGISTRY && !repository.contains('/') {
             format!("library/{repository}")
@@ -90,6 +93,26 @@ impl std::fmt::Display for Reference {
         }
         self.digest.iter().try_for_each(|digest| write!(f, "@{digest}"))
     }
+}
+
+/// `host[:port]`, where an IPv6 address stands in brackets.
+fn is_registry(text: &str) -> bool {
+    let (host, port) = match text.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
+        Some((ip, rest)) => {
+            if ip.parse::<std::net::Ipv6Addr>().is_err() || !(rest.is_empty() || rest.starts_with(':')) {
+                return false;
+            }
+            ("v6", rest.strip_prefix(':'))
+        }
+        None => text.split_once(':').map_or((text, None), |(host, port)| (host, Some(port))),
+    };
+    let label = |l: &str| {
+        !l.is_empty()
+            && !l.starts_with('-')
+            && !l.ends_with('-')
+            && l.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-')
+    };
+    host.split('.').all(label) && port.is_none_or(|p| p.parse::<u16>().is_ok())
 }
 
 /// Lower-case alphanumerics, joined by one `.`, one or two `_`, or any number of `-`.

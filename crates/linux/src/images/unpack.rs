@@ -413,7 +413,8 @@ struct Facts {
 impl Facts {
     fn read(entry: &mut tar::Entry<'_, impl Read>) -> io::Result<Self> {
         let header = entry.header();
-        let (mut uid, mut gid) = (header.uid()?, header.gid()?);
+        // An empty field is zero; whoever wrote it meant root.
+        let (mut uid, mut gid) = (header.uid().unwrap_or(0), header.gid().unwrap_or(0));
         let mode = header.mode()? & 0o7777;
         let mut mtime = Timespec { tv_sec: i64::try_from(header.mtime().unwrap_or(0)).unwrap_or(0), tv_nsec: 0 };
         let mut xattrs = Vec::new();

@@ -30,6 +30,9 @@ const IFLA_LINKINFO: u16 = 18;
 const IFLA_NET_NS_FD: u16 = 28;
 const IFLA_INFO_KIND: u16 = 1;
 const IFLA_INFO_DATA: u16 = 2;
+const IFLA_INFO_SLAVE_KIND: u16 = 4;
+const IFLA_INFO_SLAVE_DATA: u16 = 5;
+const IFLA_BRPORT_MODE: u16 = 4;
 const VETH_INFO_PEER: u16 = 1;
 const IFF_UP: u32 = 1;
 
@@ -133,10 +136,10 @@ impl Links {
         self.find(name)?.map(|l| l.index).ok_or_else(missing)
     }
 
-    /// Creates a bridge that is up. One of that name may exist.
+    /// Creates a bridge that is down. One of that name may exist.
     pub(crate) fn create_bridge(&mut self, name: &str, mac: Mac, mtu: u32) -> io::Result<()> {
         let result = self.0.request(RTM_NEWLINK, NLM_F_CREATE | NLM_F_EXCL, |b| {
-            link_header(b, 0, IFF_UP);
+            link_header(b, 0, 0);
             b.string(IFLA_IFNAME, name);
             // A bridge without an address of its own takes the lowest of its ports', and so
             // changes it under its neighbours' feet.
@@ -165,6 +168,19 @@ impl Links {
                         b.attr(IFLA_NET_NS_FD, &pair.peer_namespace.as_raw_fd().to_ne_bytes());
                     });
                 });
+            });
+        })
+    }
+
+    /// Lets the bridge send a frame back through the port it came from. Where `br_netfilter` is
+    /// active the bridge itself forwards what was translated to its sender's own address.
+    pub(crate) fn set_hairpin(&mut self, name: &str) -> io::Result<()> {
+        self.0.request(RTM_NEWLINK, 0, |b| {
+            link_header(b, 0, 0);
+            b.string(IFLA_IFNAME, name);
+            b.nest(IFLA_LINKINFO, |b| {
+                b.string(IFLA_INFO_SLAVE_KIND, "bridge");
+                b.nest(IFLA_INFO_SLAVE_DATA, |b| b.attr(IFLA_BRPORT_MODE, &[1]));
             });
         })
     }

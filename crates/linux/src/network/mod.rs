@@ -219,8 +219,8 @@ fn setup_node(
     };
     let name = &config.bridge;
     links.create_bridge(name, mac_of(first), mtu).map_err(kernel(format!("create the bridge {name}")))?;
-    links.set_up(name).map_err(kernel(format!("set up the bridge {name}")))?;
     set_bridge_sysctls(name)?;
+    links.set_up(name).map_err(kernel(format!("set up the bridge {name}")))?;
     let bridge = links.index(name).map_err(kernel(format!("find the bridge {name}")))?;
     let wanted: Vec<(IpAddr, u8)> =
         pod_cidrs.iter().filter_map(|c| gateway(c).map(|ip| (ip, c.prefix_len()))).collect();
@@ -290,7 +290,14 @@ fn set_bridge_sysctls(bridge: &str) -> Result<(), Failure> {
     for (key, value) in [("route_localnet", "1"), ("send_redirects", "0"), ("rp_filter", "0")] {
         write_sysctl(&format!("net/ipv4/conf/{bridge}/{key}"), value)?;
     }
+    skip_duplicate_detection(bridge);
     Ok(())
+}
+
+/// The link-local address is unusable while it is checked, and neighbours are asked from it: a
+/// new pod would be unreachable for its first second.
+fn skip_duplicate_detection(link: &str) {
+    let _ = fs::write(format!("/proc/sys/net/ipv6/conf/{link}/accept_dad"), "0");
 }
 
 fn status(ips: &[IpAddr], pod_cidrs: &[IpNet], mtu: u32) -> NetworkStatus {
@@ -354,6 +361,7 @@ fn connect(
         peer_mac: mac_of(first),
     };
     links.create_veth(&pair).map_err(kernel(format!("create the pod's interface {link}")))?;
+    links.set_hairpin(link).map_err(kernel(format!("set the bridge port of {link}")))?;
     configure_pod(&namespace, ips, pod_cidrs).map_err(kernel(format!("configure the interface in {path}")))
 }
 
@@ -370,6 +378,7 @@ fn configure_pod(namespace: &OwnedFd, ips: &[IpAddr], pod_cidrs: &[IpNet]) -> io
         for ip in ips {
             if ip.is_ipv6() {
                 let _ = fs::write(format!("/proc/sys/net/ipv6/conf/{POD_LINK}/accept_ra"), "0");
+                skip_duplicate_detection(POD_LINK);
             }
             links.add_address(link, *ip, if ip.is_ipv4() { 32 } else { 128 })?;
         }

@@ -289,17 +289,16 @@ fn affinity_rules(v6: bool, backends: &[Backend], map: &str, timeout_ms: u64) ->
         remember.clone(),
         Expr::Dnat { v6, address: regs::R4, port: port_register(v6) },
     ];
-    // Updating keeps an element's old data: a memory of a dead backend has to go first.
+    // Updating keeps an element's old data: a memory of a dead backend has to go first. Deleting
+    // goes by the key, but the kernel wants to see data wherever it sees a map.
     let forget = Expr::Dynset {
         set: map.to_owned(),
         op: DynsetOp::Delete,
         key: regs::R0,
-        data: None,
+        data: Some(regs::R4),
         timeout_ms: None,
     };
-    let mut fresh = vec![client, forget];
-    fresh.extend(pick_and_translate(v6, backends, vec![remember]));
-    vec![known, fresh]
+    vec![known, pick_and_translate(v6, backends, vec![client, forget, remember])]
 }
 
 /// The address of a frontend, for those that have one.
