@@ -16,6 +16,7 @@ use thiserror::Error;
 
 pub use issue::{Authority, Identity, Usage, not_after_unix};
 pub use serving::ServingCertificate;
+pub(crate) use serving::chain_and_key;
 
 #[derive(Debug, Error)]
 pub enum Error {

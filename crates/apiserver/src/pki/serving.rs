@@ -99,13 +99,21 @@ fn issue(ca: &Authority, path: &std::path::Path, names: &[String]) -> Result<Ide
     Ok(identity)
 }
 
+fn certified(identity: &Identity) -> Result<CertifiedKey, Error> {
+    let (chain, key) = chain_and_key(identity)?;
+    let key = rustls::crypto::aws_lc_rs::sign::any_supported_type(&key)
+        .map_err(|e| Error::Unusable { what: "a private key".to_owned(), reason: e.to_string() })?;
+    Ok(CertifiedKey::new(chain, key))
+}
+
 /// Reads a PEM chain and key into rustls' form.
-pub(crate) fn certified(identity: &Identity) -> Result<CertifiedKey, Error> {
+pub(crate) fn chain_and_key(
+    identity: &Identity,
+) -> Result<(Vec<CertificateDer<'static>>, PrivateKeyDer<'static>), Error> {
     let unusable = |reason: String| Error::Unusable { what: "a certificate".to_owned(), reason };
     let chain = CertificateDer::pem_slice_iter(identity.certificate_pem.as_bytes())
         .collect::<Result<Vec<_>, _>>()
         .map_err(|e| unusable(e.to_string()))?;
     let key = PrivateKeyDer::from_pem_slice(identity.key_pem.as_bytes()).map_err(|e| unusable(e.to_string()))?;
-    let key = rustls::crypto::aws_lc_rs::sign::any_supported_type(&key).map_err(|e| unusable(e.to_string()))?;
-    Ok(CertifiedKey::new(chain, key))
+    Ok((chain, key))
 }

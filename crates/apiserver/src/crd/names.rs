@@ -1,0 +1,130 @@
+//! Which names a definition gets: those no other definition of its group has.
+
+use std::sync::Arc;
+
+use keelson_machinery::meta;
+use serde_json::{Value, json};
+
+use super::set_condition;
+
+/// Fills `status`: accepted names, stored versions, NamesAccepted and Established. Pure.
+pub(super) fn settle(definition: &mut Value, all: &[Arc<Value>], now: &str) {
+    let group = definition["spec"]["group"].clone();
+    let own = meta::name(definition).to_owned();
+    let others: Vec<&Value> = all
+        .iter()
+        .map(|d| &**d)
+        .filter(|d| d["spec"]["group"] == group && meta::name(d) != own)
+        .map(|d| &d["status"]["acceptedNames"])
+        .collect();
+    let wanted = &definition["spec"]["names"];
+    let mut accepted = definition["status"]["acceptedNames"].clone();
+    if !accepted.is_object() {
+        accepted = json!({});
+    }
+    let mut conflicts: Vec<(&str, String)> = Vec::new();
+    // Plural, singular and short names share one space; kinds and list kinds another.
+    let resource_taken = |name: &str| {
+        others.iter().any(|o| {
+            o["plural"] == name
+                || o["singular"] == name
+                || o["shortNames"].as_array().is_some_and(|all| all.iter().any(|s| s == name))
+        })
+    };
+    let kind_taken = |name: &str| others.iter().any(|o| o["kind"] == name || o["listKind"] == name);
+    for (field, reason) in [("plural", "PluralConflict"), ("singular", "SingularConflict")] {
+        let name = wanted[field].as_str().unwrap_or_default();
+        if !name.is_empty() && resource_taken(name) {
+            conflicts.push((reason, format!("{name:?} is already in use")));
+        } else {
+            accepted[field] = wanted[field].clone();
+        }
+    }
+    let short: Vec<&str> = wanted["shortNames"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
+    let taken: Vec<String> = short.iter().filter(|s| resource_taken(s)).map(|s| format!("{s:?} is already in use")).collect();
+    if taken.is_empty() {
+        accepted["shortNames"] = wanted["shortNames"].clone();
+    } else {
+        conflicts.push(("ShortNamesConflict", taken.join(", ")));
+    }
+    for (field, reason) in [("kind", "KindConflict"), ("listKind", "ListKindConflict")] {
+        let name = wanted[field].as_str().unwrap_or_default();
+        if !name.is_empty() && kind_taken(name) {
+            conflicts.push((reason, format!("{name:?} is already in use")));
+        } else {
+            accepted[field] = wanted[field].clone();
+        }
+    }
+    accepted["categories"] = wanted["categories"].clone();
+    if let Some(map) = accepted.as_object_mut() {
+        map.retain(|_, v| !v.is_null());
+    }
+    if !definition["status"].is_object() {
+        definition["status"] = json!({});
+    }
+    definition["status"]["acceptedNames"] = accepted;
+    store_version(definition);
+    match conflicts.first() {
+        None => {
+            set_condition(definition, "NamesAccepted", "True", "NoConflicts", "no conflicts found", now);
+            set_condition(
+                definition,
+                "Established",
+                "True",
+                "InitialNamesAccepted",
+                "the initial names have been accepted",
+                now,
+            );
+        }
+        Some((reason, message)) => {
+            set_condition(definition, "NamesAccepted", "False", reason, message, now);
+            // What was established stays so: its objects exist.
+            if !super::is_established(definition) {
+                set_condition(definition, "Established", "False", "NotAccepted", "not all names are accepted", now);
+            }
+        }
+    }
+}
+
+/// The version objects are written in joins those that objects may be stored in.
+fn store_version(definition: &mut Value) {
+    let versions = definition["spec"]["versions"].as_array().into_iter().flatten();
+    let storage = versions.into_iter().find(|v| v["storage"] == true).and_then(|v| v["name"].as_str());
+    let Some(storage) = storage.map(ToOwned::to_owned) else { return };
+    let mut stored = definition["status"]["storedVersions"].as_array().cloned().unwrap_or_default();
+    if !stored.iter().any(|v| *v == storage.as_str()) {
+        stored.push(json!(storage));
+    }
+    definition["status"]["storedVersions"] = Value::Array(stored);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn definition(name: &str, kind: &str, short: &[&str]) -> Value {
+        json!({
+            "metadata": {"name": format!("{name}.example.com")},
+            "spec": {
+                "group": "example.com",
+                "names": {"plural": name, "singular": name, "kind": kind, "listKind": format!("{kind}List"), "shortNames": short},
+                "versions": [{"name": "v1", "storage": true}],
+            },
+        })
+    }
+
+    #[test]
+    fn the_second_of_two_definitions_with_one_kind_is_not_established() {
+        let mut first = definition("foos", "Foo", &["f"]);
+        settle(&mut first, &[], "now");
+        assert!(super::super::is_established(&first));
+        assert_eq!(first["status"]["storedVersions"], json!(["v1"]));
+        let mut second = definition("bars", "Foo", &["f"]);
+        settle(&mut second, &[Arc::new(first.clone())], "now");
+        assert!(!super::super::is_established(&second));
+        assert_eq!(second["status"]["conditions"][0]["reason"], "ShortNamesConflict");
+        let before = first.clone();
+        settle(&mut first, &[Arc::new(second)], "later");
+        assert_eq!(first, before, "settled definitions do not change");
+    }
+}

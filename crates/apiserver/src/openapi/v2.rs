@@ -1,0 +1,53 @@
+//! `/openapi/v2`: everything in one document.
+
+use std::sync::Arc;
+
+use keelson_machinery::status::Status;
+use serde_json::{Map, Value, json};
+use sha2::{Digest, Sha256};
+
+use super::paths;
+use super::render::Definitions;
+use super::Dialect;
+use crate::discovery::Snapshot;
+use crate::request::{RequestContext, Response, empty, respond};
+use crate::server::Server;
+
+pub(crate) fn answer(server: &Arc<Server>, context: &RequestContext) -> Result<Response, Status> {
+    let snapshot = server.discovery.current(server);
+    let bytes = serde_json::to_vec(&render(&snapshot)).unwrap_or_default();
+    let digest: String = Sha256::digest(&bytes).iter().map(|byte| format!("{byte:02X}")).collect();
+    let etag = format!("\"{digest}\"");
+    let mut response = if context.header("if-none-match") == Some(etag.as_str()) {
+        let mut response = http::Response::new(empty());
+        *response.status_mut() = http::StatusCode::NOT_MODIFIED;
+        response
+    } else {
+        respond(200, "application/json", bytes)
+    };
+    if let Ok(value) = http::HeaderValue::from_str(&etag) {
+        response.headers_mut().insert("etag", value);
+    }
+    response.headers_mut().insert("vary", http::HeaderValue::from_static("Accept"));
+    Ok(response)
+}
+
+fn render(snapshot: &Snapshot) -> Value {
+    let mut definitions = Definitions::new(Dialect::V2);
+    let mut all = Map::new();
+    for group in &snapshot.groups {
+        for version in &group.versions {
+            paths::add(Dialect::V2, group, version, &mut all, &mut definitions);
+        }
+    }
+    json!({
+        "swagger": "2.0",
+        "info": {"title": "Kubernetes", "version": "v1.36.2"},
+        "paths": all,
+        "definitions": definitions.finish(),
+        "security": [{"BearerToken": []}],
+        "securityDefinitions": {"BearerToken": {
+            "description": "Bearer Token authentication", "in": "header", "name": "authorization", "type": "apiKey",
+        }},
+    })
+}

@@ -1,0 +1,161 @@
+//! What is passed on to somebody else: exec, attach, port-forward and logs to kubelets, proxies
+//! to pods, services and nodes, and whole groups to aggregated servers.
+
+mod backend;
+mod forward;
+mod html;
+mod pods;
+mod proxy;
+
+use std::sync::Arc;
+
+use http::request::Parts;
+use keelson_machinery::status::Status;
+use serde_json::{Map, Value, json};
+
+use crate::admission::{Attributes as Admission, Operation};
+use crate::aggregation::Remote;
+use crate::authz::Attributes;
+use crate::http::RequestBody;
+use crate::request::{RequestContext, RequestInfo, Response};
+use crate::server::Server;
+
+pub(crate) use backend::{Kubelets, ServiceAddress, dial_tls, resolve_service, unverified_tls, verified_tls};
+
+/// A subresource that is a connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Connect {
+    Exec,
+    Attach,
+    PortForward,
+    Log,
+    PodProxy,
+    ServiceProxy,
+    NodeProxy,
+}
+
+impl Connect {
+    pub(crate) fn of(info: &RequestInfo) -> Option<Self> {
+        if !info.group.is_empty() || info.version != "v1" || info.name.is_empty() {
+            return None;
+        }
+        match (info.resource.as_str(), info.subresource.as_str()) {
+            ("pods", "exec") => Some(Self::Exec),
+            ("pods", "attach") => Some(Self::Attach),
+            ("pods", "portforward") => Some(Self::PortForward),
+            ("pods", "log") => Some(Self::Log),
+            ("pods", "proxy") => Some(Self::PodProxy),
+            ("services", "proxy") => Some(Self::ServiceProxy),
+            ("nodes", "proxy") => Some(Self::NodeProxy),
+            _ => None,
+        }
+    }
+
+    fn options_kind(self) -> &'static str {
+        match self {
+            Self::Exec => "PodExecOptions",
+            Self::Attach => "PodAttachOptions",
+            Self::PortForward => "PodPortForwardOptions",
+            Self::Log => "PodLogOptions",
+            Self::PodProxy => "PodProxyOptions",
+            Self::ServiceProxy => "ServiceProxyOptions",
+            Self::NodeProxy => "NodeProxyOptions",
+        }
+    }
+}
+
+pub(crate) async fn connect(
+    server: &Arc<Server>,
+    context: &RequestContext,
+    connect: Connect,
+    parts: Parts,
+    body: RequestBody,
+) -> Result<Response, Status> {
+    let info = &context.info;
+    match connect {
+        Connect::Log => {
+            if info.verb != "get" {
+                return Err(Status::method_not_supported(&info.group, &info.resource, &info.verb));
+            }
+            pods::log(server, context, parts).await
+        }
+        Connect::Exec | Connect::Attach | Connect::PortForward => {
+            if !matches!(info.verb.as_str(), "get" | "create") {
+                return Err(Status::method_not_supported(&info.group, &info.resource, &info.verb));
+            }
+            require_create(server, context)?;
+            admit(server, context, connect).await?;
+            pods::stream(server, context, connect, parts, body).await
+        }
+        Connect::PodProxy | Connect::ServiceProxy | Connect::NodeProxy => {
+            admit(server, context, connect).await?;
+            proxy::proxy(server, context, connect, parts, body).await
+        }
+    }
+}
+
+/// WebSockets are opened by GET, but running something in a pod is no reading: a right to get
+/// does not do.
+fn require_create(server: &Arc<Server>, context: &RequestContext) -> Result<(), Status> {
+    if context.info.verb != "get" {
+        return Ok(());
+    }
+    server.authorizer.require(&Attributes { verb: "create", ..Attributes::of(&context.user, &context.info) })
+}
+
+async fn admit(server: &Arc<Server>, context: &RequestContext, connect: Connect) -> Result<(), Status> {
+    let info = &context.info;
+    let mut options = Map::new();
+    options.insert("kind".to_owned(), json!(connect.options_kind()));
+    options.insert("apiVersion".to_owned(), json!("v1"));
+    for (key, value) in &info.query.0 {
+        let value = match (key.as_str(), connect) {
+            ("command" | "ports", _) => {
+                let mut all = options.get(key).and_then(Value::as_array).cloned().unwrap_or_default();
+                all.push(json!(value));
+                Value::Array(all)
+            }
+            ("stdin" | "stdout" | "stderr" | "tty", _) => json!(info.query.flag(key)),
+            _ => json!(value),
+        };
+        options.insert(key.clone(), value);
+    }
+    let mut attributes = Admission {
+        operation: Operation::Connect,
+        group: info.group.clone(),
+        version: info.version.clone(),
+        resource: info.resource.clone(),
+        subresource: info.subresource.clone(),
+        kind: connect.options_kind().to_owned(),
+        namespace: info.namespace.clone(),
+        name: info.name.clone(),
+        object: Some(Value::Object(options)),
+        old_object: None,
+        user: Arc::clone(&context.user),
+        dry_run: false,
+        options: Value::Null,
+        warnings: context.warnings.clone(),
+    };
+    server.admission.admit(&mut attributes).await?;
+    server.admission.validate(&attributes).await
+}
+
+/// Passes a request for a group served elsewhere on, with the caller's identity in headers.
+pub(crate) async fn forward_to_aggregated(
+    server: &Arc<Server>,
+    context: &RequestContext,
+    target: &Remote,
+    mut parts: Parts,
+    body: RequestBody,
+) -> Result<Response, Status> {
+    let unavailable = |reason: String| {
+        tracing::debug!(%reason, service = %target.service_name(), "aggregated server not reached");
+        Status::service_unavailable("service unavailable")
+    };
+    let address = target.address(&server.objects).map_err(&unavailable)?;
+    let tls = target.tls(server).map_err(&unavailable)?;
+    let stream = backend::dial_tls(&address.to_string(), &target.host(), tls).await.map_err(unavailable)?;
+    forward::set_identity(&mut parts.headers, &context.user);
+    let uri = parts.uri.path_and_query().map_or("/", |p| p.as_str()).to_owned();
+    forward::forward(stream, parts, &uri, &target.host(), body).await
+}
