@@ -19,6 +19,8 @@ mod service_ip;
 mod strict;
 mod subresources;
 mod table;
+#[cfg(test)]
+mod tests;
 mod watch;
 mod write;
 
@@ -63,7 +65,7 @@ impl Drop for Registry {
 }
 
 /// One request on one resource, past routing.
-struct Call<'a> {
+pub(crate) struct Call<'a> {
     ctx: &'a RequestContext,
     entry: Arc<ResourceEntry>,
     /// Empty for cluster-scoped kinds.

@@ -2,7 +2,8 @@
 //! goes the way of an update.
 
 use bytes::Bytes;
-use keelson_machinery::meta;
+use keelson_api::Schema;
+use keelson_machinery::{meta, patch};
 use keelson_machinery::status::Status;
 use serde_json::Value;
 
@@ -105,7 +106,7 @@ impl<'a> Patch<'a> {
             (PatchKind::Apply(applied), current) => self.server_side_apply(current, applied)?,
             (_, None) => return Err(Status::not_found(&entry.group, &entry.resource, self.name)),
             (kind, Some(current)) => {
-                let patched = mechanism(entry, kind, &current)?;
+                let patched = mechanism(&entry.schema, kind, &current)?;
                 super::strict::value(entry, patched, self.validation, self.warnings)?
             }
         };
@@ -124,11 +125,12 @@ impl<'a> Patch<'a> {
 }
 
 /// The patched tree, before any schema looks at it.
-pub(crate) fn mechanism(entry: &ResourceEntry, kind: &PatchKind, current: &Value) -> Result<Value, Status> {
-    let _ = (entry, current);
-    match kind {
-        PatchKind::Json(_) | PatchKind::Merge(_) | PatchKind::Strategic(_) | PatchKind::Apply(_) => {
-            Err(Status::unsupported_media_type("patches are not served yet"))
-        }
-    }
+pub(crate) fn mechanism(schema: &Schema, kind: &PatchKind, current: &Value) -> Result<Value, Status> {
+    let patched = match kind {
+        PatchKind::Json(patch) => patch::json::apply(current.clone(), patch),
+        PatchKind::Merge(patch) => patch::merge::apply(current.clone(), patch.clone()),
+        PatchKind::Strategic(patch) => patch::strategic::apply(current.clone(), patch.clone(), schema),
+        PatchKind::Apply(_) => return Err(Status::internal("an applied configuration is no patch")),
+    };
+    patched.map_err(|err| err.status())
 }

@@ -70,14 +70,17 @@ impl Registry {
             super::check_name(&scale, call.name)?;
             Wanted::Scale(scale)
         };
+        let schema = keelson_api::kind_type("autoscaling", "v1", "Scale")
+            .and_then(keelson_api::schema)
+            .ok_or_else(|| Status::internal("no type Scale"))?;
         let transform = |old: &Value| -> Result<Value, Status> {
             let scale = match &wanted {
                 Wanted::Scale(scale) => scale.clone(),
                 // Apply has nothing of its own to own in a Scale but the one number.
                 Wanted::Patch(PatchKind::Apply(applied)) => {
-                    mechanism(entry, &PatchKind::Merge(applied.clone()), &scale_of(entry, old))?
+                    mechanism(schema, &PatchKind::Merge(applied.clone()), &scale_of(entry, old))?
                 }
-                Wanted::Patch(patch) => mechanism(entry, patch, &scale_of(entry, old))?,
+                Wanted::Patch(patch) => mechanism(schema, patch, &scale_of(entry, old))?,
             };
             scaled(entry, call.name, old, &scale)
         };
