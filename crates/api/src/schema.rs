@@ -97,6 +97,8 @@ pub struct Schema {
     /// apiVersion, kind and metadata are implied.
     pub embedded_resource: bool,
     pub rules: Option<Box<Rules>>,
+    /// Made from a structural schema.
+    pub(crate) declared: bool,
     /// Text for `kubectl explain`.
     pub description: Option<Box<str>>,
 }
@@ -260,6 +262,12 @@ impl Schema {
         self.preserve_unknown
             || self.shape().preserve_unknown
             || matches!(self.additional(), Additional::Open)
+    }
+
+    /// From a structural schema, where every default is meant; the table of built-in types gives a
+    /// zero default to every field that is always encoded.
+    pub fn is_declared(&self) -> bool {
+        self.declared
     }
 
     pub fn is_embedded_resource(&self) -> bool {

@@ -156,6 +156,7 @@ fn build(v: &Value, at: &str, depth: usize) -> Result<Schema, StructuralError> {
         format: owned(v, "format"),
         nullable: flag(v, "nullable"),
         preserve_unknown,
+        declared: true,
         embedded_resource: flag(v, "x-kubernetes-embedded-resource"),
         rules: rules(v, at, depth)?,
         description: map

@@ -7,6 +7,7 @@
 
 pub mod apply;
 pub mod decode;
+pub mod default;
 pub mod field;
 pub mod fields;
 pub mod go;
@@ -19,5 +20,6 @@ mod object_meta;
 pub mod patch;
 pub mod quantity;
 pub mod status;
+pub mod structural;
 pub mod time;
 pub mod validation;
