@@ -95,12 +95,15 @@ fn check(v: &Value, s: &Schema, path: &Path, errs: &mut ErrorList) {
             }
         }
         Value::Object(map) => {
+            // A structural schema lists its required fields among its rules as well.
             for f in s
                 .fields()
                 .iter()
-                .filter(|f| f.required && !map.contains_key(f.name.as_ref()))
+                .filter(|f| f.required && s.rules.is_none())
             {
-                errs.push(FieldError::required(&path.child(&f.name), ""));
+                if !map.contains_key(f.name.as_ref()) {
+                    errs.push(FieldError::required(&path.child(&f.name), ""));
+                }
             }
             for (k, item) in map {
                 match s.field(k) {
@@ -193,11 +196,7 @@ fn values(v: &Value, r: &Rules, path: &Path, errs: &mut ErrorList) {
                 errs.push(FieldError::too_many(path, n, max as usize));
             }
             for name in r.required.iter().filter(|k| !map.contains_key(k.as_str())) {
-                let at = path.child(name);
-                let text = at.to_string();
-                if !errs.iter().any(|e| e.field == text) {
-                    errs.push(FieldError::required(&at, ""));
-                }
+                errs.push(FieldError::required(&path.child(name), ""));
             }
         }
         _ => {}
