@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, Method, Uri};
 use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt, Full};
@@ -333,6 +333,23 @@ pub fn empty() -> Body {
     full(Bytes::new())
 }
 
+/// A whole body, or its beginning when it is larger than `limit` or breaks off; the flag says
+/// whether it is whole.
+pub(crate) async fn read_up_to(mut body: Body, limit: usize) -> (Bytes, bool) {
+    let mut out = BytesMut::new();
+    while let Some(frame) = body.frame().await {
+        let Ok(frame) = frame else { return (out.freeze(), false) };
+        if let Ok(data) = frame.into_data() {
+            let room = limit - out.len();
+            out.extend_from_slice(&data[..data.len().min(room)]);
+            if data.len() > room {
+                return (out.freeze(), false);
+            }
+        }
+    }
+    (out.freeze(), true)
+}
+
 pub fn respond(code: u16, content_type: &str, bytes: impl Into<Bytes>) -> Response {
     let mut response = http::Response::new(full(bytes));
     *response.status_mut() = http::StatusCode::from_u16(code).unwrap_or(http::StatusCode::INTERNAL_SERVER_ERROR);
@@ -353,9 +370,9 @@ pub fn respond_text(code: u16, text: impl Into<String>) -> Response {
 pub fn respond_status(status: &Status) -> Response {
     let code = if status.code == 0 { 500 } else { status.code };
     let mut response = respond(code, "application/json", serde_json::to_vec(status).unwrap_or_default());
-    let retry = status.details.as_ref().and_then(|d| d.retry_after_seconds).filter(|s| *s > 0);
+    let retry = status.details.as_ref().map(|d| d.retry_after_seconds).filter(|s| *s > 0);
     if let Some(seconds) = retry {
-        response.headers_mut().insert(http::header::RETRY_AFTER, http::HeaderValue::from(seconds as u32));
+        response.headers_mut().insert(http::header::RETRY_AFTER, http::HeaderValue::from(seconds));
     }
     response
 }

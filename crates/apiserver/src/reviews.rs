@@ -96,7 +96,9 @@ pub(crate) async fn answer(
     let bytes = if output.pretty { serde_json::to_vec_pretty(&answer) } else { serde_json::to_vec(&answer) };
     match output.encoding {
         negotiate::Encoding::Json => Ok(respond(201, "application/json", bytes.unwrap_or_default())),
-        negotiate::Encoding::Yaml => codec::to_yaml(&answer).map(|text| respond(201, "application/yaml", text)),
+        negotiate::Encoding::Yaml => serde_saphyr::to_string(&answer)
+            .map(|text| respond(201, "application/yaml", text))
+            .map_err(Status::internal),
         negotiate::Encoding::Protobuf => Err(Status::not_acceptable(
             "only the following media types are accepted: application/json, application/yaml",
         )),

@@ -27,7 +27,7 @@ use crate::in_process::InProcess;
 use crate::objects::Objects;
 use crate::openapi::OpenApi;
 use crate::pki::{self, Pki, ServingCertificate};
-use crate::registry::{Registry, Resources, ServiceConfig};
+use crate::registry::{Registry, Resources};
 use crate::request::UserInfo;
 use crate::streaming::Kubelets;
 
@@ -95,8 +95,8 @@ pub enum Error {
     Tokens(#[source] crate::authn::token::Error),
     #[error("configuring TLS")]
     Tls(#[source] rustls::Error),
-    #[error("loading the registry")]
-    Registry(#[source] keelson_store::Error),
+    #[error("loading the registry: {0}")]
+    Registry(Status),
     #[error("writing the cluster's default objects: {0}")]
     Bootstrap(Status),
 }
@@ -156,7 +156,7 @@ impl ApiServer {
             store,
             Arc::clone(&resources),
             Arc::clone(&admission),
-            ServiceConfig::new(config.service_cidr),
+            config.service_cidr,
         )
         .await
         .map_err(Error::Registry)?;
@@ -254,6 +254,7 @@ impl ApiServer {
     /// Ends watches and connections, then background work. The store stays the caller's.
     pub async fn shutdown(self) {
         self.server.stop.cancel();
+        self.server.registry.shutdown().await;
         self.tasks.close();
         if tokio::time::timeout(Duration::from_secs(5), self.tasks.wait()).await.is_err() {
             tracing::warn!("some connections did not end in time");

@@ -128,7 +128,8 @@ impl AdmissionChain {
 
     pub async fn admit(&self, attrs: &mut Attributes) -> Result<(), Status> {
         let cluster = self.cluster()?;
-        for plugin in PLUGINS.iter().filter(|p| p.handles(attrs.operation)) {
+        let operation = attrs.operation;
+        for plugin in PLUGINS.iter().filter(|p| p.handles(operation)) {
             plugin.admit(attrs, &cluster).await?;
         }
         Ok(())

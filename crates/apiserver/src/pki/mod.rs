@@ -124,7 +124,7 @@ fn authority(dir: &Path, file: &str, common_name: &str) -> Result<Authority, Err
         return Authority::from_pem(certificate, key);
     }
     let authority = Authority::create(common_name, CA_DAYS)?;
-    write_pair(dir, file, &authority.certificate_pem, authority.key_pem())?;
+    write_pair(dir, file, &authority.certificate_pem, &authority.key_pem())?;
     Ok(authority)
 }
 

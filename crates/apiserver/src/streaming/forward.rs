@@ -10,7 +10,7 @@ use keelson_machinery::status::Status;
 use tokio::io::{AsyncRead, AsyncWrite};
 
 use crate::http::RequestBody;
-use crate::request::{Body, Response, UserInfo, empty};
+use crate::request::{Body, BoxError, Response, UserInfo, empty};
 
 const HOP_BY_HOP: [&str; 6] =
     ["connection", "keep-alive", "proxy-authenticate", "proxy-authorization", "te", "transfer-encoding"];
@@ -79,7 +79,7 @@ fn upgrade_parts(parts: &mut Parts) -> Parts {
 fn outgoing(body: RequestBody) -> Body {
     match body {
         RequestBody::Whole(bytes) => Full::new(bytes).map_err(|never| match never {}).boxed_unsync(),
-        RequestBody::Stream(stream) => stream.map_err(Into::into).boxed_unsync(),
+        RequestBody::Stream(stream) => stream.map_err(|error| -> BoxError { Box::new(error) }).boxed_unsync(),
     }
 }
 
@@ -145,13 +145,13 @@ struct Sending {
 
 impl http_body::Body for Sending {
     type Data = Bytes;
-    type Error = crate::request::BoxError;
+    type Error = BoxError;
 
     fn poll_frame(
         mut self: std::pin::Pin<&mut Self>,
         cx: &mut std::task::Context<'_>,
     ) -> std::task::Poll<Option<Result<http_body::Frame<Bytes>, Self::Error>>> {
-        std::pin::Pin::new(&mut self.body).poll_frame(cx).map(|frame| frame.map(|f| f.map_err(Into::into)))
+        std::pin::Pin::new(&mut self.body).poll_frame(cx).map(|frame| frame.map(|f| f.map_err(|error| -> BoxError { Box::new(error) })))
     }
 
     fn size_hint(&self) -> http_body::SizeHint {

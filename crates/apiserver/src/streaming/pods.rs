@@ -5,7 +5,6 @@ use std::fmt::Write;
 use std::sync::Arc;
 
 use http::request::Parts;
-use http_body_util::{BodyExt, Limited};
 use keelson_machinery::field::{ErrorList, FieldError, Path};
 use keelson_machinery::status::Status;
 use keelson_machinery::time;
@@ -13,7 +12,7 @@ use serde_json::Value;
 
 use super::{Connect, forward};
 use crate::http::RequestBody;
-use crate::request::{Query, RequestContext, Response, respond_text};
+use crate::request::{Query, RequestContext, Response, read_up_to, respond_text};
 use crate::server::Server;
 
 /// What of a kubelet's refusal is passed on.
@@ -110,8 +109,8 @@ pub(super) async fn log(server: &Arc<Server>, context: &RequestContext, parts: P
 /// A kubelet's plain-text refusal as a Status.
 async fn refusal(response: Response) -> Status {
     let code = response.status().as_u16();
-    let bytes = Limited::new(response.into_body(), MAX_ERROR_BYTES).collect().await;
-    let text = bytes.map(|b| String::from_utf8_lossy(&b.to_bytes()).trim().to_owned()).unwrap_or_default();
+    let (bytes, _) = read_up_to(response.into_body(), MAX_ERROR_BYTES).await;
+    let text = String::from_utf8_lossy(&bytes).trim().to_owned();
     match code {
         400 => Status::bad_request(text),
         404 => Status { code: 404, reason: "NotFound".to_owned(), message: text, details: None },

@@ -6,13 +6,12 @@ use std::sync::Arc;
 
 use http::header::{CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, HeaderValue, LOCATION};
 use http::request::Parts;
-use http_body_util::{BodyExt, Limited};
 use keelson_machinery::status::Status;
 
 use super::backend::{self, unverified_tls};
 use super::{Connect, forward, html};
 use crate::http::RequestBody;
-use crate::request::{RequestContext, Response, full, percent_decode};
+use crate::request::{RequestContext, Response, full, percent_decode, read_up_to};
 use crate::server::Server;
 
 /// Pages larger than this are passed on as they are.
@@ -192,11 +191,10 @@ async fn rewrite(response: Response, prefix: &str, host: &str) -> Result<Respons
     if !is_page || !small || parts.headers.contains_key(CONTENT_ENCODING) {
         return Ok(http::Response::from_parts(parts, body));
     }
-    let bytes = Limited::new(body, MAX_REWRITE_BYTES)
-        .collect()
-        .await
-        .map_err(|e| Status::internal(format!("reading the page: {e}")))?
-        .to_bytes();
+    let (bytes, whole) = read_up_to(body, MAX_REWRITE_BYTES).await;
+    if !whole {
+        return Err(Status::internal("the page is too large, or its server broke off"));
+    }
     let page = html::rewrite_page(&String::from_utf8_lossy(&bytes), prefix, host);
     parts.headers.remove(CONTENT_LENGTH);
     Ok(http::Response::from_parts(parts, full(page)))
