@@ -1,7 +1,9 @@
-//! `metadata.managedFields`: who set which field.
+//! `metadata.managedFields`: who set which field. Kept in terms of the request's version.
 
+use keelson_machinery::apply::{self, FieldSet, Request};
 use keelson_machinery::status::Status;
-use serde_json::Value;
+use keelson_machinery::{meta, time};
+use serde_json::{Map, Value};
 
 use super::resources::ResourceEntry;
 
@@ -13,11 +15,80 @@ pub(crate) fn track(
     manager: &str,
     subresource: &str,
 ) -> Result<(), Status> {
-    let _ = (entry, old, new, manager, subresource);
+    let api_version = entry.api_version();
+    let now = time::now();
+    let reset = reset_fields(entry, subresource);
+    let request = Request { schema: &entry.schema, manager, api_version: &api_version, subresource, now: &now, reset: &reset };
+    if entry.is_stored_form() {
+        apply::track_update(old, new, &request);
+        return Ok(());
+    }
+    let mut old = old.cloned();
+    if let Some(old) = &mut old {
+        entry.from_storage(old)?;
+    }
+    let mut converted = new.clone();
+    entry.from_storage(&mut converted)?;
+    apply::track_update(old.as_ref(), &mut converted, &request);
+    meta::set_managed_fields(new, meta::managed_fields(&converted).to_vec());
     Ok(())
+}
+
+/// The applied configuration merged into the live object, both in the entry's version.
+pub(crate) fn apply(
+    entry: &ResourceEntry,
+    live: Option<&Value>,
+    config: &Value,
+    manager: &str,
+    subresource: &str,
+    force: bool,
+) -> Result<Value, Status> {
+    let api_version = entry.api_version();
+    let now = time::now();
+    let reset = reset_fields(entry, subresource);
+    let request = Request { schema: &entry.schema, manager, api_version: &api_version, subresource, now: &now, reset: &reset };
+    apply::apply(live, config, &request, force).map_err(|err| err.status())
+}
+
+/// Fields that this path cannot change and therefore nobody owns through it.
+fn reset_fields(entry: &ResourceEntry, subresource: &str) -> FieldSet {
+    match subresource {
+        "" if entry.subresource("status").is_some() => FieldSet::of(&["status"]),
+        "status" => FieldSet::of(&["spec"]),
+        _ => FieldSet::default(),
+    }
 }
 
 /// A write that changes nothing but the times of managers is no write.
 pub(crate) fn keep_timestamps_of_unchanged(new: &mut Value, old: &Value) {
-    let _ = (new, old);
+    if same_but_times(new, old) {
+        meta::set_managed_fields(new, meta::managed_fields(old).to_vec());
+    }
+}
+
+fn same_but_times(new: &Value, old: &Value) -> bool {
+    let (Some(new), Some(old)) = (new.as_object(), old.as_object()) else { return false };
+    let (Some(new_meta), Some(old_meta)) = (object(new, "metadata"), object(old, "metadata")) else { return false };
+    same_except(new, old, &["metadata"])
+        && same_except(new_meta, old_meta, &["resourceVersion", "managedFields"])
+        && same_managers(new_meta.get("managedFields"), old_meta.get("managedFields"))
+}
+
+fn object<'a>(map: &'a Map<String, Value>, field: &str) -> Option<&'a Map<String, Value>> {
+    map.get(field)?.as_object()
+}
+
+fn same_except(a: &Map<String, Value>, b: &Map<String, Value>, except: &[&str]) -> bool {
+    let kept = |map: &'_ Map<String, Value>| map.keys().filter(|key| !except.contains(&key.as_str())).count();
+    kept(a) == kept(b) && a.iter().all(|(key, value)| except.contains(&key.as_str()) || b.get(key) == Some(value))
+}
+
+fn same_managers(a: Option<&Value>, b: Option<&Value>) -> bool {
+    let list = |value: Option<&Value>| value.and_then(Value::as_array).cloned().unwrap_or_default();
+    let (a, b) = (list(a), list(b));
+    a.len() == b.len()
+        && a.iter().zip(&b).all(|pair| match pair {
+            (Value::Object(a), Value::Object(b)) => same_except(a, b, &["time"]),
+            (a, b) => a == b,
+        })
 }

@@ -9,6 +9,7 @@ use serde_json::Value;
 
 use super::Call;
 use super::codec;
+use super::managed;
 use super::options::{FieldValidation, WriteOptions};
 use super::resources::ResourceEntry;
 use crate::request::Warnings;
@@ -119,8 +120,34 @@ impl<'a> Patch<'a> {
     }
 
     fn server_side_apply(&self, current: Option<Value>, applied: &Value) -> Result<Value, Status> {
-        let _ = (current, applied, &self.manager, self.force, self.subresource);
-        Err(Status::unsupported_media_type("server-side apply is not served yet"))
+        let entry = self.entry;
+        if current.is_none() && !meta::uid(applied).is_empty() {
+            let uid = meta::uid(applied);
+            return Err(Status::conflict(
+                &entry.group,
+                &entry.resource,
+                self.name,
+                format!("uid mismatch: the provided object specified uid {uid}, and no existing object was found"),
+            ));
+        }
+        self.check_applied(applied)?;
+        let merged = managed::apply(entry, current.as_ref(), applied, &self.manager, self.subresource, self.force)?;
+        super::strict::value(entry, merged, FieldValidation::Ignore, self.warnings)
+    }
+
+    /// Unknown fields of the configuration itself are reported like those of any other body.
+    fn check_applied(&self, applied: &Value) -> Result<(), Status> {
+        if !applied.is_object() {
+            return Err(Status::bad_request("error decoding YAML: an applied configuration must be an object"));
+        }
+        let given = meta::name(applied);
+        if !given.is_empty() && given != self.name {
+            return Err(Status::bad_request(format!(
+                "the name of the object ({given}) does not match the name on the URL ({})",
+                self.name
+            )));
+        }
+        super::strict::value(self.entry, applied.clone(), self.validation, self.warnings).map(|_| ())
     }
 }
 

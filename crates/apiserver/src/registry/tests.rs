@@ -468,7 +468,7 @@ async fn tables_and_metadata_are_rendered() {
     let answer = c.raw(&context("GET", MAPS, "application/json", metadata), "").await.body;
     assert_eq!(answer["kind"], "PartialObjectMetadataList");
     assert!(answer["items"][0].get("data").is_none() && answer["items"][0]["metadata"]["name"] == "a");
-    let yaml = "apiVersion: v1\nkind: ConfigMap\nmetadata:\n  name: y\ndata:\n  k: \"0644\"\n";
+    let yaml = "apiVersion: v1\nkind: ConfigMap\nmetadata:\n  name: yaml\ndata:\n  k: \"0644\"\n";
     let created = c.raw(&context("POST", MAPS, "application/yaml", "application/json"), yaml).await;
     assert_eq!((created.code, &created.body["data"]["k"]), (201, &json!("0644")), "{}", created.body);
 }
@@ -507,6 +507,52 @@ async fn namespaces_wait_for_their_finalizer() {
     let finalized = c.call("PUT", "/api/v1/namespaces/other/finalize", namespace).await;
     assert_eq!(finalized.code, 200, "{}", finalized.body);
     assert_eq!(c.get("/api/v1/namespaces/other").await.code, 404);
+}
+
+#[tokio::test]
+async fn applied_fields_have_owners() {
+    let c = cluster().await;
+    let apply = async |manager: &str, query: &str, data: Value| {
+        let config = json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "a"}, "data": data});
+        let uri = format!("{MAPS}/a?fieldManager={manager}{query}");
+        let ctx = context("PATCH", &uri, "application/apply-patch+yaml", "application/json");
+        c.raw(&ctx, serde_json::to_vec(&config).unwrap()).await
+    };
+    let created = apply("one", "", json!({"a": "1", "b": "1"})).await;
+    assert_eq!(created.code, 201, "{}", created.body);
+    assert_eq!(created.body["metadata"]["managedFields"][0]["operation"], "Apply");
+    let again = apply("one", "", json!({"a": "1", "b": "1"})).await;
+    assert_eq!((again.code, &again.body), (200, &created.body), "applying the same again changes nothing");
+    let conflict = apply("two", "", json!({"a": "2"})).await;
+    assert_eq!(conflict.code, 409);
+    assert_eq!(conflict.body["message"], "Apply failed with 1 conflict: conflict with \"one\": .data.a");
+    let forced = apply("two", "&force=true", json!({"a": "2"})).await;
+    assert_eq!((forced.code, &forced.body["data"]), (200, &json!({"a": "2", "b": "1"})));
+    let removed = apply("one", "", json!({})).await;
+    assert_eq!(removed.body["data"], json!({"a": "2"}), "what its only owner no longer applies goes");
+    let ctx = context("PATCH", &format!("{MAPS}/a"), "application/apply-patch+yaml", "application/json");
+    assert_eq!(c.raw(&ctx, "{}").await.code, 422, "a manager is required");
+}
+
+#[tokio::test]
+async fn every_kind_of_patch_applies() {
+    let c = cluster().await;
+    let pods = "/api/v1/namespaces/default/pods";
+    c.call("POST", pods, pod("p")).await;
+    let patch = async |kind: &str, body: Value| {
+        let ctx = context("PATCH", &format!("{pods}/p"), kind, "application/json");
+        c.raw(&ctx, serde_json::to_vec(&body).unwrap()).await
+    };
+    let json_patch = patch("application/json-patch+json", json!([{"op": "add", "path": "/metadata/labels", "value": {"a": "1"}}])).await;
+    assert_eq!((json_patch.code, &json_patch.body["metadata"]["labels"]), (200, &json!({"a": "1"})), "{}", json_patch.body);
+    let strategic = json!({"spec": {"containers": [{"name": "c", "image": "j"}]}});
+    let strategic = patch("application/strategic-merge-patch+json", strategic).await;
+    assert_eq!((strategic.code, &strategic.body["spec"]["containers"][0]["image"]), (200, &json!("j")), "{}", strategic.body);
+    assert_eq!(strategic.body["spec"]["containers"].as_array().unwrap().len(), 1);
+    assert_eq!(patch("text/plain", json!({})).await.code, 415);
+    assert_eq!(patch("application/json-patch+json", json!([{"op": "test", "path": "/metadata/name", "value": "x"}])).await.code, 422);
+    let absent = context("PATCH", &format!("{pods}/q"), "application/merge-patch+json", "application/json");
+    assert_eq!(c.raw(&absent, "{}").await.code, 404);
 }
 
 #[tokio::test]

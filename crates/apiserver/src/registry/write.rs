@@ -97,18 +97,20 @@ impl Registry {
         let attempts = if generated { GENERATE_ATTEMPTS } else { 1 };
         let mut attempt = 1;
         loop {
-            match self.create_once(write, object.clone()).await {
+            match self.create_once(write, object.clone(), true).await {
                 Err(status) if status.is_already_exists() && attempt < attempts => attempt += 1,
                 result => return result.map(|bytes| Written { bytes, created: true }),
             }
         }
     }
 
-    async fn create_once(&self, write: &Write<'_>, mut object: Value) -> Result<Bytes, Status> {
+    async fn create_once(&self, write: &Write<'_>, mut object: Value, track: bool) -> Result<Bytes, Status> {
         let entry = write.entry;
         wipe_system_fields(&mut object);
         ensure_namespace(&mut object, write.namespace)?;
-        write.manage(None, &mut object)?;
+        if track {
+            write.manage(None, &mut object)?;
+        }
         let mut object = self.admit(write, Operation::Create, object, None).await?;
         fill_system_fields(&mut object);
         if meta::name(&object).is_empty() && !meta::generate_name(&object).is_empty() {
@@ -175,7 +177,7 @@ impl Registry {
                     return Err(write.not_found());
                 }
                 let object = change.next(None)?;
-                match self.create_once(write, object).await {
+                match self.create_once(write, object, !change.tracks_managers()).await {
                     Ok(bytes) => return Ok(Written { bytes, created: true }),
                     Err(status) if status.is_already_exists() && !write.options.dry_run => continue,
                     Err(status) => return Err(status),
