@@ -96,6 +96,14 @@ pub static CONTROLLERS: &[Row] = &[
         |c, config| Arc::new(node::ipam::NodeIpamController::new(c, config))),
     row!("pod-garbage-collector", "pod-garbage-collector", ["pods", "pods/status"],
         |c, config| Arc::new(node::pod_gc::PodGcController::new(c, config.terminated_pod_threshold))),
+    row!("job-controller", "job-controller", ["jobs/status.batch", "pods", "events"],
+        |c, _| Arc::new(workload::job::JobController::new(c))),
+    row!("cronjob-controller", "cronjob-controller", ["cronjobs/status.batch", "jobs.batch", "events"],
+        |c, _| Arc::new(workload::cron_job::CronJobController::new(c))),
+    row!("ttl-after-finished-controller", "ttl-after-finished-controller", ["jobs.batch"],
+        |c, _| Arc::new(workload::ttl_after_finished::TtlAfterFinishedController::new(c))),
+    row!("daemon-set-controller", "daemon-set-controller", ["daemonsets/status.apps", "controllerrevisions.apps", "pods", "events"],
+        |c, _| Arc::new(workload::daemon_set::DaemonSetController::new(c))),
 ];
 
 /// Runs every controller until the informers are shut down. `client_for` makes the client of a

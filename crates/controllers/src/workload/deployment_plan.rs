@@ -623,7 +623,6 @@ impl Step<'_> {
 
     fn finish(mut self, new: Option<&Arc<ReplicaSet>>, old: &[&Arc<ReplicaSet>]) -> Plan {
         let deployment = self.input.deployment;
-        let now = self.input.now;
         let known = deployment.status.clone().unwrap_or_default();
         let all: Vec<&Arc<ReplicaSet>> = old.iter().copied().chain(new).collect();
         let sum = |part: fn((i32, i32, i32)) -> i32| all.iter().map(|s| part(status_of(s))).sum::<i32>();
@@ -660,7 +659,6 @@ impl Step<'_> {
         self.copy_failure(&all, new);
         let requeue = self.deadline_check(&status, new);
         status.conditions = Some(self.conditions).filter(|c| !c.is_empty());
-        let _ = now;
         Plan {
             create: self.created,
             resize: self.sets,

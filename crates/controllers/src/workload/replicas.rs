@@ -7,7 +7,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::{clock, pod};
+use crate::pod;
 
 /// No more pods than this are created or deleted in one pass.
 pub(crate) const BURST: usize = 500;
