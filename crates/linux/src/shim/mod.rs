@@ -1,0 +1,162 @@
+//! The shim: one small process for each pod, which outlives the server.
+//!
+//! It is this same binary, started again with [`SHIM_ARGUMENT`]. It lives in the pod's network,
+//! IPC and UTS namespaces and so holds them; it is the parent of every process the runtime
+//! starts in the pod, owns their streams and logs, and reports how they end. It has one thread,
+//! so it may clone itself, and it does little, so it stays small: what is heavy happens in the
+//! processes it clones, before they become something else.
+
+mod container;
+mod log;
+pub(crate) mod protocol;
+mod server;
+
+use std::ffi::OsString;
+use std::io::{self, Write};
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{Mode, OFlags};
+use thiserror::Error;
+
+use self::protocol::ShimConfig;
+use self::server::Server;
+use crate::sys;
+
+/// The first argument that makes this binary a shim.
+pub const SHIM_ARGUMENT: &str = "__shim";
+
+/// What the shim writes on its standard output when it listens; the pid follows.
+pub(crate) const READY: &str = "ready ";
+
+const MAX_CONFIG_BYTES: u64 = 1 << 20;
+
+#[derive(Debug, Error)]
+enum ShimError {
+    #[error("usage: {SHIM_ARGUMENT} CONFIG")]
+    Usage,
+    #[error("reading the configuration")]
+    Config(#[source] io::Error),
+    #[error("decoding the configuration")]
+    Decode(#[source] serde_json::Error),
+    #[error("{0}")]
+    Setup(String, #[source] io::Error),
+}
+
+fn setup<T>(what: &str, result: io::Result<T>) -> Result<T, ShimError> {
+    result.map_err(|error| ShimError::Setup(what.to_owned(), error))
+}
+
+/// Runs a shim and never returns. Must be called before the process has a second thread;
+/// `arguments` are those after [`SHIM_ARGUMENT`].
+pub fn shim_main(arguments: &[OsString]) -> ! {
+    let result = start(arguments);
+    if let Err(error) = result {
+        let cause = std::error::Error::source(&error).map(|cause| format!(": {cause}")).unwrap_or_default();
+        let _ = writeln!(io::stdout(), "error {error}{cause}");
+        sys::exit_now(1)
+    }
+    sys::exit_now(0)
+}
+
+fn start(arguments: &[OsString]) -> Result<(), ShimError> {
+    let path = arguments.first().map(PathBuf::from).ok_or(ShimError::Usage)?;
+    let bytes = sys::read_bounded(&path, MAX_CONFIG_BYTES).map_err(ShimError::Config)?;
+    let config: ShimConfig = serde_json::from_slice(&bytes).map_err(ShimError::Decode)?;
+
+    // The parent only waits for this process to exist: the shim is nobody's child, so that its
+    // end is noticed by its socket alone, by whichever server is there then.
+    if setup("starting the shim", sys::clone_process(0))?.is_some() {
+        sys::exit_now(0);
+    }
+    setup("making a session", rustix::process::setsid().map_err(io::Error::from))?;
+    setup("becoming a subreaper", sys::set_child_subreaper())?;
+    for procs in &config.procs {
+        setup("leaving the server's cgroup", std::fs::write(procs, std::process::id().to_string()))?;
+    }
+    // The last to be killed when memory runs out; a machine that refuses is obeyed.
+    let _ = std::fs::write("/proc/self/oom_score_adj", "-998");
+    enter_namespaces(&config)?;
+    let pod_pids = if config.share_pid { Some(start_reaper()?) } else { None };
+    let signals = setup(
+        "watching signals",
+        sys::signal_fd(&[libc::SIGCHLD, libc::SIGTERM, libc::SIGINT, libc::SIGHUP, libc::SIGPIPE]),
+    )?;
+    let listener = setup("listening", listen(&config.socket))?;
+    let own_pids = setup("opening a namespace", open_readonly("/proc/self/ns/pid"))?;
+
+    let mut out = io::stdout();
+    let ready = writeln!(out, "{READY}{}", std::process::id()).and_then(|()| out.flush());
+    setup("reporting", ready)?;
+    setup("closing the standard streams", close_streams())?;
+    Server::new(config.socket, listener, signals, own_pids, pod_pids).run();
+    Ok(())
+}
+
+fn enter_namespaces(config: &ShimConfig) -> Result<(), ShimError> {
+    let mut kinds = 0;
+    for (wanted, kind) in [
+        (config.own_network, libc::CLONE_NEWNET),
+        (config.own_ipc, libc::CLONE_NEWIPC),
+        (config.own_hostname.is_some(), libc::CLONE_NEWUTS),
+    ] {
+        if wanted {
+            kinds |= kind;
+        }
+    }
+    setup("making the pod's namespaces", sys::unshare(kinds))?;
+    if config.own_network {
+        setup("bringing the loopback interface up", sys::bring_loopback_up())?;
+    }
+    if let Some(name) = &config.own_hostname {
+        setup("setting the host name", sys::set_host_name(name))?;
+    }
+    for (path, value) in &config.sysctls {
+        let written = std::fs::write(Path::new("/proc/sys").join(path), value);
+        setup(&format!("setting the sysctl {:?}", path.replace('/', ".")), written)?;
+    }
+    Ok(())
+}
+
+/// The first process of the pod's PID namespace; gives the namespace.
+fn start_reaper() -> Result<(sys::Pid, OwnedFd), ShimError> {
+    match setup("making the pod's PID namespace", sys::clone_process(libc::CLONE_NEWPID))? {
+        Some(pid) => {
+            let namespace = setup("opening the pod's PID namespace", open_readonly(&format!("/proc/{pid}/ns/pid")))?;
+            Ok((pid, namespace))
+        }
+        None => {
+            let _ = sys::set_undumpable();
+            let _ = sys::set_parent_death_kill();
+            for fd in 0..64 {
+                sys::close_raw(fd);
+            }
+            sys::reap_forever()
+        }
+    }
+}
+
+fn open_readonly(path: &str) -> io::Result<OwnedFd> {
+    Ok(rustix::fs::open(path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?)
+}
+
+fn listen(path: &Path) -> io::Result<OwnedFd> {
+    use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    let socket = rustix::net::socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None)?;
+    let _ = std::fs::remove_file(path);
+    rustix::process::umask(Mode::from_raw_mode(0o177));
+    rustix::net::bind(&socket, &SocketAddrUnix::new(path)?)?;
+    rustix::process::umask(Mode::from_raw_mode(0o022));
+    rustix::net::listen(&socket, 128)?;
+    Ok(socket)
+}
+
+/// The parent's pipe must close, so that it knows that no more comes.
+fn close_streams() -> io::Result<()> {
+    let null = container::dev_null()?;
+    for target in 0..3 {
+        sys::duplicate_to(null.as_fd(), target)?;
+    }
+    Ok(())
+}
