@@ -18,6 +18,7 @@ pub mod meta;
 pub mod names;
 mod object_meta;
 pub mod patch;
+pub mod protobuf;
 pub mod quantity;
 pub mod status;
 pub mod structural;

@@ -29,7 +29,11 @@ pub(crate) fn render(proto: &Value, schemas: &Value) -> Result<String, String> {
         .filter(|m| schemas.contains_key(&schema_name(m)))
         .cloned()
         .collect();
+    // Wire forms that no published schema names.
     queue.push("k8s.io.apimachinery.pkg.runtime.Unknown".into());
+    for name in ["PartialObjectMetadata", "PartialObjectMetadataList"] {
+        queue.push(format!("k8s.io.apimachinery.pkg.apis.meta.v1.{name}"));
+    }
     while let Some(m) = queue.pop() {
         if !wanted.insert(m.clone()) {
             continue;
