@@ -25,7 +25,13 @@ pub trait Store: Send + Sync + 'static {
 
     /// Keys in `[start, end)` in order; `limit` 0 is unlimited. A revision that was compacted is
     /// [`Error::Compacted`].
-    async fn range(&self, start: &str, end: &str, limit: usize, revision: Revision) -> Result<RangeResult>;
+    async fn range(
+        &self,
+        start: &str,
+        end: &str,
+        limit: usize,
+        revision: Revision,
+    ) -> Result<RangeResult>;
 
     /// Writes when `expect` holds; returns the durable result. Writers that arrive together share
     /// one fsync. A failed expectation is [`Error::Conflict`] with what is there now.
@@ -98,8 +104,15 @@ pub enum WatchMessage {
 #[derive(Debug, Clone)]
 pub enum Event {
     /// Created when `kv.create_revision == kv.mod_revision`. `previous` is absent for a creation.
-    Put { kv: KeyValue, previous: Option<KeyValue> },
-    Delete { key: Arc<str>, revision: Revision, previous: KeyValue },
+    Put {
+        kv: KeyValue,
+        previous: Option<KeyValue>,
+    },
+    Delete {
+        key: Arc<str>,
+        revision: Revision,
+        previous: KeyValue,
+    },
 }
 
 #[derive(Debug, Clone, Copy, Default)]
@@ -117,9 +130,15 @@ pub enum Error {
     #[error("the key was changed or its expected state does not hold")]
     Conflict(Option<KeyValue>),
     #[error("revision {requested} has been compacted; the oldest kept is {oldest}")]
-    Compacted { requested: Revision, oldest: Revision },
+    Compacted {
+        requested: Revision,
+        oldest: Revision,
+    },
     #[error("revision {requested} is in the future; the newest is {current}")]
-    FutureRevision { requested: Revision, current: Revision },
+    FutureRevision {
+        requested: Revision,
+        current: Revision,
+    },
     #[error("opening the store at {path}: {reason}")]
     Open { path: String, reason: String },
     #[error("the store is shut down")]

@@ -14,8 +14,8 @@ use keelson_store::{Error, Event, KeyValue, Revision, SharedStore, WatchMessage}
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 
-pub use object::Object;
-pub use watch_cache::{CacheEvent, WatchCache};
+pub(crate) use object::Object;
+pub(crate) use watch_cache::{CacheEvent, WatchCache};
 pub(crate) use watch_cache::{Ended, TooOld, Watcher};
 
 /// Under this prefix are all objects.
@@ -46,7 +46,7 @@ pub(crate) fn prefix(group: &str, resource: &str) -> String {
     format!("{ROOT}{group}/{resource}/")
 }
 
-pub struct Caches {
+pub(crate) struct Caches {
     store: SharedStore,
     by_prefix: RwLock<HashMap<String, Arc<WatchCache>>>,
     /// Every event up to this revision is in its cache.
@@ -59,15 +59,25 @@ impl Caches {
         store: SharedStore,
         resources: impl IntoIterator<Item = (String, String)>,
     ) -> Result<(Arc<Self>, JoinHandle<()>), Error> {
-        let by_prefix = resources.into_iter().map(|(group, resource)| new_cache(&group, &resource)).collect();
-        let caches = Arc::new(Self { store, by_prefix: RwLock::new(by_prefix), revision: watch::Sender::new(0) });
+        let by_prefix = resources
+            .into_iter()
+            .map(|(group, resource)| new_cache(&group, &resource))
+            .collect();
+        let caches = Arc::new(Self {
+            store,
+            by_prefix: RwLock::new(by_prefix),
+            revision: watch::Sender::new(0),
+        });
         let start = caches.load_all().await?;
         let events = caches.store.watch(ROOT, start + 1).await?;
         let follower = Arc::clone(&caches);
-        Ok((caches, tokio::spawn(async move { follower.follow(events).await })))
+        Ok((
+            caches,
+            tokio::spawn(async move { follower.follow(events).await }),
+        ))
     }
 
-    pub fn get(&self, group: &str, resource: &str) -> Option<Arc<WatchCache>> {
+    pub(crate) fn get(&self, group: &str, resource: &str) -> Option<Arc<WatchCache>> {
         self.by_prefix
             .read()
             .unwrap_or_else(PoisonError::into_inner)
@@ -108,23 +118,29 @@ impl Caches {
 
     /// Ends every watch.
     pub(crate) fn close(&self) {
-        for cache in self.by_prefix.read().unwrap_or_else(PoisonError::into_inner).values() {
+        for cache in self
+            .by_prefix
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .values()
+        {
             cache.close();
         }
     }
 
     /// The revision all caches have reached.
-    pub fn revision(&self) -> Revision {
+    pub(crate) fn revision(&self) -> Revision {
         *self.revision.borrow()
     }
 
     /// Waits until every event up to `revision` is in its cache.
-    pub async fn wait(&self, revision: Revision) -> Result<(), Status> {
+    pub(crate) async fn wait(&self, revision: Revision) -> Result<(), Status> {
         if self.revision() >= revision {
             return Ok(());
         }
         let mut receiver = self.revision.subscribe();
-        let reached = tokio::time::timeout(FRESH_TIMEOUT, receiver.wait_for(|now| *now >= revision)).await;
+        let reached =
+            tokio::time::timeout(FRESH_TIMEOUT, receiver.wait_for(|now| *now >= revision)).await;
         match reached {
             Ok(Ok(_)) => Ok(()),
             _ => Err(Status::timeout("Too large resource version")),
@@ -132,13 +148,20 @@ impl Caches {
     }
 
     /// Waits until the caches have everything the store has acknowledged so far.
-    pub async fn wait_current(&self) -> Result<(), Status> {
-        let newest = self.store.current_revision().await.map_err(|err| Status::internal(err.to_string()))?;
+    pub(crate) async fn wait_current(&self) -> Result<(), Status> {
+        let newest = self
+            .store
+            .current_revision()
+            .await
+            .map_err(|err| Status::internal(err.to_string()))?;
         if self.revision() >= newest {
             return Ok(());
         }
         // Other writers of a shared store may be under keys outside the watch.
-        self.store.request_progress(ROOT).await.map_err(|err| Status::internal(err.to_string()))?;
+        self.store
+            .request_progress(ROOT)
+            .await
+            .map_err(|err| Status::internal(err.to_string()))?;
         self.wait(newest).await
     }
 
@@ -150,9 +173,15 @@ impl Caches {
                 items.entry(prefix).or_default().push(kv.clone());
             }
         }
-        let caches = self.by_prefix.read().unwrap_or_else(PoisonError::into_inner);
+        let caches = self
+            .by_prefix
+            .read()
+            .unwrap_or_else(PoisonError::into_inner);
         for (prefix, cache) in caches.iter() {
-            cache.reset(items.remove(prefix.as_str()).unwrap_or_default(), range.revision);
+            cache.reset(
+                items.remove(prefix.as_str()).unwrap_or_default(),
+                range.revision,
+            );
         }
         drop(caches);
         self.revision.send_replace(range.revision);
@@ -180,7 +209,10 @@ impl Caches {
                 Ok(events) => return Some(events),
                 Err(Error::Closed) => return None,
                 Err(Error::Compacted { .. }) => {
-                    tracing::warn!(from, "the watch caches fell behind the store's history and start again");
+                    tracing::warn!(
+                        from,
+                        "the watch caches fell behind the store's history and start again"
+                    );
                     match self.load_all().await {
                         Ok(_) => continue,
                         Err(Error::Closed) => return None,
@@ -195,7 +227,10 @@ impl Caches {
 
     fn apply(&self, messages: impl Iterator<Item = WatchMessage>) {
         let mut reached = self.revision();
-        let caches = self.by_prefix.read().unwrap_or_else(PoisonError::into_inner);
+        let caches = self
+            .by_prefix
+            .read()
+            .unwrap_or_else(PoisonError::into_inner);
         for message in messages {
             match message {
                 WatchMessage::Event(event) => {

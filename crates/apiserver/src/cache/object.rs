@@ -8,17 +8,17 @@ use keelson_store::{KeyValue, Revision};
 use serde::Deserialize;
 use serde_json::Value;
 
-pub type Labels = BTreeMap<String, String>;
+pub(crate) type Labels = BTreeMap<String, String>;
 
 /// Shared by the cache, its ring of events and every response that sends it.
 #[derive(Debug)]
-pub struct Object {
+pub(crate) struct Object {
     key: Arc<str>,
     /// Length of `/registry/<group>/<resource>/`.
     prefix_length: usize,
     bytes: Bytes,
-    pub revision: Revision,
-    pub create_revision: Revision,
+    pub(crate) revision: Revision,
+    pub(crate) create_revision: Revision,
     labels: OnceLock<Labels>,
     /// Values of the selectable fields, in the kind's order of names.
     selectable: OnceLock<Vec<(String, String)>>,
@@ -57,31 +57,33 @@ impl Object {
         }
     }
 
-    pub fn key(&self) -> &Arc<str> {
+    pub(crate) fn key(&self) -> &Arc<str> {
         &self.key
     }
 
     /// `namespace/name`, or the name alone: the part of the key that orders a list.
-    pub fn path(&self) -> &str {
+    pub(crate) fn path(&self) -> &str {
         &self.key[self.prefix_length..]
     }
 
-    pub fn namespace(&self) -> &str {
-        self.path().split_once('/').map_or("", |(namespace, _)| namespace)
+    pub(crate) fn namespace(&self) -> &str {
+        self.path()
+            .split_once('/')
+            .map_or("", |(namespace, _)| namespace)
     }
 
-    pub fn name(&self) -> &str {
+    pub(crate) fn name(&self) -> &str {
         let path = self.path();
         path.split_once('/').map_or(path, |(_, name)| name)
     }
 
     /// Canonical JSON in the storage version, resourceVersion in place.
-    pub fn bytes(&self) -> &Bytes {
+    pub(crate) fn bytes(&self) -> &Bytes {
         &self.bytes
     }
 
     /// Decodes without keeping the tree, which is several times larger than the bytes.
-    pub fn decode(&self) -> Arc<Value> {
+    pub(crate) fn decode(&self) -> Arc<Value> {
         if let Some(value) = self.value.get() {
             return Arc::clone(value);
         }
@@ -89,15 +91,21 @@ impl Object {
     }
 
     /// Decodes once and keeps the tree, for the few kinds the server itself reads all the time.
-    pub fn decode_kept(&self) -> Arc<Value> {
-        Arc::clone(self.value.get_or_init(|| Arc::new(parse(&self.key, &self.bytes))))
+    pub(crate) fn decode_kept(&self) -> Arc<Value> {
+        Arc::clone(
+            self.value
+                .get_or_init(|| Arc::new(parse(&self.key, &self.bytes))),
+        )
     }
 
-    pub fn labels(&self) -> &Labels {
+    pub(crate) fn labels(&self) -> &Labels {
         self.labels.get_or_init(|| labels_of(&self.bytes))
     }
 
-    pub fn selectable(&self, read: impl FnOnce(&Value) -> Vec<(String, String)>) -> &[(String, String)] {
+    pub(crate) fn selectable(
+        &self,
+        read: impl FnOnce(&Value) -> Vec<(String, String)>,
+    ) -> &[(String, String)] {
         self.selectable.get_or_init(|| read(&self.decode()))
     }
 }
@@ -121,5 +129,8 @@ fn labels_of(bytes: &[u8]) -> Labels {
     struct Labelled {
         metadata: Meta,
     }
-    serde_json::from_slice::<Labelled>(bytes).ok().and_then(|l| l.metadata.labels).unwrap_or_default()
+    serde_json::from_slice::<Labelled>(bytes)
+        .ok()
+        .and_then(|l| l.metadata.labels)
+        .unwrap_or_default()
 }

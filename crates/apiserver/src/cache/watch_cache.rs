@@ -18,24 +18,27 @@ const RING_BYTES: usize = 2 << 20;
 /// A change as watchers see it. `object` is the new state, or the last one with the revision of
 /// the deletion.
 #[derive(Debug)]
-pub struct CacheEvent {
-    pub revision: Revision,
+pub(crate) struct CacheEvent {
+    pub(crate) revision: Revision,
     current: Option<Arc<Object>>,
-    pub previous: Option<Arc<Object>>,
+    pub(crate) previous: Option<Arc<Object>>,
     /// Rendered when the first watcher asks.
     deleted: OnceLock<Arc<Object>>,
 }
 
 impl CacheEvent {
     /// The new state; nothing for a deletion.
-    pub fn current(&self) -> Option<&Arc<Object>> {
+    pub(crate) fn current(&self) -> Option<&Arc<Object>> {
         self.current.as_ref()
     }
 
     /// What a DELETED event carries: the state before, at the revision of this event.
-    pub fn gone(&self) -> Option<&Arc<Object>> {
+    pub(crate) fn gone(&self) -> Option<&Arc<Object>> {
         let previous = self.previous.as_ref()?;
-        Some(self.deleted.get_or_init(|| Arc::new(previous.deleted_at(self.revision))))
+        Some(
+            self.deleted
+                .get_or_init(|| Arc::new(previous.deleted_at(self.revision))),
+        )
     }
 
     fn size(&self) -> usize {
@@ -45,11 +48,11 @@ impl CacheEvent {
 
 /// The watch asked for events that are no longer kept.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct TooOld {
-    pub oldest: Revision,
+pub(crate) struct TooOld {
+    pub(crate) oldest: Revision,
 }
 
-pub struct WatchCache {
+pub(crate) struct WatchCache {
     prefix: String,
     keep_decoded: bool,
     state: RwLock<State>,
@@ -79,14 +82,19 @@ impl WatchCache {
             floor: 0,
             closed: false,
         };
-        Self { prefix, keep_decoded, state: RwLock::new(state), next: watch::Sender::new(0) }
+        Self {
+            prefix,
+            keep_decoded,
+            state: RwLock::new(state),
+            next: watch::Sender::new(0),
+        }
     }
 
-    pub fn prefix(&self) -> &str {
+    pub(crate) fn prefix(&self) -> &str {
         &self.prefix
     }
 
-    pub fn get(&self, namespace: &str, name: &str) -> Option<Arc<Object>> {
+    pub(crate) fn get(&self, namespace: &str, name: &str) -> Option<Arc<Object>> {
         let key = if namespace.is_empty() {
             format!("{}{name}", self.prefix)
         } else {
@@ -96,35 +104,42 @@ impl WatchCache {
     }
 
     /// Objects of a namespace (all if empty) in the order of their keys.
-    pub fn list(&self, namespace: &str) -> Vec<Arc<Object>> {
+    pub(crate) fn list(&self, namespace: &str) -> Vec<Arc<Object>> {
         let (start, end) = self.bounds(namespace);
         self.read()
             .objects
-            .range::<str, _>((Bound::Included(start.as_str()), Bound::Excluded(end.as_str())))
+            .range::<str, _>((
+                Bound::Included(start.as_str()),
+                Bound::Excluded(end.as_str()),
+            ))
             .map(|(_, object)| Arc::clone(object))
             .collect()
     }
 
-    pub fn len(&self) -> usize {
+    pub(crate) fn len(&self) -> usize {
         self.read().objects.len()
     }
 
-    pub fn is_empty(&self) -> bool {
+    pub(crate) fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
     /// The decoded form, kept between calls for the resources the server itself reads.
-    pub fn decode(&self, object: &Object) -> Arc<Value> {
-        if self.keep_decoded { object.decode_kept() } else { object.decode() }
+    pub(crate) fn decode(&self, object: &Object) -> Arc<Value> {
+        if self.keep_decoded {
+            object.decode_kept()
+        } else {
+            object.decode()
+        }
     }
 
     /// Wakes after every change.
-    pub fn subscribe(&self) -> watch::Receiver<u64> {
+    pub(crate) fn subscribe(&self) -> watch::Receiver<u64> {
         self.next.subscribe()
     }
 
     /// Keys of a namespace, or of the whole resource: `[start, end)`.
-    pub fn bounds(&self, namespace: &str) -> (String, String) {
+    pub(crate) fn bounds(&self, namespace: &str) -> (String, String) {
         let start = if namespace.is_empty() {
             self.prefix.clone()
         } else {
@@ -140,25 +155,48 @@ impl WatchCache {
         let receiver = self.next.subscribe();
         let state = self.read();
         if revision < state.floor {
-            return Err(TooOld { oldest: state.floor });
+            return Err(TooOld {
+                oldest: state.floor,
+            });
         }
-        let skip = state.ring.partition_point(|event| event.revision <= revision);
+        let skip = state
+            .ring
+            .partition_point(|event| event.revision <= revision);
         let next = state.first + skip as u64;
-        Ok(Watcher { cache: Arc::clone(self), receiver, next, after: revision })
+        Ok(Watcher {
+            cache: Arc::clone(self),
+            receiver,
+            next,
+            after: revision,
+        })
     }
 
     /// The objects now, and the events after them without a gap.
-    pub(crate) fn snapshot_and_watch(self: &Arc<Self>, namespace: &str) -> (Vec<Arc<Object>>, Watcher) {
+    pub(crate) fn snapshot_and_watch(
+        self: &Arc<Self>,
+        namespace: &str,
+    ) -> (Vec<Arc<Object>>, Watcher) {
         let receiver = self.next.subscribe();
         let (start, end) = self.bounds(namespace);
         let state = self.read();
         let objects = state
             .objects
-            .range::<str, _>((Bound::Included(start.as_str()), Bound::Excluded(end.as_str())))
+            .range::<str, _>((
+                Bound::Included(start.as_str()),
+                Bound::Excluded(end.as_str()),
+            ))
             .map(|(_, object)| Arc::clone(object))
             .collect();
         let next = state.first + state.ring.len() as u64;
-        (objects, Watcher { cache: Arc::clone(self), receiver, next, after: 0 })
+        (
+            objects,
+            Watcher {
+                cache: Arc::clone(self),
+                receiver,
+                next,
+                after: 0,
+            },
+        )
     }
 
     pub(crate) fn apply(&self, event: Event) {
@@ -166,16 +204,37 @@ impl WatchCache {
         let event = match event {
             Event::Put { kv, .. } => {
                 let object = Arc::new(Object::new(kv, self.prefix.len()));
-                if state.objects.get(object.key()).is_some_and(|known| known.revision >= object.revision) {
+                if state
+                    .objects
+                    .get(object.key())
+                    .is_some_and(|known| known.revision >= object.revision)
+                {
                     return;
                 }
-                let previous = state.objects.insert(Arc::clone(object.key()), Arc::clone(&object));
-                CacheEvent { revision: object.revision, current: Some(object), previous, deleted: OnceLock::new() }
+                let previous = state
+                    .objects
+                    .insert(Arc::clone(object.key()), Arc::clone(&object));
+                CacheEvent {
+                    revision: object.revision,
+                    current: Some(object),
+                    previous,
+                    deleted: OnceLock::new(),
+                }
             }
-            Event::Delete { key, revision, previous } => {
+            Event::Delete {
+                key,
+                revision,
+                previous,
+            } => {
                 let known = state.objects.remove(&key);
-                let previous = known.unwrap_or_else(|| Arc::new(Object::new(previous, self.prefix.len())));
-                CacheEvent { revision, current: None, previous: Some(previous), deleted: OnceLock::new() }
+                let previous =
+                    known.unwrap_or_else(|| Arc::new(Object::new(previous, self.prefix.len())));
+                CacheEvent {
+                    revision,
+                    current: None,
+                    previous: Some(previous),
+                    deleted: OnceLock::new(),
+                }
             }
         };
         state.push(event);
@@ -190,16 +249,26 @@ impl WatchCache {
         state.floor = state.floor.max(revision);
         for kv in items {
             let newer = |object: &Object| object.revision >= kv.mod_revision;
-            if state.objects.get(&kv.key).is_some_and(|object| newer(object)) {
+            if state
+                .objects
+                .get(&kv.key)
+                .is_some_and(|object| newer(object))
+            {
                 continue;
             }
             let gone = state.ring.iter().any(|event| {
                 event.current.is_none()
                     && event.revision > kv.mod_revision
-                    && event.previous.as_ref().is_some_and(|object| object.key() == &kv.key)
+                    && event
+                        .previous
+                        .as_ref()
+                        .is_some_and(|object| object.key() == &kv.key)
             });
             if !gone {
-                state.objects.insert(Arc::clone(&kv.key), Arc::new(Object::new(kv, self.prefix.len())));
+                state.objects.insert(
+                    Arc::clone(&kv.key),
+                    Arc::new(Object::new(kv, self.prefix.len())),
+                );
             }
         }
     }
@@ -213,7 +282,10 @@ impl WatchCache {
         state.objects.clear();
         state.floor = revision;
         for kv in items {
-            state.objects.insert(Arc::clone(&kv.key), Arc::new(Object::new(kv, self.prefix.len())));
+            state.objects.insert(
+                Arc::clone(&kv.key),
+                Arc::new(Object::new(kv, self.prefix.len())),
+            );
         }
         let next = state.first;
         drop(state);
@@ -238,8 +310,12 @@ impl State {
     fn push(&mut self, event: CacheEvent) {
         self.ring_bytes += event.size();
         self.ring.push_back(Arc::new(event));
-        while self.ring.len() > RING_MAXIMUM || (self.ring_bytes > RING_BYTES && self.ring.len() > RING_MINIMUM) {
-            let Some(oldest) = self.ring.pop_front() else { break };
+        while self.ring.len() > RING_MAXIMUM
+            || (self.ring_bytes > RING_BYTES && self.ring.len() > RING_MINIMUM)
+        {
+            let Some(oldest) = self.ring.pop_front() else {
+                break;
+            };
             self.ring_bytes -= oldest.size();
             self.first += 1;
             self.floor = self.floor.max(oldest.revision);
@@ -276,12 +352,17 @@ impl Watcher {
         let Some(skip) = self.next.checked_sub(state.first) else {
             return Err(Ended::Lagged);
         };
-        let skip = usize::try_from(skip).unwrap_or(usize::MAX).min(state.ring.len());
+        let skip = usize::try_from(skip)
+            .unwrap_or(usize::MAX)
+            .min(state.ring.len());
         let events: Vec<_> = state.ring.range(skip..).take(BATCH).cloned().collect();
         drop(state);
         self.next += events.len() as u64;
         let after = self.after;
-        let events: Vec<_> = events.into_iter().filter(|event| event.revision > after).collect();
+        let events: Vec<_> = events
+            .into_iter()
+            .filter(|event| event.revision > after)
+            .collect();
         Ok(events)
     }
 

@@ -20,7 +20,9 @@ impl Change<'_> {
             (Self::Replace(object), _) => Ok(object.clone()),
             (Self::Patch(patch), old) => patch.apply(old),
             (Self::Transform(transform), Some(old)) => transform(old),
-            (Self::Transform(_), None) => Err(Status::internal("a subresource cannot create its object")),
+            (Self::Transform(_), None) => {
+                Err(Status::internal("a subresource cannot create its object"))
+            }
         }
     }
 

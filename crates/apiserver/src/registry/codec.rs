@@ -22,15 +22,21 @@ pub(crate) const BODY_LIMIT: usize = 3 << 20;
 pub(crate) fn body_value(body: &Bytes, encoding: Encoding) -> Result<Value, Status> {
     check_size(body)?;
     match encoding {
-        Encoding::Json => serde_json::from_slice(body).map_err(|err| Status::bad_request(json_error(body, &err))),
+        Encoding::Json => {
+            serde_json::from_slice(body).map_err(|err| Status::bad_request(json_error(body, &err)))
+        }
         Encoding::Yaml => yaml(body),
-        Encoding::Protobuf => Err(Status::unsupported_media_type("protobuf bodies are not supported here")),
+        Encoding::Protobuf => Err(Status::unsupported_media_type(
+            "protobuf bodies are not supported here",
+        )),
     }
 }
 
 pub(crate) fn check_size(body: &Bytes) -> Result<(), Status> {
     if body.len() > BODY_LIMIT {
-        return Err(Status::request_entity_too_large(format!("limit is {BODY_LIMIT}")));
+        return Err(Status::request_entity_too_large(format!(
+            "limit is {BODY_LIMIT}"
+        )));
     }
     Ok(())
 }
@@ -44,7 +50,8 @@ fn json_error(body: &[u8], err: &serde_json::Error) -> String {
 }
 
 pub(crate) fn yaml(body: &[u8]) -> Result<Value, Status> {
-    let text = std::str::from_utf8(body).map_err(|err| Status::bad_request(format!("error converting YAML to JSON: {err}")))?;
+    let text = std::str::from_utf8(body)
+        .map_err(|err| Status::bad_request(format!("error converting YAML to JSON: {err}")))?;
     let options = serde_saphyr::options! { legacy_octal_numbers: true };
     let value: Value = serde_saphyr::from_str_with_options(text, options)
         .map_err(|err| Status::bad_request(format!("error converting YAML to JSON: {err}")))?;
@@ -55,11 +62,16 @@ pub(crate) fn yaml(body: &[u8]) -> Result<Value, Status> {
 fn integral_floats(value: Value) -> Value {
     match value {
         Value::Number(number) => match number.as_f64() {
-            Some(float) if number.is_f64() && float.fract() == 0.0 && float.abs() < 9e15 => Value::from(float as i64),
+            Some(float) if number.is_f64() && float.fract() == 0.0 && float.abs() < 9e15 => {
+                Value::from(float as i64)
+            }
             _ => Value::Number(number),
         },
         Value::Array(items) => items.into_iter().map(integral_floats).collect(),
-        Value::Object(fields) => fields.into_iter().map(|(k, v)| (k, integral_floats(v))).collect(),
+        Value::Object(fields) => fields
+            .into_iter()
+            .map(|(k, v)| (k, integral_floats(v)))
+            .collect(),
         other => other,
     }
 }
@@ -103,7 +115,11 @@ fn check_type(entry: &ResourceEntry, value: &Value) -> Result<(), Status> {
     let text = |name| object.get(name).and_then(Value::as_str).unwrap_or_default();
     let (api_version, kind) = (text("apiVersion"), text("kind"));
     if !kind.is_empty() && kind != entry.kind {
-        let version = if api_version.is_empty() { &expected } else { api_version };
+        let version = if api_version.is_empty() {
+            &expected
+        } else {
+            api_version
+        };
         return Err(Status::bad_request(format!(
             "{kind} in version {version:?} cannot be handled as a {}: no kind {kind:?} is registered here",
             entry.kind
@@ -119,7 +135,12 @@ fn check_type(entry: &ResourceEntry, value: &Value) -> Result<(), Status> {
 
 /// A body that is no stored kind (reviews, token requests): decoded through the schema of its
 /// type, with its defaults.
-pub(crate) fn decode_body(ctx: &RequestContext, body: &Bytes, api_version: &str, kind: &str) -> Result<Value, Status> {
+pub(crate) fn decode_body(
+    ctx: &RequestContext,
+    body: &Bytes,
+    api_version: &str,
+    kind: &str,
+) -> Result<Value, Status> {
     let (group, version) = meta::split_api_version(api_version);
     let schema = keelson_api::kind_type(group, version, kind)
         .and_then(keelson_api::schema)
@@ -128,29 +149,41 @@ pub(crate) fn decode_body(ctx: &RequestContext, body: &Bytes, api_version: &str,
     let given = |field| value.get(field).and_then(Value::as_str).unwrap_or_default();
     let (given_version, given_kind) = (given("apiVersion").to_owned(), given("kind").to_owned());
     if !given_kind.is_empty() && given_kind != kind {
-        return Err(Status::bad_request(format!("{given_kind} in version {given_version:?} cannot be handled as a {kind}")));
+        return Err(Status::bad_request(format!(
+            "{given_kind} in version {given_version:?} cannot be handled as a {kind}"
+        )));
     }
     if !given_version.is_empty() && given_version != api_version {
         return Err(Status::bad_request(format!(
             "the API version in the data ({given_version}) does not match the expected API version ({api_version})"
         )));
     }
-    let decoded = keelson_machinery::decode::normalize(value, schema)
-        .map_err(|err| Status::bad_request(keelson_machinery::decode::cannot_handle(kind, version, &err.to_string())))?;
+    let decoded = keelson_machinery::decode::normalize(value, schema).map_err(|err| {
+        Status::bad_request(keelson_machinery::decode::cannot_handle(
+            kind,
+            version,
+            &err.to_string(),
+        ))
+    })?;
     let mut object = decoded.object;
     meta::set_type(&mut object, api_version, kind);
     Ok(object)
 }
 
 /// The answer to such a body, in the encoding that the client accepts.
-pub(crate) fn encode_answer(ctx: &RequestContext, code: u16, value: &Value) -> Result<Response, Status> {
+pub(crate) fn encode_answer(
+    ctx: &RequestContext,
+    code: u16,
+    value: &Value,
+) -> Result<Response, Status> {
     let output = super::negotiate::output(ctx, false)?;
     super::render::value(code, &output, value)
 }
 
 /// A stored object as a tree.
 pub(crate) fn parse(bytes: &[u8]) -> Result<Value, Status> {
-    serde_json::from_slice(bytes).map_err(|err| Status::internal(format!("a stored object cannot be decoded: {err}")))
+    serde_json::from_slice(bytes)
+        .map_err(|err| Status::internal(format!("a stored object cannot be decoded: {err}")))
 }
 
 fn json_kind(value: &Value) -> &'static str {
@@ -169,12 +202,16 @@ pub(crate) fn stamped(mut object: Value) -> Result<StoreValue, Status> {
     meta::metadata_mut(&mut object).insert("resourceVersion".into(), Value::String(String::new()));
     let mut out = BytesMut::with_capacity(1024);
     let mut stamp_at = None;
-    let fields = object.as_object().ok_or_else(|| Status::internal("an object is no JSON object"))?;
+    let fields = object
+        .as_object()
+        .ok_or_else(|| Status::internal("an object is no JSON object"))?;
     write_map(&mut out, fields.iter(), |out, key, value| {
         if key != "metadata" {
             return write(out, value);
         }
-        let Some(metadata) = value.as_object() else { return write(out, value) };
+        let Some(metadata) = value.as_object() else {
+            return write(out, value);
+        };
         write_map(out, metadata.iter(), |out, key, value| {
             if key == "resourceVersion" {
                 out.put_slice(b"\"\"");
@@ -184,7 +221,10 @@ pub(crate) fn stamped(mut object: Value) -> Result<StoreValue, Status> {
             write(out, value)
         })
     })?;
-    Ok(StoreValue { bytes: out.freeze(), stamp_at })
+    Ok(StoreValue {
+        bytes: out.freeze(),
+        stamp_at,
+    })
 }
 
 fn write_map<'a>(
@@ -218,7 +258,9 @@ pub(crate) fn stamped_at(value: &StoreValue, revision: Revision) -> Result<Bytes
 pub(crate) fn unstamped(value: &StoreValue) -> Result<Bytes, Status> {
     let mut object = parse(&value.bytes)?;
     meta::metadata_mut(&mut object).remove("resourceVersion");
-    serde_json::to_vec(&object).map(Bytes::from).map_err(Status::internal)
+    serde_json::to_vec(&object)
+        .map(Bytes::from)
+        .map_err(Status::internal)
 }
 
 /// Whether writing this would change nothing but the version.

@@ -53,13 +53,20 @@ pub(crate) enum Deleted {
 enum Plan {
     Remove,
     /// Write this state and, if asked, remove it afterwards.
-    Mark { object: Value, then_remove: bool },
+    Mark {
+        object: Value,
+        then_remove: bool,
+    },
     /// Nothing changes: it is already being deleted at least as fast.
     Wait,
 }
 
 impl Registry {
-    pub(crate) async fn delete(&self, write: &Write<'_>, options: &DeleteOptions) -> Result<Deleted, Status> {
+    pub(crate) async fn delete(
+        &self,
+        write: &Write<'_>,
+        options: &DeleteOptions,
+    ) -> Result<Deleted, Status> {
         let key = self.key(write.entry, write.namespace, write.name);
         let mut marked = false;
         let mut resource_version = options.resource_version.clone();
@@ -69,7 +76,12 @@ impl Registry {
                 return Err(write.not_found());
             };
             let old = Arc::new(codec::parse(&existing.value)?);
-            check_preconditions(write, options.uid.as_deref(), resource_version.as_deref(), &old)?;
+            check_preconditions(
+                write,
+                options.uid.as_deref(),
+                resource_version.as_deref(),
+                &old,
+            )?;
             if !marked {
                 self.admit_delete(write, &old, options).await?;
             }
@@ -79,8 +91,14 @@ impl Registry {
                     Some(bytes) => return Ok(Deleted::Gone(bytes)),
                     None => continue,
                 },
-                Plan::Mark { object, then_remove } => {
-                    let Some(kv) = self.mark(&key, &existing, object, options.dry_run).await? else { continue };
+                Plan::Mark {
+                    object,
+                    then_remove,
+                } => {
+                    let Some(kv) = self.mark(&key, &existing, object, options.dry_run).await?
+                    else {
+                        continue;
+                    };
                     if !then_remove {
                         return Ok(Deleted::Pending(kv.value));
                     }
@@ -93,16 +111,32 @@ impl Registry {
                         return Ok(Deleted::Gone(bytes));
                     }
                     // Somebody else finished the job, or wrote in between.
-                    if self.store.get(&key, 0).await.map_err(store_error)?.is_none() {
+                    if self
+                        .store
+                        .get(&key, 0)
+                        .await
+                        .map_err(store_error)?
+                        .is_none()
+                    {
                         return Ok(Deleted::Gone(kv.value));
                     }
                 }
             }
         }
-        Err(Status::conflict(&write.entry.group, &write.entry.resource, write.name, "the object keeps changing"))
+        Err(Status::conflict(
+            &write.entry.group,
+            &write.entry.resource,
+            write.name,
+            "the object keeps changing",
+        ))
     }
 
-    async fn admit_delete(&self, write: &Write<'_>, old: &Arc<Value>, options: &DeleteOptions) -> Result<(), Status> {
+    async fn admit_delete(
+        &self,
+        write: &Write<'_>,
+        old: &Arc<Value>,
+        options: &DeleteOptions,
+    ) -> Result<(), Status> {
         if !write.admission {
             return Ok(());
         }
@@ -115,11 +149,20 @@ impl Registry {
     }
 
     /// Nothing when somebody else wrote first.
-    async fn remove(&self, key: &str, existing: &KeyValue, dry_run: bool) -> Result<Option<Bytes>, Status> {
+    async fn remove(
+        &self,
+        key: &str,
+        existing: &KeyValue,
+        dry_run: bool,
+    ) -> Result<Option<Bytes>, Status> {
         if dry_run {
             return Ok(Some(existing.value.clone()));
         }
-        match self.store.delete(key, Expect::Revision(existing.mod_revision)).await {
+        match self
+            .store
+            .delete(key, Expect::Revision(existing.mod_revision))
+            .await
+        {
             Ok((revision, previous)) => {
                 self.caches.wait(revision).await?;
                 Ok(Some(previous.value))
@@ -129,16 +172,29 @@ impl Registry {
         }
     }
 
-    async fn mark(&self, key: &str, existing: &KeyValue, object: Value, dry_run: bool) -> Result<Option<KeyValue>, Status> {
+    async fn mark(
+        &self,
+        key: &str,
+        existing: &KeyValue,
+        object: Value,
+        dry_run: bool,
+    ) -> Result<Option<KeyValue>, Status> {
         let value = codec::stamped(object)?;
         if codec::is_same(&value, &existing.value, existing.mod_revision) {
             return Ok(Some(existing.clone()));
         }
         if dry_run {
             let value = codec::stamped_at(&value, existing.mod_revision)?;
-            return Ok(Some(KeyValue { value, ..existing.clone() }));
+            return Ok(Some(KeyValue {
+                value,
+                ..existing.clone()
+            }));
         }
-        match self.store.put(key, value, Expect::Revision(existing.mod_revision)).await {
+        match self
+            .store
+            .put(key, value, Expect::Revision(existing.mod_revision))
+            .await
+        {
             Ok(kv) => {
                 self.caches.wait(kv.mod_revision).await?;
                 Ok(Some(kv))
@@ -156,7 +212,12 @@ fn check_preconditions(
     object: &Value,
 ) -> Result<(), Status> {
     let conflict = |message: String| {
-        Err(Status::conflict(&write.entry.group, &write.entry.resource, write.name, message))
+        Err(Status::conflict(
+            &write.entry.group,
+            &write.entry.resource,
+            write.name,
+            message,
+        ))
     };
     let found = meta::uid(object);
     if let Some(uid) = uid.filter(|uid| *uid != found) {
@@ -187,7 +248,11 @@ fn plan(entry: &ResourceEntry, old: &Value, options: &DeleteOptions) -> Plan {
             }
         } else {
             // A kind that says zero has nothing to wait for, whatever the client asked.
-            let seconds = if default == 0 { 0 } else { options.grace_period_seconds.unwrap_or(default) };
+            let seconds = if default == 0 {
+                0
+            } else {
+                options.grace_period_seconds.unwrap_or(default)
+            };
             begin(&mut object, seconds);
             graceful = Some(seconds);
         }
@@ -198,10 +263,16 @@ fn plan(entry: &ResourceEntry, old: &Value, options: &DeleteOptions) -> Plan {
     }
     let held = !finalizers.is_empty() || is_held_namespace(entry, old);
     match graceful {
-        Some(seconds) => Plan::Mark { object, then_remove: seconds == 0 && !held },
+        Some(seconds) => Plan::Mark {
+            object,
+            then_remove: seconds == 0 && !held,
+        },
         None if held => {
             mark_deleting(entry, &mut object);
-            Plan::Mark { object, then_remove: false }
+            Plan::Mark {
+                object,
+                then_remove: false,
+            }
         }
         None => Plan::Remove,
     }
@@ -219,7 +290,9 @@ fn begin(object: &mut Value, seconds: i64) {
 fn shorten(object: &mut Value, current: i64, wanted: Option<i64>) -> Option<i64> {
     let mut seconds = wanted.filter(|wanted| *wanted < current)?;
     let now = time::now_unix();
-    let end = meta::deletion_timestamp(object).and_then(time::parse_unix).unwrap_or(now);
+    let end = meta::deletion_timestamp(object)
+        .and_then(time::parse_unix)
+        .unwrap_or(now);
     let mut end = end.saturating_sub(current).saturating_add(seconds);
     if end < now {
         end = now;
@@ -244,7 +317,10 @@ fn mark_deleting(entry: &ResourceEntry, object: &mut Value) {
         Some(_) => {}
     }
     if is_namespace(entry) {
-        if let Some(status) = object.as_object_mut().map(|o| o.entry("status").or_insert_with(|| Value::Object(Default::default()))) {
+        if let Some(status) = object.as_object_mut().map(|o| {
+            o.entry("status")
+                .or_insert_with(|| Value::Object(Default::default()))
+        }) {
             status["phase"] = "Terminating".into();
         }
     } else {
@@ -265,25 +341,39 @@ fn is_namespace(entry: &ResourceEntry) -> bool {
 
 fn is_held_namespace(entry: &ResourceEntry, object: &Value) -> bool {
     is_namespace(entry)
-        && object.pointer("/spec/finalizers").and_then(Value::as_array).is_some_and(|f| !f.is_empty())
+        && object
+            .pointer("/spec/finalizers")
+            .and_then(Value::as_array)
+            .is_some_and(|f| !f.is_empty())
 }
 
 /// The finalizers after the garbage collector's two were set as the client wants.
-fn finalizers<'a>(entry: &ResourceEntry, object: &'a Value, options: &DeleteOptions) -> Vec<&'a str> {
+fn finalizers<'a>(
+    entry: &ResourceEntry,
+    object: &'a Value,
+    options: &DeleteOptions,
+) -> Vec<&'a str> {
     let present = meta::finalizers(object);
     if entry.storage_group.is_empty() && entry.resource == "events" {
         return present;
     }
     let (orphan, foreground) = match (options.orphan_dependents, options.propagation) {
         (Some(orphan), _) => (orphan, false),
-        (None, Some(policy)) => (policy == Propagation::Orphan, policy == Propagation::Foreground),
+        (None, Some(policy)) => (
+            policy == Propagation::Orphan,
+            policy == Propagation::Foreground,
+        ),
         // Without a policy the finalizers already there decide.
         (None, None) => {
             let first = present.iter().find(|f| **f == ORPHAN || **f == FOREGROUND);
             (first == Some(&ORPHAN), first == Some(&FOREGROUND))
         }
     };
-    let mut wanted: Vec<&str> = present.iter().copied().filter(|f| *f != ORPHAN && *f != FOREGROUND).collect();
+    let mut wanted: Vec<&str> = present
+        .iter()
+        .copied()
+        .filter(|f| *f != ORPHAN && *f != FOREGROUND)
+        .collect();
     if orphan {
         wanted.push(ORPHAN);
     }
@@ -300,7 +390,9 @@ pub(crate) fn status_of(entry: &ResourceEntry, name: &str, object: &[u8]) -> Opt
     if RETURN_OBJECT.contains(&(entry.storage_group.as_str(), entry.resource.as_str())) {
         return None;
     }
-    let uid = codec::parse(object).map(|object| meta::uid(&object).to_owned()).unwrap_or_default();
+    let uid = codec::parse(object)
+        .map(|object| meta::uid(&object).to_owned())
+        .unwrap_or_default();
     let mut status = Status::success();
     status.details = Some(StatusDetails {
         name: name.to_owned(),

@@ -16,10 +16,16 @@ const RENAMED: &[(&str, &str)] = &[
 
 /// Gives the event the form of the group `to`.
 pub(crate) fn convert(event: &mut Value, to: &str) {
-    let Some(fields) = event.as_object_mut() else { return };
+    let Some(fields) = event.as_object_mut() else {
+        return;
+    };
     let to_core = to.is_empty();
     for (core, events) in RENAMED {
-        let (from, to) = if to_core { (events, core) } else { (core, events) };
+        let (from, to) = if to_core {
+            (events, core)
+        } else {
+            (core, events)
+        };
         if let Some(value) = fields.remove(*from) {
             fields.insert((*to).to_owned(), value);
         }

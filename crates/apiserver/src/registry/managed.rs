@@ -18,7 +18,14 @@ pub(crate) fn track(
     let api_version = entry.api_version();
     let now = time::now();
     let reset = reset_fields(entry, subresource);
-    let request = Request { schema: &entry.schema, manager, api_version: &api_version, subresource, now: &now, reset: &reset };
+    let request = Request {
+        schema: &entry.schema,
+        manager,
+        api_version: &api_version,
+        subresource,
+        now: &now,
+        reset: &reset,
+    };
     if entry.is_stored_form() {
         apply::track_update(old, new, &request);
         return Ok(());
@@ -46,7 +53,14 @@ pub(crate) fn apply(
     let api_version = entry.api_version();
     let now = time::now();
     let reset = reset_fields(entry, subresource);
-    let request = Request { schema: &entry.schema, manager, api_version: &api_version, subresource, now: &now, reset: &reset };
+    let request = Request {
+        schema: &entry.schema,
+        manager,
+        api_version: &api_version,
+        subresource,
+        now: &now,
+        reset: &reset,
+    };
     apply::apply(live, config, &request, force).map_err(|err| err.status())
 }
 
@@ -67,8 +81,13 @@ pub(crate) fn keep_timestamps_of_unchanged(new: &mut Value, old: &Value) {
 }
 
 fn same_but_times(new: &Value, old: &Value) -> bool {
-    let (Some(new), Some(old)) = (new.as_object(), old.as_object()) else { return false };
-    let (Some(new_meta), Some(old_meta)) = (object(new, "metadata"), object(old, "metadata")) else { return false };
+    let (Some(new), Some(old)) = (new.as_object(), old.as_object()) else {
+        return false;
+    };
+    let (Some(new_meta), Some(old_meta)) = (object(new, "metadata"), object(old, "metadata"))
+    else {
+        return false;
+    };
     same_except(new, old, &["metadata"])
         && same_except(new_meta, old_meta, &["resourceVersion", "managedFields"])
         && same_managers(new_meta.get("managedFields"), old_meta.get("managedFields"))
@@ -79,8 +98,14 @@ fn object<'a>(map: &'a Map<String, Value>, field: &str) -> Option<&'a Map<String
 }
 
 fn same_except(a: &Map<String, Value>, b: &Map<String, Value>, except: &[&str]) -> bool {
-    let kept = |map: &'_ Map<String, Value>| map.keys().filter(|key| !except.contains(&key.as_str())).count();
-    kept(a) == kept(b) && a.iter().all(|(key, value)| except.contains(&key.as_str()) || b.get(key) == Some(value))
+    let kept = |map: &'_ Map<String, Value>| {
+        map.keys()
+            .filter(|key| !except.contains(&key.as_str()))
+            .count()
+    };
+    kept(a) == kept(b)
+        && a.iter()
+            .all(|(key, value)| except.contains(&key.as_str()) || b.get(key) == Some(value))
 }
 
 fn same_managers(a: Option<&Value>, b: Option<&Value>) -> bool {

@@ -7,7 +7,7 @@ mod delete;
 mod event_convert;
 mod expire;
 mod managed;
-pub mod negotiate;
+mod negotiate;
 mod objects;
 mod options;
 mod patch;
@@ -43,7 +43,9 @@ use delete::Deleted;
 use options::{DeleteOptions, ListOptions, WriteOptions};
 use patch::Patch;
 use render::Renderer;
-pub use resources::{ColumnDefinition, KindRules, ResourceEntry, Resources, ScalePaths, SchemaRef, SubresourceEntry};
+pub use resources::{
+    ColumnDefinition, KindRules, ResourceEntry, Resources, ScalePaths, SchemaRef, SubresourceEntry,
+};
 use selection::Selection;
 use service_ip::{ServiceConfig, Services};
 use write::Write;
@@ -82,11 +84,27 @@ impl Registry {
         admission: Arc<AdmissionChain>,
         service_cidr: IpNet,
     ) -> Result<Arc<Self>, Status> {
-        let stored = resources.all().into_iter().map(|entry| (entry.storage_group.clone(), entry.resource.clone()));
-        let (caches, follower) = Caches::start(Arc::clone(&store), stored).await.map_err(write::store_error)?;
+        let stored = resources
+            .all()
+            .into_iter()
+            .map(|entry| (entry.storage_group.clone(), entry.resource.clone()));
+        let (caches, follower) = Caches::start(Arc::clone(&store), stored)
+            .await
+            .map_err(write::store_error)?;
         let services = Services::new(ServiceConfig::new(service_cidr), Arc::clone(&caches));
-        let expiry = tokio::spawn(expire::run(Arc::clone(&store), Arc::clone(&caches), Arc::clone(&resources)));
-        Ok(Arc::new(Self { store, caches, resources, admission, services, tasks: vec![follower, expiry] }))
+        let expiry = tokio::spawn(expire::run(
+            Arc::clone(&store),
+            Arc::clone(&caches),
+            Arc::clone(&resources),
+        ));
+        Ok(Arc::new(Self {
+            store,
+            caches,
+            resources,
+            admission,
+            services,
+            tasks: vec![follower, expiry],
+        }))
     }
 
     fn stop(&self) {
@@ -106,11 +124,11 @@ impl Registry {
     }
 
     /// The cache of a served resource, by its storage group.
-    pub fn cache(&self, group: &str, resource: &str) -> Option<Arc<WatchCache>> {
+    pub(crate) fn cache(&self, group: &str, resource: &str) -> Option<Arc<WatchCache>> {
         self.caches.get(group, resource)
     }
 
-    pub fn caches(&self) -> &Arc<Caches> {
+    pub(crate) fn caches(&self) -> &Arc<Caches> {
         &self.caches
     }
 
@@ -120,7 +138,10 @@ impl Registry {
 
     /// Serves another resource (a version of a custom one) from now on.
     pub async fn install(&self, entry: ResourceEntry) -> Result<(), Status> {
-        self.caches.add(&entry.storage_group, &entry.resource).await.map_err(write::store_error)?;
+        self.caches
+            .add(&entry.storage_group, &entry.resource)
+            .await
+            .map_err(write::store_error)?;
         self.resources.install(Arc::new(entry));
         Ok(())
     }
@@ -140,7 +161,9 @@ impl Registry {
             Err(status) => respond_status(&status),
         };
         let headers = response.headers_mut();
-        headers.entry(http::header::CACHE_CONTROL).or_insert(http::HeaderValue::from_static("no-cache, private"));
+        headers
+            .entry(http::header::CACHE_CONTROL)
+            .or_insert(http::HeaderValue::from_static("no-cache, private"));
         response
     }
 
@@ -153,17 +176,31 @@ impl Registry {
         if !entry.namespaced && !info.namespace.is_empty() && info.resource != "namespaces" {
             return Err(Status::path_not_found());
         }
-        let namespace = if entry.namespaced { info.namespace.as_str() } else { "" };
-        let call = Call { ctx, entry, namespace, name: &info.name, subresource: &info.subresource };
+        let namespace = if entry.namespaced {
+            info.namespace.as_str()
+        } else {
+            ""
+        };
+        let call = Call {
+            ctx,
+            entry,
+            namespace,
+            name: &info.name,
+            subresource: &info.subresource,
+        };
         if !call.subresource.is_empty() {
             return self.dispatch_subresource(&call, body).await;
         }
         if !call.entry.has_verb(&info.verb) {
-            return Err(Status::method_not_allowed("the server does not allow this method on the requested resource"));
+            return Err(Status::method_not_allowed(
+                "the server does not allow this method on the requested resource",
+            ));
         }
         let all_namespaces = call.entry.namespaced && namespace.is_empty();
         if all_namespaces && !matches!(info.verb.as_str(), "list" | "watch") {
-            return Err(Status::method_not_allowed("the server does not allow this method on the requested resource"));
+            return Err(Status::method_not_allowed(
+                "the server does not allow this method on the requested resource",
+            ));
         }
         let binds = call.entry.storage_group.is_empty() && call.entry.resource == "bindings";
         match info.verb.as_str() {
@@ -176,7 +213,9 @@ impl Registry {
             "patch" => self.serve_patch(&call, body).await,
             "delete" => self.serve_delete(&call, body).await,
             "deletecollection" => self.serve_delete_collection(&call, body).await,
-            _ => Err(Status::method_not_allowed("the server does not allow this method on the requested resource")),
+            _ => Err(Status::method_not_allowed(
+                "the server does not allow this method on the requested resource",
+            )),
         }
     }
 
@@ -191,9 +230,14 @@ impl Registry {
         let options = ListOptions::parse(call.ctx)?;
         let selection = Selection::parse(&call.entry, call.namespace, "", &options)?;
         match self.list(&call.entry, &selection, &options).await {
-            Ok((objects, meta)) => Renderer::new(Arc::clone(&call.entry), output).list(objects, &meta),
+            Ok((objects, meta)) => {
+                Renderer::new(Arc::clone(&call.entry), output).list(objects, &meta)
+            }
             Err(status) if status.code == 410 && !options.continue_token.is_empty() => {
-                Ok(respond_json(410, &read::with_inconsistent_token(&status, &options.continue_token)))
+                Ok(respond_json(
+                    410,
+                    &read::with_inconsistent_token(&status, &options.continue_token),
+                ))
             }
             Err(status) => Err(status),
         }
@@ -211,10 +255,17 @@ impl Registry {
         let options = WriteOptions::parse(call.ctx, "CreateOptions")?;
         let encoding = negotiate::input(call.ctx)?;
         let entry = &call.entry;
-        let mut object =
-            codec::decode_object(entry, &body, encoding, options.field_validation, &call.ctx.warnings)?;
+        let mut object = codec::decode_object(
+            entry,
+            &body,
+            encoding,
+            options.field_validation,
+            &call.ctx.warnings,
+        )?;
         if !meta::resource_version(&object).is_empty() {
-            return Err(Status::bad_request("resourceVersion should not be set on objects to be created"));
+            return Err(Status::bad_request(
+                "resourceVersion should not be set on objects to be created",
+            ));
         }
         write::ensure_namespace(&mut object, call.namespace)?;
         entry.to_storage(&mut object)?;
@@ -227,12 +278,19 @@ impl Registry {
         let options = WriteOptions::parse(call.ctx, "UpdateOptions")?;
         let encoding = negotiate::input(call.ctx)?;
         let entry = &call.entry;
-        let mut object =
-            codec::decode_object(entry, &body, encoding, options.field_validation, &call.ctx.warnings)?;
+        let mut object = codec::decode_object(
+            entry,
+            &body,
+            encoding,
+            options.field_validation,
+            &call.ctx.warnings,
+        )?;
         write::ensure_namespace(&mut object, call.namespace)?;
         check_name(&object, call.name)?;
         entry.to_storage(&mut object)?;
-        let written = self.update(&call.write(&options), &Change::Replace(object)).await?;
+        let written = self
+            .update(&call.write(&options), &Change::Replace(object))
+            .await?;
         let code = if written.created { 201 } else { 200 };
         Renderer::new(Arc::clone(entry), output).object(code, &written.bytes)
     }
@@ -241,7 +299,9 @@ impl Registry {
         let output = negotiate::output(call.ctx, false)?;
         let options = WriteOptions::parse(call.ctx, "PatchOptions")?;
         let patch = Patch::parse(call, &options, &body)?;
-        let written = self.update(&call.write(&options), &Change::Patch(patch)).await?;
+        let written = self
+            .update(&call.write(&options), &Change::Patch(patch))
+            .await?;
         let code = if written.created { 201 } else { 200 };
         Renderer::new(Arc::clone(&call.entry), output).object(code, &written.bytes)
     }
@@ -258,13 +318,21 @@ impl Registry {
             },
             Deleted::Pending(object) => {
                 // Upstream's mark of an old option: the cascade was asked for and is not over.
-                let code = if options.orphan_dependents == Some(false) { 202 } else { 200 };
+                let code = if options.orphan_dependents == Some(false) {
+                    202
+                } else {
+                    200
+                };
                 renderer.object(code, &object)
             }
         }
     }
 
-    async fn serve_delete_collection(&self, call: &Call<'_>, body: Bytes) -> Result<Response, Status> {
+    async fn serve_delete_collection(
+        &self,
+        call: &Call<'_>,
+        body: Bytes,
+    ) -> Result<Response, Status> {
         let output = negotiate::output(call.ctx, true)?;
         let options = delete_options(call.ctx, &body)?;
         let list_options = ListOptions::parse(call.ctx)?;
@@ -272,7 +340,10 @@ impl Registry {
         let (objects, meta) = self.list(&call.entry, &selection, &list_options).await?;
         let write_options = delete_write_options(&options);
         for object in &objects {
-            let write = Write { name: object.name(), ..call.write(&write_options) };
+            let write = Write {
+                name: object.name(),
+                ..call.write(&write_options)
+            };
             match self.delete(&write, &options).await {
                 Ok(_) => {}
                 Err(status) if status.is_not_found() => {}
@@ -303,9 +374,9 @@ impl<'a> Call<'a> {
 fn check_name(object: &Value, name: &str) -> Result<(), Status> {
     let given = meta::name(object);
     if given.is_empty() {
-        return Err(Status::bad_request(
-            format!("the name of the object ({name} based on URL) was undeterminable: name must be provided"),
-        ));
+        return Err(Status::bad_request(format!(
+            "the name of the object ({name} based on URL) was undeterminable: name must be provided"
+        )));
     }
     if given != name {
         return Err(Status::bad_request(format!(

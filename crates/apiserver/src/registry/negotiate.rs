@@ -61,8 +61,12 @@ pub struct Output {
 }
 
 impl Output {
-    pub const JSON: Self =
-        Self { encoding: Encoding::Json, form: Form::Object, meta_version: String::new(), pretty: false };
+    pub const JSON: Self = Self {
+        encoding: Encoding::Json,
+        form: Form::Object,
+        meta_version: String::new(),
+        pretty: false,
+    };
 
     /// Whether stored bytes can be sent as they are, where versions agree.
     pub fn is_plain(&self) -> bool {
@@ -81,9 +85,16 @@ pub fn output(ctx: &RequestContext, list: bool) -> Result<Output, Status> {
     let header = ctx.header("accept").unwrap_or_default();
     let pretty = pretty(ctx);
     if header.trim().is_empty() {
-        return Ok(Output { pretty, ..Output::JSON });
+        return Ok(Output {
+            pretty,
+            ..Output::JSON
+        });
     }
-    let mut clauses: Vec<Accept<'_>> = header.split(',').take(64).filter_map(parse_clause).collect();
+    let mut clauses: Vec<Accept<'_>> = header
+        .split(',')
+        .take(64)
+        .filter_map(parse_clause)
+        .collect();
     // Stable: among equals the client's order decides.
     clauses.sort_by(|a, b| b.quality.total_cmp(&a.quality));
     for clause in &clauses {
@@ -93,16 +104,28 @@ pub fn output(ctx: &RequestContext, list: bool) -> Result<Output, Status> {
         };
         let Some(encoding) = encoding else { continue };
         if let Some((form, meta_version)) = form(ctx, &clause.parameters, list) {
-            return Ok(Output { encoding, form, meta_version, pretty: pretty && encoding == Encoding::Json });
+            return Ok(Output {
+                encoding,
+                form,
+                meta_version,
+                pretty: pretty && encoding == Encoding::Json,
+            });
         }
     }
-    Err(Status::not_acceptable(format!("only the following media types are accepted: {SUPPORTED}")))
+    Err(Status::not_acceptable(format!(
+        "only the following media types are accepted: {SUPPORTED}"
+    )))
 }
 
 /// The body's encoding; 415 when it is unknown.
 pub fn input(ctx: &RequestContext) -> Result<Encoding, Status> {
     let header = ctx.header("content-type").unwrap_or_default();
-    let media_type = header.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
+    let media_type = header
+        .split(';')
+        .next()
+        .unwrap_or_default()
+        .trim()
+        .to_ascii_lowercase();
     if media_type.is_empty() {
         return Ok(Encoding::Json);
     }
@@ -126,7 +149,11 @@ fn parse_clause(clause: &str) -> Option<Accept<'_>> {
             _ => parameters.push((name, value)),
         }
     }
-    (quality > 0.0).then_some(Accept { media_type, parameters, quality })
+    (quality > 0.0).then_some(Accept {
+        media_type,
+        parameters,
+        quality,
+    })
 }
 
 /// The form the parameters ask for; nothing when this endpoint does not have it.
@@ -149,7 +176,9 @@ fn form(ctx: &RequestContext, parameters: &[(&str, &str)], list: bool) -> Option
         "PartialObjectMetadata" if !list => Form::Metadata,
         "PartialObjectMetadataList" if list => Form::Metadata,
         // A watch is asked for with either name.
-        "PartialObjectMetadata" | "PartialObjectMetadataList" if ctx.info.verb == "watch" => Form::Metadata,
+        "PartialObjectMetadata" | "PartialObjectMetadataList" if ctx.info.verb == "watch" => {
+            Form::Metadata
+        }
         _ => return None,
     };
     Some((form, version.to_owned()))
@@ -157,9 +186,12 @@ fn form(ctx: &RequestContext, parameters: &[(&str, &str)], list: bool) -> Option
 
 fn pretty(ctx: &RequestContext) -> bool {
     match ctx.query().get("pretty") {
-        Some(value) if !value.is_empty() => matches!(value, "1" | "t" | "T" | "true" | "TRUE" | "True"),
-        _ => ["curl", "Wget", "Mozilla/5.0"]
-            .iter()
-            .any(|agent| ctx.header("user-agent").is_some_and(|ua| ua.starts_with(agent))),
+        Some(value) if !value.is_empty() => {
+            matches!(value, "1" | "t" | "T" | "true" | "TRUE" | "True")
+        }
+        _ => ["curl", "Wget", "Mozilla/5.0"].iter().any(|agent| {
+            ctx.header("user-agent")
+                .is_some_and(|ua| ua.starts_with(agent))
+        }),
     }
 }

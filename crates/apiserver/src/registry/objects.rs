@@ -20,7 +20,9 @@ const MANAGER: &str = "keelson";
 
 impl Registry {
     fn stored(&self, group: &str, resource: &str) -> Result<Arc<ResourceEntry>, Status> {
-        self.resources.any_version(group, resource).ok_or_else(Status::path_not_found)
+        self.resources
+            .any_version(group, resource)
+            .ok_or_else(Status::path_not_found)
     }
 }
 
@@ -34,7 +36,12 @@ fn internal_options(kind: &'static str) -> WriteOptions {
     }
 }
 
-fn internal<'a>(entry: &'a ResourceEntry, namespace: &'a str, name: &'a str, options: &'a WriteOptions) -> Write<'a> {
+fn internal<'a>(
+    entry: &'a ResourceEntry,
+    namespace: &'a str,
+    name: &'a str,
+    options: &'a WriteOptions,
+) -> Write<'a> {
     Write {
         entry,
         namespace,
@@ -60,10 +67,20 @@ impl Objects for Registry {
         let Some(cache) = self.caches.get(group, resource) else {
             return Vec::new();
         };
-        cache.list(namespace).iter().map(|object| cache.decode(object)).collect()
+        cache
+            .list(namespace)
+            .iter()
+            .map(|object| cache.decode(object))
+            .collect()
     }
 
-    async fn read(&self, group: &str, resource: &str, namespace: &str, name: &str) -> Result<Option<Value>, Status> {
+    async fn read(
+        &self,
+        group: &str,
+        resource: &str,
+        namespace: &str,
+        name: &str,
+    ) -> Result<Option<Value>, Status> {
         let entry = self.stored(group, resource)?;
         match Registry::get(self, &entry, namespace, name).await {
             Ok(kv) => codec::parse(&kv.value).map(Some),
@@ -72,17 +89,30 @@ impl Objects for Registry {
         }
     }
 
-    async fn create(&self, group: &str, resource: &str, namespace: &str, object: Value) -> Result<Value, Status> {
+    async fn create(
+        &self,
+        group: &str,
+        resource: &str,
+        namespace: &str,
+        object: Value,
+    ) -> Result<Value, Status> {
         let entry = self.stored(group, resource)?;
         let mut object = object;
         codec::finish_object(&entry, &mut object)?;
         entry.to_storage(&mut object)?;
         let options = internal_options("CreateOptions");
-        let written = Registry::create(self, &internal(&entry, namespace, "", &options), object).await?;
+        let written =
+            Registry::create(self, &internal(&entry, namespace, "", &options), object).await?;
         codec::parse(&written.bytes)
     }
 
-    async fn update(&self, group: &str, resource: &str, namespace: &str, object: Value) -> Result<Value, Status> {
+    async fn update(
+        &self,
+        group: &str,
+        resource: &str,
+        namespace: &str,
+        object: Value,
+    ) -> Result<Value, Status> {
         let entry = self.stored(group, resource)?;
         let mut object = object;
         codec::finish_object(&entry, &mut object)?;
@@ -100,17 +130,31 @@ impl Objects for Registry {
             new["status"] = status.clone();
             Ok(new)
         };
-        let write = Write { subresource: "status", rules_path: "status", ..internal(&entry, namespace, &name, &options) };
+        let write = Write {
+            subresource: "status",
+            rules_path: "status",
+            ..internal(&entry, namespace, &name, &options)
+        };
         let written = Registry::update(self, &write, &Change::Transform(&with_status)).await?;
         codec::parse(&written.bytes)
     }
 
-    async fn delete(&self, group: &str, resource: &str, namespace: &str, name: &str) -> Result<(), Status> {
+    async fn delete(
+        &self,
+        group: &str,
+        resource: &str,
+        namespace: &str,
+        name: &str,
+    ) -> Result<(), Status> {
         let entry = self.stored(group, resource)?;
         let options = internal_options("DeleteOptions");
-        Registry::delete(self, &internal(&entry, namespace, name, &options), &DeleteOptions::default())
-            .await
-            .map(|_| ())
+        Registry::delete(
+            self,
+            &internal(&entry, namespace, name, &options),
+            &DeleteOptions::default(),
+        )
+        .await
+        .map(|_| ())
     }
 
     fn changes(&self, group: &str, resource: &str) -> tokio::sync::watch::Receiver<u64> {

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use crate::request::{Query, RequestContext};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum FieldValidation {
+pub(crate) enum FieldValidation {
     Ignore,
     Warn,
     Strict,
@@ -16,16 +16,16 @@ pub enum FieldValidation {
 
 /// CreateOptions, UpdateOptions and PatchOptions, which differ by one field.
 #[derive(Debug, Clone)]
-pub struct WriteOptions {
-    pub kind: &'static str,
-    pub dry_run: bool,
-    pub field_manager: String,
-    pub field_validation: FieldValidation,
-    pub force: Option<bool>,
+pub(crate) struct WriteOptions {
+    pub(crate) kind: &'static str,
+    pub(crate) dry_run: bool,
+    pub(crate) field_manager: String,
+    pub(crate) field_validation: FieldValidation,
+    pub(crate) force: Option<bool>,
 }
 
 impl WriteOptions {
-    pub fn parse(ctx: &RequestContext, kind: &'static str) -> Result<Self, Status> {
+    pub(crate) fn parse(ctx: &RequestContext, kind: &'static str) -> Result<Self, Status> {
         let query = ctx.query();
         let mut errors = ErrorList::new();
         let dry_run = dry_run(query.all("dryRun").map(str::to_owned), &mut errors);
@@ -36,7 +36,11 @@ impl WriteOptions {
             "Strict" => FieldValidation::Strict,
             other => {
                 let allowed = ["Ignore", "Strict", "Warn", ""];
-                errors.push(FieldError::not_supported(&Path::new("fieldValidation"), other, &allowed));
+                errors.push(FieldError::not_supported(
+                    &Path::new("fieldValidation"),
+                    other,
+                    &allowed,
+                ));
                 FieldValidation::Warn
             }
         };
@@ -45,7 +49,11 @@ impl WriteOptions {
             errors.push(FieldError::too_long(&Path::new("fieldManager"), 128));
         }
         if manager.chars().any(char::is_control) {
-            errors.push(FieldError::invalid(&Path::new("fieldManager"), manager, "should only contain printable characters"));
+            errors.push(FieldError::invalid(
+                &Path::new("fieldManager"),
+                manager,
+                "should only contain printable characters",
+            ));
         }
         if !errors.is_empty() {
             return Err(Status::invalid("meta.k8s.io", kind, "", &errors));
@@ -53,14 +61,18 @@ impl WriteOptions {
         Ok(Self {
             kind,
             dry_run,
-            field_manager: if manager.is_empty() { manager_from_agent(ctx) } else { manager.to_owned() },
+            field_manager: if manager.is_empty() {
+                manager_from_agent(ctx)
+            } else {
+                manager.to_owned()
+            },
             field_validation,
             force: query.get("force").map(|_| query.flag("force")),
         })
     }
 
     /// What admission is shown.
-    pub fn to_json(&self) -> Value {
+    pub(crate) fn to_json(&self) -> Value {
         let mut out = json!({"kind": self.kind, "apiVersion": "meta.k8s.io/v1", "fieldManager": self.field_manager});
         if self.dry_run {
             out["dryRun"] = json!(["All"]);
@@ -77,7 +89,11 @@ fn manager_from_agent(ctx: &RequestContext) -> String {
     let agent = ctx.header("user-agent").unwrap_or_default();
     let name = agent.split('/').next().unwrap_or_default();
     let name: String = name.chars().filter(|c| !c.is_control()).take(128).collect();
-    if name.is_empty() { "unknown".to_owned() } else { name }
+    if name.is_empty() {
+        "unknown".to_owned()
+    } else {
+        name
+    }
 }
 
 fn dry_run(values: impl Iterator<Item = String>, errors: &mut ErrorList) -> bool {
@@ -86,49 +102,70 @@ fn dry_run(values: impl Iterator<Item = String>, errors: &mut ErrorList) -> bool
         if value == "All" {
             all = true;
         } else {
-            errors.push(FieldError::not_supported(&Path::new("dryRun"), value, &["All"]));
+            errors.push(FieldError::not_supported(
+                &Path::new("dryRun"),
+                value,
+                &["All"],
+            ));
         }
     }
     all
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Propagation {
+pub(crate) enum Propagation {
     Orphan,
     Background,
     Foreground,
 }
 
 #[derive(Debug, Clone, Default)]
-pub struct DeleteOptions {
-    pub dry_run: bool,
-    pub grace_period_seconds: Option<i64>,
-    pub propagation: Option<Propagation>,
-    pub orphan_dependents: Option<bool>,
-    pub uid: Option<String>,
-    pub resource_version: Option<String>,
+pub(crate) struct DeleteOptions {
+    pub(crate) dry_run: bool,
+    pub(crate) grace_period_seconds: Option<i64>,
+    pub(crate) propagation: Option<Propagation>,
+    pub(crate) orphan_dependents: Option<bool>,
+    pub(crate) uid: Option<String>,
+    pub(crate) resource_version: Option<String>,
     /// As given, for admission.
-    pub raw: Value,
+    pub(crate) raw: Value,
 }
 
 impl DeleteOptions {
     /// A body wins over the query, as upstream has it.
-    pub fn parse(query: &Query, body: Option<Value>) -> Result<Self, Status> {
+    pub(crate) fn parse(query: &Query, body: Option<Value>) -> Result<Self, Status> {
         let raw = match body {
             Some(body) => {
-                let kind = body.get("kind").and_then(Value::as_str).unwrap_or("DeleteOptions");
+                let kind = body
+                    .get("kind")
+                    .and_then(Value::as_str)
+                    .unwrap_or("DeleteOptions");
                 if kind != "DeleteOptions" {
-                    return Err(Status::bad_request("decoded object cannot be converted to DeleteOptions"));
+                    return Err(Status::bad_request(
+                        "decoded object cannot be converted to DeleteOptions",
+                    ));
                 }
                 body
             }
             None => from_query(query)?,
         };
         let mut errors = ErrorList::new();
-        let listed = raw.get("dryRun").and_then(Value::as_array).cloned().unwrap_or_default();
-        let dry_run = dry_run(listed.iter().filter_map(Value::as_str).map(str::to_owned), &mut errors);
+        let listed = raw
+            .get("dryRun")
+            .and_then(Value::as_array)
+            .cloned()
+            .unwrap_or_default();
+        let dry_run = dry_run(
+            listed.iter().filter_map(Value::as_str).map(str::to_owned),
+            &mut errors,
+        );
         let orphan_dependents = typed(&raw, "orphanDependents", Value::as_bool, "bool")?;
-        let policy = typed(&raw, "propagationPolicy", |v| v.as_str().map(str::to_owned), "DeletionPropagation")?;
+        let policy = typed(
+            &raw,
+            "propagationPolicy",
+            |v| v.as_str().map(str::to_owned),
+            "DeletionPropagation",
+        )?;
         let propagation = match policy.as_deref() {
             None => None,
             Some("Orphan") => Some(Propagation::Orphan),
@@ -136,7 +173,11 @@ impl DeleteOptions {
             Some("Foreground") => Some(Propagation::Foreground),
             Some(other) => {
                 let allowed = ["Background", "Foreground", "Orphan", "nil"];
-                errors.push(FieldError::not_supported(&Path::new("propagationPolicy"), other, &allowed));
+                errors.push(FieldError::not_supported(
+                    &Path::new("propagationPolicy"),
+                    other,
+                    &allowed,
+                ));
                 None
             }
         };
@@ -151,7 +192,10 @@ impl DeleteOptions {
             return Err(Status::invalid("meta.k8s.io", "DeleteOptions", "", &errors));
         }
         let precondition = |name: &str| {
-            raw.get("preconditions").and_then(|p| p.get(name)).and_then(Value::as_str).map(str::to_owned)
+            raw.get("preconditions")
+                .and_then(|p| p.get(name))
+                .and_then(Value::as_str)
+                .map(str::to_owned)
         };
         Ok(Self {
             dry_run,
@@ -167,7 +211,12 @@ impl DeleteOptions {
     }
 }
 
-fn typed<T>(raw: &Value, name: &str, read: impl Fn(&Value) -> Option<T>, kind: &str) -> Result<Option<T>, Status> {
+fn typed<T>(
+    raw: &Value,
+    name: &str,
+    read: impl Fn(&Value) -> Option<T>,
+    kind: &str,
+) -> Result<Option<T>, Status> {
     match raw.get(name) {
         None | Some(Value::Null) => Ok(None),
         Some(value) => match read(value) {
@@ -199,42 +248,53 @@ fn from_query(query: &Query) -> Result<Value, Status> {
 }
 
 fn invalid_number(text: &str) -> Status {
-    Status::bad_request(format!("strconv.ParseInt: parsing {text:?}: invalid syntax"))
+    Status::bad_request(format!(
+        "strconv.ParseInt: parsing {text:?}: invalid syntax"
+    ))
 }
 
 /// ListOptions of a list, watch or deletecollection.
 #[derive(Debug, Clone, Default)]
-pub struct ListOptions {
-    pub label_selector: String,
-    pub field_selector: String,
-    pub resource_version: String,
-    pub resource_version_match: String,
-    pub limit: usize,
-    pub continue_token: String,
-    pub timeout_seconds: Option<u64>,
-    pub allow_watch_bookmarks: bool,
-    pub send_initial_events: Option<bool>,
-    pub watch: bool,
+pub(crate) struct ListOptions {
+    pub(crate) label_selector: String,
+    pub(crate) field_selector: String,
+    pub(crate) resource_version: String,
+    pub(crate) resource_version_match: String,
+    pub(crate) limit: usize,
+    pub(crate) continue_token: String,
+    pub(crate) timeout_seconds: Option<u64>,
+    pub(crate) allow_watch_bookmarks: bool,
+    pub(crate) send_initial_events: Option<bool>,
+    pub(crate) watch: bool,
 }
 
 impl ListOptions {
-    pub fn parse(ctx: &RequestContext) -> Result<Self, Status> {
+    pub(crate) fn parse(ctx: &RequestContext) -> Result<Self, Status> {
         let query = ctx.query();
         let text = |name| query.get(name).unwrap_or_default().to_owned();
         let number = |name| match query.get(name).filter(|v| !v.is_empty()) {
             None => Ok(None),
-            Some(value) => value.parse::<i64>().map(Some).map_err(|_| invalid_number(value)),
+            Some(value) => value
+                .parse::<i64>()
+                .map(Some)
+                .map_err(|_| invalid_number(value)),
         };
         let options = Self {
             label_selector: text("labelSelector"),
             field_selector: text("fieldSelector"),
             resource_version: text("resourceVersion"),
             resource_version_match: text("resourceVersionMatch"),
-            limit: number("limit")?.and_then(|n| usize::try_from(n).ok()).unwrap_or(0),
+            limit: number("limit")?
+                .and_then(|n| usize::try_from(n).ok())
+                .unwrap_or(0),
             continue_token: text("continue"),
-            timeout_seconds: number("timeoutSeconds")?.and_then(|n| u64::try_from(n).ok()).filter(|n| *n > 0),
+            timeout_seconds: number("timeoutSeconds")?
+                .and_then(|n| u64::try_from(n).ok())
+                .filter(|n| *n > 0),
             allow_watch_bookmarks: query.flag("allowWatchBookmarks"),
-            send_initial_events: query.get("sendInitialEvents").map(|_| query.flag("sendInitialEvents")),
+            send_initial_events: query
+                .get("sendInitialEvents")
+                .map(|_| query.flag("sendInitialEvents")),
             watch: ctx.info.verb == "watch",
         };
         let errors = options.validate();
@@ -246,7 +306,7 @@ impl ListOptions {
     }
 
     /// 0 when unset.
-    pub fn revision(&self) -> Result<u64, Status> {
+    pub(crate) fn revision(&self) -> Result<u64, Status> {
         if self.resource_version.is_empty() {
             return Ok(0);
         }
@@ -285,7 +345,10 @@ impl ListOptions {
             return errors;
         }
         if self.send_initial_events.is_some() {
-            errors.push(FieldError::forbidden(&initial, "sendInitialEvents is forbidden for list"));
+            errors.push(FieldError::forbidden(
+                &initial,
+                "sendInitialEvents is forbidden for list",
+            ));
         }
         if !set {
             return errors;
@@ -297,7 +360,10 @@ impl ListOptions {
             ));
         }
         if !self.continue_token.is_empty() {
-            errors.push(FieldError::forbidden(&version_match, "resourceVersionMatch is forbidden when continue is provided"));
+            errors.push(FieldError::forbidden(
+                &version_match,
+                "resourceVersionMatch is forbidden when continue is provided",
+            ));
         }
         match self.resource_version_match.as_str() {
             "Exact" if self.resource_version == "0" => errors.push(FieldError::forbidden(
@@ -306,7 +372,11 @@ impl ListOptions {
             )),
             "Exact" | "NotOlderThan" => {}
             other => {
-                errors.push(FieldError::not_supported(&version_match, other, &["Exact", "NotOlderThan", ""]));
+                errors.push(FieldError::not_supported(
+                    &version_match,
+                    other,
+                    &["Exact", "NotOlderThan", ""],
+                ));
             }
         }
         errors

@@ -3,8 +3,8 @@
 
 use bytes::Bytes;
 use keelson_api::Schema;
-use keelson_machinery::{meta, patch};
 use keelson_machinery::status::Status;
+use keelson_machinery::{meta, patch};
 use serde_json::Value;
 
 use super::Call;
@@ -35,24 +35,43 @@ pub(crate) enum PatchKind {
 }
 
 impl PatchKind {
-    pub(crate) fn parse(call: &Call<'_>, options: &WriteOptions, body: &Bytes) -> Result<Self, Status> {
+    pub(crate) fn parse(
+        call: &Call<'_>,
+        options: &WriteOptions,
+        body: &Bytes,
+    ) -> Result<Self, Status> {
         codec::check_size(body)?;
         let header = call.ctx.header("content-type").unwrap_or_default();
-        let media_type = header.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
+        let media_type = header
+            .split(';')
+            .next()
+            .unwrap_or_default()
+            .trim()
+            .to_ascii_lowercase();
         let custom = call.entry.custom && media_type == "application/strategic-merge-patch+json";
         let apply = media_type == "application/apply-patch+yaml";
         if !apply && options.force.is_some() {
-            return Err(options_error("force", "may not be specified for non-apply patch"));
+            return Err(options_error(
+                "force",
+                "may not be specified for non-apply patch",
+            ));
         }
         let json = || -> Result<Value, Status> {
-            serde_json::from_slice(body).map_err(|err| Status::bad_request(format!("error decoding patch: {err}")))
+            serde_json::from_slice(body)
+                .map_err(|err| Status::bad_request(format!("error decoding patch: {err}")))
         };
         match media_type.as_str() {
             "application/json-patch+json" => Ok(Self::Json(json()?)),
             "application/merge-patch+json" => Ok(Self::Merge(json()?)),
             "application/strategic-merge-patch+json" if !custom => Ok(Self::Strategic(json()?)),
             "application/apply-patch+yaml" => {
-                if call.ctx.query().get("fieldManager").unwrap_or_default().is_empty() {
+                if call
+                    .ctx
+                    .query()
+                    .get("fieldManager")
+                    .unwrap_or_default()
+                    .is_empty()
+                {
                     return Err(options_error("fieldManager", "is required for apply patch"));
                 }
                 Ok(Self::Apply(codec::yaml(body)?))
@@ -75,7 +94,11 @@ fn options_error(field: &str, detail: &str) -> Status {
 }
 
 impl<'a> Patch<'a> {
-    pub(crate) fn parse(call: &'a Call<'a>, options: &WriteOptions, body: &Bytes) -> Result<Self, Status> {
+    pub(crate) fn parse(
+        call: &'a Call<'a>,
+        options: &WriteOptions,
+        body: &Bytes,
+    ) -> Result<Self, Status> {
         Ok(Self {
             entry: &call.entry,
             subresource: call.subresource,
@@ -127,18 +150,29 @@ impl<'a> Patch<'a> {
                 &entry.group,
                 &entry.resource,
                 self.name,
-                format!("uid mismatch: the provided object specified uid {uid}, and no existing object was found"),
+                format!(
+                    "uid mismatch: the provided object specified uid {uid}, and no existing object was found"
+                ),
             ));
         }
         self.check_applied(applied)?;
-        let merged = managed::apply(entry, current.as_ref(), applied, &self.manager, self.subresource, self.force)?;
+        let merged = managed::apply(
+            entry,
+            current.as_ref(),
+            applied,
+            &self.manager,
+            self.subresource,
+            self.force,
+        )?;
         super::strict::value(entry, merged, FieldValidation::Ignore, self.warnings)
     }
 
     /// Unknown fields of the configuration itself are reported like those of any other body.
     fn check_applied(&self, applied: &Value) -> Result<(), Status> {
         if !applied.is_object() {
-            return Err(Status::bad_request("error decoding YAML: an applied configuration must be an object"));
+            return Err(Status::bad_request(
+                "error decoding YAML: an applied configuration must be an object",
+            ));
         }
         let given = meta::name(applied);
         if !given.is_empty() && given != self.name {
@@ -147,17 +181,26 @@ impl<'a> Patch<'a> {
                 self.name
             )));
         }
-        super::strict::value(self.entry, applied.clone(), self.validation, self.warnings).map(|_| ())
+        super::strict::value(self.entry, applied.clone(), self.validation, self.warnings)
+            .map(|_| ())
     }
 }
 
 /// The patched tree, before any schema looks at it.
-pub(crate) fn mechanism(schema: &Schema, kind: &PatchKind, current: &Value) -> Result<Value, Status> {
+pub(crate) fn mechanism(
+    schema: &Schema,
+    kind: &PatchKind,
+    current: &Value,
+) -> Result<Value, Status> {
     let patched = match kind {
         PatchKind::Json(patch) => patch::json::apply(current.clone(), patch),
         PatchKind::Merge(patch) => patch::merge::apply(current.clone(), patch.clone()),
-        PatchKind::Strategic(patch) => patch::strategic::apply(current.clone(), patch.clone(), schema),
-        PatchKind::Apply(_) => return Err(Status::internal("an applied configuration is no patch")),
+        PatchKind::Strategic(patch) => {
+            patch::strategic::apply(current.clone(), patch.clone(), schema)
+        }
+        PatchKind::Apply(_) => {
+            return Err(Status::internal("an applied configuration is no patch"));
+        }
     };
     patched.map_err(|err| err.status())
 }

@@ -30,7 +30,12 @@ const TOKEN_VERSION: &str = "meta.k8s.io/v1";
 const SCAN: usize = 1000;
 
 impl Registry {
-    pub(crate) async fn get(&self, entry: &ResourceEntry, namespace: &str, name: &str) -> Result<KeyValue, Status> {
+    pub(crate) async fn get(
+        &self,
+        entry: &ResourceEntry,
+        namespace: &str,
+        name: &str,
+    ) -> Result<KeyValue, Status> {
         let key = self.key(entry, namespace, name);
         let found = self.store.get(&key, 0).await.map_err(store_error)?;
         found.ok_or_else(|| Status::not_found(&entry.group, &entry.resource, name))
@@ -47,7 +52,9 @@ impl Registry {
         }
         let revision = options.revision()?;
         if options.resource_version_match == "Exact" && revision > 0 {
-            return self.list_exact(entry, selection, options, revision, None).await;
+            return self
+                .list_exact(entry, selection, options, revision, None)
+                .await;
         }
         if options.resource_version.is_empty() {
             self.caches.wait_current().await?;
@@ -60,14 +67,26 @@ impl Registry {
             .caches
             .get(&entry.storage_group, &entry.resource)
             .ok_or_else(|| Status::internal(format!("no cache of {}", entry.resource)))?;
-        let objects = match (&selection.name, entry.namespaced && selection.namespace.is_empty()) {
+        let objects = match (
+            &selection.name,
+            entry.namespaced && selection.namespace.is_empty(),
+        ) {
             (Some(name), false) => cache.get(&selection.namespace, name).into_iter().collect(),
             _ => cache.list(&selection.namespace),
         };
-        let limit = if options.limit == 0 { usize::MAX } else { options.limit };
-        let mut matching = objects.into_iter().filter(|object| selection.matches(entry, object));
+        let limit = if options.limit == 0 {
+            usize::MAX
+        } else {
+            options.limit
+        };
+        let mut matching = objects
+            .into_iter()
+            .filter(|object| selection.matches(entry, object));
         let page: Vec<_> = matching.by_ref().take(limit).collect();
-        let mut meta = ListMeta { revision: reached, ..ListMeta::default() };
+        let mut meta = ListMeta {
+            revision: reached,
+            ..ListMeta::default()
+        };
         if page.len() == limit {
             let rest = matching.count();
             if rest > 0 {
@@ -84,23 +103,37 @@ impl Registry {
         selection: &Selection,
         options: &ListOptions,
     ) -> Result<(Vec<Arc<Object>>, ListMeta), Status> {
-        let invalid = |reason: &str| Status::bad_request(format!("continue key is not valid: {reason}"));
+        let invalid =
+            |reason: &str| Status::bad_request(format!("continue key is not valid: {reason}"));
         if !options.resource_version.is_empty() && options.resource_version != "0" {
-            return Err(Status::bad_request("specifying resource version is not allowed when using continue"));
+            return Err(Status::bad_request(
+                "specifying resource version is not allowed when using continue",
+            ));
         }
         let decoded = URL_SAFE_NO_PAD
             .decode(options.continue_token.trim_end_matches('='))
             .map_err(|err| invalid(&err.to_string()))?;
-        let token: ContinueToken = serde_json::from_slice(&decoded).map_err(|err| invalid(&err.to_string()))?;
+        let token: ContinueToken =
+            serde_json::from_slice(&decoded).map_err(|err| invalid(&err.to_string()))?;
         if token.v != TOKEN_VERSION {
-            return Err(invalid(&format!("server does not recognize this encoded version {:?}", token.v)));
+            return Err(invalid(&format!(
+                "server does not recognize this encoded version {:?}",
+                token.v
+            )));
         }
         if token.start.is_empty() || token.start.split('/').any(|part| part == "..") {
             return Err(invalid("encoded start key is empty or leaves the resource"));
         }
-        let start = format!("{}{}", crate::cache::prefix(&entry.storage_group, &entry.resource), token.start);
+        let start = format!(
+            "{}{}",
+            crate::cache::prefix(&entry.storage_group, &entry.resource),
+            token.start
+        );
         let revision = u64::try_from(token.rv).unwrap_or(0);
-        match self.list_exact(entry, selection, options, revision, Some(start)).await {
+        match self
+            .list_exact(entry, selection, options, revision, Some(start))
+            .await
+        {
             Err(status) if status.code == 410 => Err(Status::expired(EXPIRED_TOKEN)),
             result => result,
         }
@@ -123,7 +156,11 @@ impl Registry {
         };
         let end = format!("{}0", &scope[..scope.len() - 1]);
         let mut start = start.filter(|start| *start >= scope).unwrap_or(scope);
-        let limit = if options.limit == 0 { usize::MAX } else { options.limit };
+        let limit = if options.limit == 0 {
+            usize::MAX
+        } else {
+            options.limit
+        };
         let scan = if options.limit == 0 {
             0
         } else if selection.is_everything() {
@@ -134,8 +171,16 @@ impl Registry {
         let mut page = Vec::new();
         let mut at = revision;
         loop {
-            let range = self.store.range(&start, &end, scan, at).await.map_err(range_error)?;
-            let RangeResult { items, count, revision } = range;
+            let range = self
+                .store
+                .range(&start, &end, scan, at)
+                .await
+                .map_err(range_error)?;
+            let RangeResult {
+                items,
+                count,
+                revision,
+            } = range;
             at = revision;
             let read = items.len();
             let mut taken = 0;
@@ -151,7 +196,10 @@ impl Registry {
                 }
             }
             let rest = count - taken;
-            let mut meta = ListMeta { revision, ..ListMeta::default() };
+            let mut meta = ListMeta {
+                revision,
+                ..ListMeta::default()
+            };
             if rest == 0 || page.len() == limit {
                 if rest > 0 {
                     meta.continue_token = token(revision, &page);
@@ -168,8 +216,15 @@ impl Registry {
 }
 
 fn token(revision: u64, page: &[Arc<Object>]) -> String {
-    let start = page.last().map(|object| format!("{}\0", object.path())).unwrap_or_default();
-    let token = ContinueToken { v: TOKEN_VERSION.into(), rv: i64::try_from(revision).unwrap_or(i64::MAX), start };
+    let start = page
+        .last()
+        .map(|object| format!("{}\0", object.path()))
+        .unwrap_or_default();
+    let token = ContinueToken {
+        v: TOKEN_VERSION.into(),
+        rv: i64::try_from(revision).unwrap_or(i64::MAX),
+        start,
+    };
     URL_SAFE_NO_PAD.encode(serde_json::to_vec(&token).unwrap_or_default())
 }
 
@@ -191,7 +246,9 @@ const EXPIRED_TOKEN: &str = "The provided continue parameter is too old to displ
 
 fn range_error(err: Error) -> Status {
     match err {
-        Error::Compacted { .. } => Status::expired("The resourceVersion for the provided list is too old."),
+        Error::Compacted { .. } => {
+            Status::expired("The resourceVersion for the provided list is too old.")
+        }
         Error::FutureRevision { .. } => Status::timeout("Too large resource version"),
         err => store_error(err),
     }

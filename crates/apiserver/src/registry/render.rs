@@ -51,7 +51,11 @@ pub(crate) struct Renderer {
 
 impl Renderer {
     pub(crate) fn new(entry: Arc<ResourceEntry>, output: Output) -> Self {
-        Self { entry, output, headers_sent: std::sync::atomic::AtomicBool::new(false) }
+        Self {
+            entry,
+            output,
+            headers_sent: std::sync::atomic::AtomicBool::new(false),
+        }
     }
 
     /// One object in its stored form.
@@ -65,7 +69,13 @@ impl Renderer {
             Form::Metadata => self.partial(value),
             Form::Table(include) => {
                 let meta = json!({"resourceVersion": meta::resource_version(&value)});
-                let rows = vec![table::row(&self.entry, value, include, &self.output.meta_version, time::now_unix())];
+                let rows = vec![table::row(
+                    &self.entry,
+                    value,
+                    include,
+                    &self.output.meta_version,
+                    time::now_unix(),
+                )];
                 table::table(&self.entry, &self.output.meta_version, meta, rows, true)
             }
         };
@@ -77,19 +87,37 @@ impl Renderer {
         self::value(code, &self.output, value)
     }
 
-    pub(crate) fn list(&self, objects: Vec<Arc<Object>>, list: &ListMeta) -> Result<Response, Status> {
+    pub(crate) fn list(
+        &self,
+        objects: Vec<Arc<Object>>,
+        list: &ListMeta,
+    ) -> Result<Response, Status> {
         match self.output.form {
             Form::Table(include) => {
                 let now = time::now_unix();
                 let mut rows = Vec::with_capacity(objects.len());
                 for object in &objects {
                     let value = self.converted((*object.decode()).clone())?;
-                    rows.push(table::row(&self.entry, value, include, &self.output.meta_version, now));
+                    rows.push(table::row(
+                        &self.entry,
+                        value,
+                        include,
+                        &self.output.meta_version,
+                        now,
+                    ));
                 }
-                let table = table::table(&self.entry, &self.output.meta_version, list.to_json(), rows, true);
+                let table = table::table(
+                    &self.entry,
+                    &self.output.meta_version,
+                    list.to_json(),
+                    rows,
+                    true,
+                );
                 self.value(200, &table)
             }
-            Form::Object | Form::Metadata if self.output.encoding == Encoding::Json && !self.output.pretty => {
+            Form::Object | Form::Metadata
+                if self.output.encoding == Encoding::Json && !self.output.pretty =>
+            {
                 Ok(self.stream(objects, list))
             }
             Form::Object | Form::Metadata => {
@@ -105,9 +133,10 @@ impl Renderer {
 
     fn list_type(&self) -> (String, String) {
         match self.output.form {
-            Form::Metadata => {
-                (format!("meta.k8s.io/{}", self.output.meta_version), "PartialObjectMetadataList".to_owned())
-            }
+            Form::Metadata => (
+                format!("meta.k8s.io/{}", self.output.meta_version),
+                "PartialObjectMetadataList".to_owned(),
+            ),
             _ => (self.entry.api_version(), self.entry.list_kind.clone()),
         }
     }
@@ -116,7 +145,14 @@ impl Renderer {
     fn stream(&self, objects: Vec<Arc<Object>>, list: &ListMeta) -> Response {
         let (api_version, kind) = self.list_type();
         let mut head = BytesMut::new();
-        head.put_slice(format!("{{\"kind\":{},\"apiVersion\":{},\"metadata\":", json!(kind), json!(api_version)).as_bytes());
+        head.put_slice(
+            format!(
+                "{{\"kind\":{},\"apiVersion\":{},\"metadata\":",
+                json!(kind),
+                json!(api_version)
+            )
+            .as_bytes(),
+        );
         head.put_slice(list.to_json().to_string().as_bytes());
         head.put_slice(b",\"items\":[");
         let renderer = Self::new(Arc::clone(&self.entry), self.output.clone());
@@ -148,8 +184,9 @@ impl Renderer {
         let body = match next() {
             Some(Ok(first)) if first.ends_with(b"]}\n") => full(first),
             first => {
-                let frames = futures::stream::iter(first.into_iter().chain(std::iter::from_fn(next)))
-                    .map(|chunk| chunk.map(Frame::data));
+                let frames =
+                    futures::stream::iter(first.into_iter().chain(std::iter::from_fn(next)))
+                        .map(|chunk| chunk.map(Frame::data));
                 StreamBody::new(frames).boxed_unsync()
             }
         };
@@ -160,30 +197,49 @@ impl Renderer {
         if self.output.form == Form::Object && self.entry.is_stored_form() {
             return Ok(object.bytes().clone());
         }
-        serde_json::to_vec(&self.item(object)?).map(Bytes::from).map_err(Status::internal)
+        serde_json::to_vec(&self.item(object)?)
+            .map(Bytes::from)
+            .map_err(Status::internal)
     }
 
     fn item(&self, object: &Object) -> Result<Value, Status> {
         let value = self.converted((*object.decode()).clone())?;
-        Ok(if self.output.form == Form::Metadata { self.partial(value) } else { value })
+        Ok(if self.output.form == Form::Metadata {
+            self.partial(value)
+        } else {
+            value
+        })
     }
 
     /// What a watch sends for an object, without its envelope.
     pub(crate) fn watch_object(&self, object: &Object) -> Result<Bytes, Status> {
-        if self.output.form == Form::Object && self.entry.is_stored_form() && self.output.encoding == Encoding::Json {
+        if self.output.form == Form::Object
+            && self.entry.is_stored_form()
+            && self.output.encoding == Encoding::Json
+        {
             return Ok(object.bytes().clone());
         }
         let value = self.item(object)?;
         let value = match self.output.form {
             Form::Table(include) => {
                 let meta = json!({"resourceVersion": meta::resource_version(&value)});
-                let rows = vec![table::row(&self.entry, value, include, &self.output.meta_version, time::now_unix())];
-                let headers = !self.headers_sent.swap(true, std::sync::atomic::Ordering::Relaxed);
+                let rows = vec![table::row(
+                    &self.entry,
+                    value,
+                    include,
+                    &self.output.meta_version,
+                    time::now_unix(),
+                )];
+                let headers = !self
+                    .headers_sent
+                    .swap(true, std::sync::atomic::Ordering::Relaxed);
                 table::table(&self.entry, &self.output.meta_version, meta, rows, headers)
             }
             _ => value,
         };
-        serde_json::to_vec(&value).map(Bytes::from).map_err(Status::internal)
+        serde_json::to_vec(&value)
+            .map(Bytes::from)
+            .map_err(Status::internal)
     }
 
     pub(crate) fn watch_bookmark(&self, object: Value) -> Result<Bytes, Status> {
@@ -193,18 +249,26 @@ impl Renderer {
             Form::Table(_) => {
                 let meta = json!({"resourceVersion": meta::resource_version(&object)});
                 let rows = vec![table::bookmark_row(object, &self.output.meta_version)];
-                let headers = !self.headers_sent.swap(true, std::sync::atomic::Ordering::Relaxed);
+                let headers = !self
+                    .headers_sent
+                    .swap(true, std::sync::atomic::Ordering::Relaxed);
                 table::table(&self.entry, &self.output.meta_version, meta, rows, headers)
             }
         };
-        serde_json::to_vec(&value).map(Bytes::from).map_err(Status::internal)
+        serde_json::to_vec(&value)
+            .map(Bytes::from)
+            .map_err(Status::internal)
     }
 
     pub(crate) fn watch_frame(&self, out: &mut BytesMut, kind: &str, object: &[u8]) {
         match self.output.encoding {
             Encoding::Yaml => {
                 let event = json!({"type": kind, "object": serde_json::from_slice::<Value>(object).unwrap_or_default()});
-                out.put_slice(serde_saphyr::to_string(&event).unwrap_or_default().as_bytes());
+                out.put_slice(
+                    serde_saphyr::to_string(&event)
+                        .unwrap_or_default()
+                        .as_bytes(),
+                );
                 out.put_slice(b"---\n");
             }
             _ => watch::json_frame(out, kind, object),
@@ -234,7 +298,9 @@ pub(crate) fn value(code: u16, output: &Output, value: &Value) -> Result<Respons
             out.into()
         }
         Encoding::Json => serde_json::to_vec(value).map_err(Status::internal)?.into(),
-        Encoding::Yaml => serde_saphyr::to_string(value).map_err(Status::internal)?.into(),
+        Encoding::Yaml => serde_saphyr::to_string(value)
+            .map_err(Status::internal)?
+            .into(),
         Encoding::Protobuf => return Err(Status::not_acceptable("protobuf is not supported here")),
     };
     Ok(response(code, output, full(bytes)))
@@ -242,14 +308,20 @@ pub(crate) fn value(code: u16, output: &Output, value: &Value) -> Result<Respons
 
 pub(crate) fn response(code: u16, output: &Output, body: crate::request::Body) -> Response {
     let mut response = Response::new(body);
-    *response.status_mut() = http::StatusCode::from_u16(code).unwrap_or(http::StatusCode::INTERNAL_SERVER_ERROR);
+    *response.status_mut() =
+        http::StatusCode::from_u16(code).unwrap_or(http::StatusCode::INTERNAL_SERVER_ERROR);
     set_content_type(&mut response, output.encoding.content_type());
     response
 }
 
 pub(crate) fn set_content_type(response: &mut Response, content_type: &str) {
     if let Ok(value) = http::HeaderValue::from_str(content_type) {
-        response.headers_mut().insert(http::header::CONTENT_TYPE, value);
+        response
+            .headers_mut()
+            .insert(http::header::CONTENT_TYPE, value);
     }
-    response.headers_mut().insert(http::header::CACHE_CONTROL, http::HeaderValue::from_static("no-cache, private"));
+    response.headers_mut().insert(
+        http::header::CACHE_CONTROL,
+        http::HeaderValue::from_static("no-cache, private"),
+    );
 }

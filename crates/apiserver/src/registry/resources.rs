@@ -92,11 +92,17 @@ impl KindRules for &'static Kind {
     }
 
     fn selectable(&self, obj: &Value) -> Vec<(String, String)> {
-        (self.selectable)(obj).into_iter().map(|(name, value)| (name.to_owned(), value)).collect()
+        (self.selectable)(obj)
+            .into_iter()
+            .map(|(name, value)| (name.to_owned(), value))
+            .collect()
     }
 
     fn selectable_names(&self) -> Vec<String> {
-        self.selectable_names.iter().map(|name| (*name).to_owned()).collect()
+        self.selectable_names
+            .iter()
+            .map(|name| (*name).to_owned())
+            .collect()
     }
 
     fn convert(&self, obj: &mut Value, from: &str, to: &str) -> Result<(), Status> {
@@ -192,12 +198,20 @@ impl ResourceEntry {
 
     /// From this entry's version to the stored one, in place.
     pub fn to_storage(&self, obj: &mut Value) -> Result<(), Status> {
-        self.convert(obj, (&self.group, &self.version), (&self.storage_group, &self.storage_version))
+        self.convert(
+            obj,
+            (&self.group, &self.version),
+            (&self.storage_group, &self.storage_version),
+        )
     }
 
     /// From the stored version to this entry's, in place.
     pub fn from_storage(&self, obj: &mut Value) -> Result<(), Status> {
-        self.convert(obj, (&self.storage_group, &self.storage_version), (&self.group, &self.version))
+        self.convert(
+            obj,
+            (&self.storage_group, &self.storage_version),
+            (&self.group, &self.version),
+        )
     }
 
     fn convert(&self, obj: &mut Value, from: (&str, &str), to: (&str, &str)) -> Result<(), Status> {
@@ -226,10 +240,14 @@ fn builtin_entry(facts: &keelson_api::ResourceFacts) -> Option<ResourceEntry> {
     let known = rules.resource == facts.resource && rules.group == facts.group;
     let storage_version = if stored_in_core {
         "v1".to_owned()
-    } else if known && keelson_api::resource(facts.group, rules.storage_version, facts.resource).is_some() {
+    } else if known
+        && keelson_api::resource(facts.group, rules.storage_version, facts.resource).is_some()
+    {
         rules.storage_version.to_owned()
     } else {
-        preferred_version(facts.group, facts.resource).unwrap_or(facts.version).to_owned()
+        preferred_version(facts.group, facts.resource)
+            .unwrap_or(facts.version)
+            .to_owned()
     };
     let subresources = facts.subresources.iter().map(|sub| SubresourceEntry {
         name: sub.name.to_owned(),
@@ -261,8 +279,14 @@ fn builtin_entry(facts: &keelson_api::ResourceFacts) -> Option<ResourceEntry> {
 
 /// The first version, in the group's order of preference, that has the resource.
 fn preferred_version(group: &str, resource: &str) -> Option<&'static str> {
-    let group = keelson_api::groups().iter().find(|facts| facts.name == group)?;
-    group.versions.iter().copied().find(|version| keelson_api::resource(group.name, version, resource).is_some())
+    let group = keelson_api::groups()
+        .iter()
+        .find(|facts| facts.name == group)?;
+    group
+        .versions
+        .iter()
+        .copied()
+        .find(|version| keelson_api::resource(group.name, version, resource).is_some())
 }
 
 fn texts(all: &[&str]) -> Vec<String> {
@@ -283,9 +307,21 @@ impl Resources {
         let entries = keelson_api::resources()
             .iter()
             .filter_map(builtin_entry)
-            .map(|entry| ((entry.group.clone(), entry.resource.clone(), entry.version.clone()), Arc::new(entry)))
+            .map(|entry| {
+                (
+                    (
+                        entry.group.clone(),
+                        entry.resource.clone(),
+                        entry.version.clone(),
+                    ),
+                    Arc::new(entry),
+                )
+            })
             .collect();
-        Arc::new(Self { entries: ArcSwap::from_pointee(entries), changes: tokio::sync::watch::Sender::new(0) })
+        Arc::new(Self {
+            entries: ArcSwap::from_pointee(entries),
+            changes: tokio::sync::watch::Sender::new(0),
+        })
     }
 
     pub fn lookup(&self, group: &str, version: &str, resource: &str) -> Option<Arc<ResourceEntry>> {
@@ -301,7 +337,11 @@ impl Resources {
         if first.group != group || first.resource != resource {
             return None;
         }
-        let stored = (first.group.clone(), first.resource.clone(), first.storage_version.clone());
+        let stored = (
+            first.group.clone(),
+            first.resource.clone(),
+            first.storage_version.clone(),
+        );
         Some(Arc::clone(entries.get(&stored).unwrap_or(first)))
     }
 
@@ -316,7 +356,11 @@ impl Resources {
     }
 
     pub(crate) fn install(&self, entry: Arc<ResourceEntry>) {
-        let key = (entry.group.clone(), entry.resource.clone(), entry.version.clone());
+        let key = (
+            entry.group.clone(),
+            entry.resource.clone(),
+            entry.version.clone(),
+        );
         self.entries.rcu(|entries| {
             let mut entries = BTreeMap::clone(entries);
             entries.insert(key.clone(), Arc::clone(&entry));

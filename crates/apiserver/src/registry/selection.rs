@@ -1,26 +1,32 @@
 //! Which objects a list, watch or deletecollection is about.
 
-use keelson_machinery::{fields, labels};
 use keelson_machinery::status::Status;
+use keelson_machinery::{fields, labels};
 
 use super::options::ListOptions;
 use super::resources::ResourceEntry;
 use crate::cache::Object;
 
 /// A namespace, a label selector and a field selector, parsed and checked against the kind.
-pub struct Selection {
-    pub namespace: String,
+pub(crate) struct Selection {
+    pub(crate) namespace: String,
     /// The one name that can match, if the request or the field selector says so.
-    pub name: Option<String>,
+    pub(crate) name: Option<String>,
     labels: labels::Selector,
     fields: fields::Selector,
 }
 
 impl Selection {
-    pub fn parse(entry: &ResourceEntry, namespace: &str, name: &str, options: &ListOptions) -> Result<Self, Status> {
+    pub(crate) fn parse(
+        entry: &ResourceEntry,
+        namespace: &str,
+        name: &str,
+        options: &ListOptions,
+    ) -> Result<Self, Status> {
         let labels = labels::Selector::parse(&options.label_selector)
             .map_err(|err| Status::bad_request(format!("unable to parse requirement: {err}")))?;
-        let fields = fields::Selector::parse(&options.field_selector).map_err(|err| Status::bad_request(err.to_string()))?;
+        let fields = fields::Selector::parse(&options.field_selector)
+            .map_err(|err| Status::bad_request(err.to_string()))?;
         let known = entry.rules.selectable_names();
         for term in fields.terms() {
             let field = term.field.as_str();
@@ -34,11 +40,15 @@ impl Selection {
             (Some(selected), "") => Some(selected),
             (Some(selected), name) if selected == name => Some(selected),
             (Some(_), _) => {
-                return Err(Status::bad_request("fieldSelector metadata.name doesn't match requested name"));
+                return Err(Status::bad_request(
+                    "fieldSelector metadata.name doesn't match requested name",
+                ));
             }
             (None, "") => None,
             (None, _) if !fields.is_empty() => {
-                return Err(Status::bad_request("fieldSelector metadata.name doesn't match requested name"));
+                return Err(Status::bad_request(
+                    "fieldSelector metadata.name doesn't match requested name",
+                ));
             }
             (None, name) => Some(name.to_owned()),
         };
@@ -46,19 +56,28 @@ impl Selection {
             Some(selected) if namespace.is_empty() && entry.namespaced => selected.to_owned(),
             _ => namespace.to_owned(),
         };
-        Ok(Self { namespace, name, labels, fields })
+        Ok(Self {
+            namespace,
+            name,
+            labels,
+            fields,
+        })
     }
 
     /// Whether every object of the namespace matches.
-    pub fn is_everything(&self) -> bool {
+    pub(crate) fn is_everything(&self) -> bool {
         self.name.is_none() && self.labels.is_empty() && self.fields.is_empty()
     }
 
-    pub fn matches(&self, entry: &ResourceEntry, object: &Object) -> bool {
+    pub(crate) fn matches(&self, entry: &ResourceEntry, object: &Object) -> bool {
         if !self.namespace.is_empty() && entry.namespaced && object.namespace() != self.namespace {
             return false;
         }
-        if self.name.as_deref().is_some_and(|name| name != object.name()) {
+        if self
+            .name
+            .as_deref()
+            .is_some_and(|name| name != object.name())
+        {
             return false;
         }
         if !self.labels.is_empty() && !self.labels.matches(object.labels()) {
@@ -71,7 +90,10 @@ impl Selection {
         self.fields.matches(|field| match field {
             "metadata.name" => Some(object.name()),
             "metadata.namespace" => Some(object.namespace()),
-            _ => selectable.iter().find(|(name, _)| name == field).map(|(_, value)| value.as_str()),
+            _ => selectable
+                .iter()
+                .find(|(name, _)| name == field)
+                .map(|(_, value)| value.as_str()),
         })
     }
 }
@@ -80,7 +102,9 @@ impl Selection {
 /// kinds have.
 fn unsupported(entry: &ResourceEntry, field: &str) -> String {
     if entry.rules.selectable_names().is_empty() {
-        format!("{field:?} is not a known field selector: only \"metadata.name\", \"metadata.namespace\"")
+        format!(
+            "{field:?} is not a known field selector: only \"metadata.name\", \"metadata.namespace\""
+        )
     } else {
         format!("field label not supported: {field}")
     }

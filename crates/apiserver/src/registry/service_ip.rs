@@ -20,15 +20,18 @@ const RANDOM_ATTEMPTS: usize = 32;
 
 /// From where Services are given addresses and ports.
 #[derive(Debug, Clone)]
-pub struct ServiceConfig {
+pub(crate) struct ServiceConfig {
     /// The first is the family of single-stack Services.
-    pub cidrs: Vec<IpNet>,
-    pub node_ports: RangeInclusive<u16>,
+    pub(crate) cidrs: Vec<IpNet>,
+    pub(crate) node_ports: RangeInclusive<u16>,
 }
 
 impl ServiceConfig {
-    pub fn new(cidr: IpNet) -> Self {
-        Self { cidrs: vec![cidr], node_ports: 30000..=32767 }
+    pub(crate) fn new(cidr: IpNet) -> Self {
+        Self {
+            cidrs: vec![cidr],
+            node_ports: 30000..=32767,
+        }
     }
 }
 
@@ -52,7 +55,10 @@ pub(crate) struct Reservation {
 
 impl Drop for Reservation {
     fn drop(&mut self) {
-        let mut in_flight = self.in_flight.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut in_flight = self
+            .in_flight
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
         for address in &self.taken.addresses {
             in_flight.addresses.remove(address);
         }
@@ -64,7 +70,11 @@ impl Drop for Reservation {
 
 impl Services {
     pub(crate) fn new(config: ServiceConfig, caches: Arc<Caches>) -> Self {
-        Self { config, caches, in_flight: Arc::default() }
+        Self {
+            config,
+            caches,
+            in_flight: Arc::default(),
+        }
     }
 
     /// Completes a Service that is about to be written; other kinds pass untouched.
@@ -74,7 +84,9 @@ impl Services {
         object: &mut Value,
         old: Option<&Value>,
     ) -> Result<Option<Reservation>, Status> {
-        if !(entry.storage_group.is_empty() && entry.resource == "services") || !object["spec"].is_object() {
+        if !(entry.storage_group.is_empty() && entry.resource == "services")
+            || !object["spec"].is_object()
+        {
             return Ok(None);
         }
         if let Some(old) = old {
@@ -82,26 +94,43 @@ impl Services {
         }
         release(object, old);
         // One allocation at a time: what is taken may not change between looking and taking.
-        let mut in_flight = self.in_flight.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut in_flight = self
+            .in_flight
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
         let mut taken = self.taken_by_others(object);
         taken.addresses.extend(in_flight.addresses.iter().copied());
         taken.ports.extend(in_flight.ports.iter().cloned());
-        let mut round = Round { config: &self.config, taken, given: Taken::default() };
-        round.addresses(object, old).and_then(|()| round.ports(object, old)).map_err(|error| {
-            let name = meta::name(object).to_owned();
-            match error {
-                Refused::Invalid(error) => Status::invalid("", "Service", &name, &vec![*error]),
-                Refused::Exhausted(message) => Status::internal(message),
-            }
-        })?;
-        in_flight.addresses.extend(round.given.addresses.iter().copied());
+        let mut round = Round {
+            config: &self.config,
+            taken,
+            given: Taken::default(),
+        };
+        round
+            .addresses(object, old)
+            .and_then(|()| round.ports(object, old))
+            .map_err(|error| {
+                let name = meta::name(object).to_owned();
+                match error {
+                    Refused::Invalid(error) => Status::invalid("", "Service", &name, &vec![*error]),
+                    Refused::Exhausted(message) => Status::internal(message),
+                }
+            })?;
+        in_flight
+            .addresses
+            .extend(round.given.addresses.iter().copied());
         in_flight.ports.extend(round.given.ports.iter().cloned());
-        Ok(Some(Reservation { taken: round.given, in_flight: Arc::clone(&self.in_flight) }))
+        Ok(Some(Reservation {
+            taken: round.given,
+            in_flight: Arc::clone(&self.in_flight),
+        }))
     }
 
     fn taken_by_others(&self, object: &Value) -> Taken {
         let mut taken = Taken::default();
-        let Some(cache) = self.caches.get("", "services") else { return taken };
+        let Some(cache) = self.caches.get("", "services") else {
+            return taken;
+        };
         let (namespace, name) = (meta::namespace(object), meta::name(object));
         for other in cache.list("") {
             if other.namespace() == namespace && other.name() == name {
@@ -132,7 +161,11 @@ impl Round<'_> {
             return Ok(());
         }
         let families = self.families(object)?;
-        let held: HashSet<IpAddr> = old.map(addresses_of).unwrap_or_default().into_iter().collect();
+        let held: HashSet<IpAddr> = old
+            .map(addresses_of)
+            .unwrap_or_default()
+            .into_iter()
+            .collect();
         let mut given = texts(&object["spec"]["clusterIPs"]);
         let single = text(&object["spec"]["clusterIP"]);
         if given.is_empty() && !single.is_empty() {
@@ -151,7 +184,9 @@ impl Round<'_> {
                 continue;
             };
             // What is no address is the validation's to refuse.
-            let Ok(address) = wanted.parse::<IpAddr>() else { return Ok(()) };
+            let Ok(address) = wanted.parse::<IpAddr>() else {
+                return Ok(());
+            };
             if held.contains(&address) {
                 continue;
             }
@@ -168,14 +203,23 @@ impl Round<'_> {
         let spec = &mut object["spec"];
         let policy = match text(&spec["ipFamilyPolicy"]) {
             "" => {
-                let two = texts(&spec["ipFamilies"]).len() > 1 || texts(&spec["clusterIPs"]).len() > 1;
-                if two { "RequireDualStack" } else { "SingleStack" }.to_owned()
+                let two =
+                    texts(&spec["ipFamilies"]).len() > 1 || texts(&spec["clusterIPs"]).len() > 1;
+                if two {
+                    "RequireDualStack"
+                } else {
+                    "SingleStack"
+                }
+                .to_owned()
             }
             policy => policy.to_owned(),
         };
         spec["ipFamilyPolicy"] = policy.as_str().into();
         let mut families = texts(&spec["ipFamilies"]);
-        for address in texts(&spec["clusterIPs"]).iter().chain([&text(&spec["clusterIP"]).to_owned()]) {
+        for address in texts(&spec["clusterIPs"])
+            .iter()
+            .chain([&text(&spec["clusterIP"]).to_owned()])
+        {
             if let Ok(address) = address.parse::<IpAddr>() {
                 let family = family_of(address).to_owned();
                 if !families.contains(&family) {
@@ -183,7 +227,12 @@ impl Round<'_> {
                 }
             }
         }
-        let configured: Vec<&str> = self.config.cidrs.iter().map(|cidr| family_of(cidr.addr())).collect();
+        let configured: Vec<&str> = self
+            .config
+            .cidrs
+            .iter()
+            .map(|cidr| family_of(cidr.addr()))
+            .collect();
         if families.is_empty() {
             families.extend(configured.first().map(|family| (*family).to_owned()));
         }
@@ -197,7 +246,11 @@ impl Round<'_> {
         let path = Path::new("spec").child("ipFamilies");
         for (index, family) in families.iter().enumerate() {
             if !configured.contains(&family.as_str()) {
-                let error = FieldError::invalid(&path.index(index), family.as_str(), "not configured on this cluster");
+                let error = FieldError::invalid(
+                    &path.index(index),
+                    family.as_str(),
+                    "not configured on this cluster",
+                );
                 return Err(Refused::Invalid(Box::new(error)));
             }
         }
@@ -216,9 +269,17 @@ impl Round<'_> {
         let refuse = |reason: String| {
             let path = Path::new("spec").child("clusterIPs");
             let detail = format!("failed to allocate IP {address}: {reason}");
-            Err(Refused::Invalid(Box::new(FieldError::invalid(&path, json!(given), detail))))
+            Err(Refused::Invalid(Box::new(FieldError::invalid(
+                &path,
+                json!(given),
+                detail,
+            ))))
         };
-        let cidr = self.config.cidrs.iter().find(|cidr| family_of(cidr.addr()) == family_of(address));
+        let cidr = self
+            .config
+            .cidrs
+            .iter()
+            .find(|cidr| family_of(cidr.addr()) == family_of(address));
         let Some(cidr) = cidr.filter(|cidr| is_host_of(cidr, address)) else {
             let ranges: Vec<String> = self.config.cidrs.iter().map(ToString::to_string).collect();
             return refuse(format!(
@@ -236,18 +297,36 @@ impl Round<'_> {
     /// From the upper part of the range while it lasts: the lower part is for addresses that
     /// people choose.
     fn any_address(&mut self, family: &str) -> Result<IpAddr, Refused> {
-        let Some(cidr) = self.config.cidrs.iter().find(|cidr| family_of(cidr.addr()) == family) else {
-            return Err(Refused::Exhausted(format!("no service range of family {family}")));
+        let Some(cidr) = self
+            .config
+            .cidrs
+            .iter()
+            .find(|cidr| family_of(cidr.addr()) == family)
+        else {
+            return Err(Refused::Exhausted(format!(
+                "no service range of family {family}"
+            )));
         };
         let size = usable(cidr);
-        let reserved = if size < 32 { 0 } else { (size / 16).clamp(16, 256) };
+        let reserved = if size < 32 {
+            0
+        } else {
+            (size / 16).clamp(16, 256)
+        };
         let free = |this: &Self, offset: u64| {
             // The first address is the API server's own Service.
             let address = nth(cidr, offset)?;
-            let used = offset == 1 || this.taken.addresses.contains(&address) || this.given.addresses.contains(&address);
+            let used = offset == 1
+                || this.taken.addresses.contains(&address)
+                || this.given.addresses.contains(&address);
             (!used).then_some(address)
         };
-        let random = (0..RANDOM_ATTEMPTS).find_map(|_| free(self, rand::random_range(reserved + 1..=size.max(reserved + 1))));
+        let random = (0..RANDOM_ATTEMPTS).find_map(|_| {
+            free(
+                self,
+                rand::random_range(reserved + 1..=size.max(reserved + 1)),
+            )
+        });
         let found = random
             .or_else(|| (reserved + 1..=size).find_map(|offset| free(self, offset)))
             .or_else(|| (1..=reserved).find_map(|offset| free(self, offset)));
@@ -256,7 +335,9 @@ impl Round<'_> {
                 self.given.addresses.insert(address);
                 Ok(address)
             }
-            None => Err(Refused::Exhausted("failed to allocate a serviceIP: range is full".to_owned())),
+            None => Err(Refused::Exhausted(
+                "failed to allocate a serviceIP: range is full".to_owned(),
+            )),
         }
     }
 
@@ -264,17 +345,27 @@ impl Round<'_> {
         if !needs_node_ports(object) {
             return Ok(());
         }
-        let held: HashSet<(String, u16)> = old.map(ports_of).unwrap_or_default().into_iter().collect();
-        let Some(ports) = object["spec"]["ports"].as_array_mut() else { return Ok(()) };
+        let held: HashSet<(String, u16)> =
+            old.map(ports_of).unwrap_or_default().into_iter().collect();
+        let Some(ports) = object["spec"]["ports"].as_array_mut() else {
+            return Ok(());
+        };
         for (index, port) in ports.iter_mut().enumerate() {
-            let Some(wanted) = port["nodePort"].as_u64().filter(|port| *port != 0) else { continue };
-            let Ok(wanted) = u16::try_from(wanted) else { continue };
+            let Some(wanted) = port["nodePort"].as_u64().filter(|port| *port != 0) else {
+                continue;
+            };
+            let Ok(wanted) = u16::try_from(wanted) else {
+                continue;
+            };
             let key = (protocol_of(port), wanted);
             if held.contains(&key) {
                 self.given.ports.insert(key);
                 continue;
             }
-            let path = Path::new("spec").child("ports").index(index).child("nodePort");
+            let path = Path::new("spec")
+                .child("ports")
+                .index(index)
+                .child("nodePort");
             self.this_port(key, &path)?;
         }
         for port in ports.iter_mut() {
@@ -295,7 +386,11 @@ impl Round<'_> {
 
     fn this_port(&mut self, key: (String, u16), path: &Path) -> Result<(), Refused> {
         let port = key.1;
-        let refuse = |reason: String| Err(Refused::Invalid(Box::new(FieldError::invalid(path, port, reason))));
+        let refuse = |reason: String| {
+            Err(Refused::Invalid(Box::new(FieldError::invalid(
+                path, port, reason,
+            ))))
+        };
         if !self.config.node_ports.contains(&port) {
             return refuse(format!(
                 "provided port is not in the valid range. The range of valid ports is {}-{}",
@@ -329,14 +424,23 @@ impl Round<'_> {
             .map(|_| rand::random_range(range.clone()))
             .find(free)
             .or_else(|| range.clone().find(free))
-            .ok_or_else(|| Refused::Exhausted("failed to allocate a nodePort: range is full".to_owned()))
+            .ok_or_else(|| {
+                Refused::Exhausted("failed to allocate a nodePort: range is full".to_owned())
+            })
     }
 
-    fn health_check_port(&mut self, object: &mut Value, held: &HashSet<(String, u16)>) -> Result<(), Refused> {
+    fn health_check_port(
+        &mut self,
+        object: &mut Value,
+        held: &HashSet<(String, u16)>,
+    ) -> Result<(), Refused> {
         if !needs_health_check_port(object) {
             return Ok(());
         }
-        let wanted = object["spec"]["healthCheckNodePort"].as_u64().and_then(|port| u16::try_from(port).ok()).unwrap_or(0);
+        let wanted = object["spec"]["healthCheckNodePort"]
+            .as_u64()
+            .and_then(|port| u16::try_from(port).ok())
+            .unwrap_or(0);
         if wanted == 0 {
             let port = self.any_port("TCP")?;
             self.given.ports.insert(("TCP".into(), port));
@@ -353,7 +457,8 @@ impl Round<'_> {
 
 /// An update that leaves out what the server allocated keeps it.
 fn keep_allocated(object: &mut Value, old: &Value) {
-    if needs_address(object) && needs_address(old) && text(&object["spec"]["clusterIP"]).is_empty() {
+    if needs_address(object) && needs_address(old) && text(&object["spec"]["clusterIP"]).is_empty()
+    {
         let empty = texts(&object["spec"]["clusterIPs"]).is_empty();
         object["spec"]["clusterIP"] = old["spec"]["clusterIP"].clone();
         if empty {
@@ -367,9 +472,13 @@ fn keep_allocated(object: &mut Value, old: &Value) {
             if port["nodePort"].as_u64().unwrap_or(0) != 0 {
                 continue;
             }
-            let same = known.iter().find(|k| protocol_of(k) == protocol_of(port) && k["port"] == port["port"]);
+            let same = known
+                .iter()
+                .find(|k| protocol_of(k) == protocol_of(port) && k["port"] == port["port"]);
             let kept = same.and_then(|same| u16::try_from(same["nodePort"].as_u64()?).ok());
-            if let Some(kept) = kept.filter(|kept| *kept != 0 && !used.contains(&(protocol_of(port), *kept))) {
+            if let Some(kept) =
+                kept.filter(|kept| *kept != 0 && !used.contains(&(protocol_of(port), *kept)))
+            {
                 port["nodePort"] = kept.into();
             }
         }
@@ -385,7 +494,10 @@ fn keep_allocated(object: &mut Value, old: &Value) {
 /// A change of type gives back what the new type does not have, unless the client changed it.
 fn release(object: &mut Value, old: Option<&Value>) {
     let Some(old) = old else { return };
-    if needs_address(old) && !needs_address(object) && object["spec"]["clusterIP"] == old["spec"]["clusterIP"] {
+    if needs_address(old)
+        && !needs_address(object)
+        && object["spec"]["clusterIP"] == old["spec"]["clusterIP"]
+    {
         if let Some(spec) = object["spec"].as_object_mut() {
             for field in ["clusterIP", "clusterIPs", "ipFamilies", "ipFamilyPolicy"] {
                 spec.remove(field);
@@ -395,7 +507,10 @@ fn release(object: &mut Value, old: Option<&Value>) {
     if needs_node_ports(old) && !needs_node_ports(object) {
         let before: HashSet<(String, u16)> = ports_of(old).into_iter().collect();
         for port in object["spec"]["ports"].as_array_mut().into_iter().flatten() {
-            let number = port["nodePort"].as_u64().and_then(|p| u16::try_from(p).ok()).unwrap_or(0);
+            let number = port["nodePort"]
+                .as_u64()
+                .and_then(|p| u16::try_from(p).ok())
+                .unwrap_or(0);
             if before.contains(&(protocol_of(port), number))
                 && let Some(port) = port.as_object_mut()
             {
@@ -418,7 +533,11 @@ fn text(value: &Value) -> &str {
 
 fn texts(value: &Value) -> Vec<String> {
     let items = value.as_array().map(Vec::as_slice).unwrap_or_default();
-    items.iter().filter_map(Value::as_str).map(str::to_owned).collect()
+    items
+        .iter()
+        .filter_map(Value::as_str)
+        .map(str::to_owned)
+        .collect()
 }
 
 fn service_type(service: &Value) -> &str {
@@ -429,7 +548,10 @@ fn service_type(service: &Value) -> &str {
 }
 
 fn needs_address(service: &Value) -> bool {
-    matches!(service_type(service), "ClusterIP" | "NodePort" | "LoadBalancer")
+    matches!(
+        service_type(service),
+        "ClusterIP" | "NodePort" | "LoadBalancer"
+    )
 }
 
 fn needs_node_ports(service: &Value) -> bool {
@@ -447,17 +569,29 @@ fn needs_health_check_port(service: &Value) -> bool {
 fn addresses_of(service: &Value) -> Vec<IpAddr> {
     let mut all = texts(&service["spec"]["clusterIPs"]);
     all.push(text(&service["spec"]["clusterIP"]).to_owned());
-    all.iter().filter_map(|address| address.parse().ok()).collect()
+    all.iter()
+        .filter_map(|address| address.parse().ok())
+        .collect()
 }
 
 fn ports_of(service: &Value) -> Vec<(String, u16)> {
     let mut all = Vec::new();
-    for port in service["spec"]["ports"].as_array().map(Vec::as_slice).unwrap_or_default() {
-        if let Some(number) = port["nodePort"].as_u64().and_then(|p| u16::try_from(p).ok()).filter(|p| *p != 0) {
+    for port in service["spec"]["ports"]
+        .as_array()
+        .map(Vec::as_slice)
+        .unwrap_or_default()
+    {
+        if let Some(number) = port["nodePort"]
+            .as_u64()
+            .and_then(|p| u16::try_from(p).ok())
+            .filter(|p| *p != 0)
+        {
             all.push((protocol_of(port), number));
         }
     }
-    let health = service["spec"]["healthCheckNodePort"].as_u64().and_then(|p| u16::try_from(p).ok());
+    let health = service["spec"]["healthCheckNodePort"]
+        .as_u64()
+        .and_then(|p| u16::try_from(p).ok());
     if let Some(number) = health.filter(|p| *p != 0) {
         all.push(("TCP".to_owned(), number));
     }
@@ -490,7 +624,9 @@ fn nth(cidr: &IpNet, offset: u64) -> Option<IpAddr> {
             let address = u32::from(network).checked_add(u32::try_from(offset).ok()?)?;
             Some(IpAddr::V4(address.into()))
         }
-        IpAddr::V6(network) => Some(IpAddr::V6(u128::from(network).checked_add(u128::from(offset))?.into())),
+        IpAddr::V6(network) => Some(IpAddr::V6(
+            u128::from(network).checked_add(u128::from(offset))?.into(),
+        )),
     }
 }
 

@@ -38,10 +38,17 @@ fn report(
     if !decoded.problems.is_empty() {
         match validation {
             FieldValidation::Ignore => {}
-            FieldValidation::Warn => decoded.problems.iter().for_each(|problem| warnings.add(problem.as_str())),
+            FieldValidation::Warn => decoded
+                .problems
+                .iter()
+                .for_each(|problem| warnings.add(problem.as_str())),
             FieldValidation::Strict => {
                 let error = decode::strict_error(&decoded.problems);
-                return Err(Status::bad_request(decode::cannot_handle(&entry.kind, &entry.version, &error)));
+                return Err(Status::bad_request(decode::cannot_handle(
+                    &entry.kind,
+                    &entry.version,
+                    &error,
+                )));
             }
         }
     }

@@ -27,11 +27,20 @@ const DISRUPTED_PODS_LIMIT: usize = 2000;
 const EVICTION_ATTEMPTS: usize = 20;
 
 impl Registry {
-    pub(crate) async fn dispatch_subresource(&self, call: &Call<'_>, body: Bytes) -> Result<Response, Status> {
+    pub(crate) async fn dispatch_subresource(
+        &self,
+        call: &Call<'_>,
+        body: Bytes,
+    ) -> Result<Response, Status> {
         let verb = call.ctx.info.verb.as_str();
-        let known = call.entry.subresource(call.subresource).ok_or_else(Status::path_not_found)?;
+        let known = call
+            .entry
+            .subresource(call.subresource)
+            .ok_or_else(Status::path_not_found)?;
         if !known.verbs.iter().any(|v| v == verb) {
-            return Err(Status::method_not_allowed("the server does not allow this method on the requested resource"));
+            return Err(Status::method_not_allowed(
+                "the server does not allow this method on the requested resource",
+            ));
         }
         let group = call.entry.storage_group.as_str();
         match (group, call.entry.resource.as_str(), call.subresource, verb) {
@@ -42,7 +51,9 @@ impl Registry {
             (_, _, _, "get") => self.serve_get(call).await,
             (_, _, _, "update") => self.serve_update(call, body).await,
             (_, _, _, "patch") => self.serve_patch(call, body).await,
-            _ => Err(Status::method_not_allowed("the server does not allow this method on the requested resource")),
+            _ => Err(Status::method_not_allowed(
+                "the server does not allow this method on the requested resource",
+            )),
         }
     }
 
@@ -53,9 +64,18 @@ impl Registry {
         Renderer::new(Arc::clone(&call.entry), output).value(200, &scale)
     }
 
-    async fn serve_scale_change(&self, call: &Call<'_>, body: Bytes, verb: &str) -> Result<Response, Status> {
+    async fn serve_scale_change(
+        &self,
+        call: &Call<'_>,
+        body: Bytes,
+        verb: &str,
+    ) -> Result<Response, Status> {
         let output = negotiate::output(call.ctx, false)?;
-        let kind = if verb == "patch" { "PatchOptions" } else { "UpdateOptions" };
+        let kind = if verb == "patch" {
+            "PatchOptions"
+        } else {
+            "UpdateOptions"
+        };
         let options = WriteOptions::parse(call.ctx, kind)?;
         let entry = &*call.entry;
         enum Wanted {
@@ -77,22 +97,31 @@ impl Registry {
             let scale = match &wanted {
                 Wanted::Scale(scale) => scale.clone(),
                 // Apply has nothing of its own to own in a Scale but the one number.
-                Wanted::Patch(PatchKind::Apply(applied)) => {
-                    mechanism(schema, &PatchKind::Merge(applied.clone()), &scale_of(entry, old))?
-                }
+                Wanted::Patch(PatchKind::Apply(applied)) => mechanism(
+                    schema,
+                    &PatchKind::Merge(applied.clone()),
+                    &scale_of(entry, old),
+                )?,
                 Wanted::Patch(patch) => mechanism(schema, patch, &scale_of(entry, old))?,
             };
             scaled(entry, call.name, old, &scale)
         };
         // Scaling follows the rules of the main resource: it raises the generation.
-        let write = Write { rules_path: "", ..call.write(&options) };
+        let write = Write {
+            rules_path: "",
+            ..call.write(&options)
+        };
         let written = self.update(&write, &Change::Transform(&transform)).await?;
         let scale = scale_of(entry, &codec::parse(&written.bytes)?);
         Renderer::new(Arc::clone(&call.entry), output).value(200, &scale)
     }
 
     /// `pods/binding`, and `bindings`, where the name is in the body.
-    pub(crate) async fn serve_binding(&self, call: &Call<'_>, body: Bytes) -> Result<Response, Status> {
+    pub(crate) async fn serve_binding(
+        &self,
+        call: &Call<'_>,
+        body: Bytes,
+    ) -> Result<Response, Status> {
         let output = negotiate::output(call.ctx, false)?;
         let options = WriteOptions::parse(call.ctx, "CreateOptions")?;
         let mut binding = codec::body_value(&body, negotiate::input(call.ctx)?)?;
@@ -100,10 +129,20 @@ impl Registry {
         super::write::ensure_namespace(&mut binding, call.namespace)?;
         let name = meta::name(&binding).to_owned();
         if !call.name.is_empty() && name != call.name {
-            return Err(Status::bad_request("name in URL does not match name in Binding object"));
+            return Err(Status::bad_request(
+                "name in URL does not match name in Binding object",
+            ));
         }
-        let pods = self.resources.lookup("", "v1", "pods").ok_or_else(Status::path_not_found)?;
-        let write = Write { entry: &pods, name: &name, subresource: "binding", ..call.write(&options) };
+        let pods = self
+            .resources
+            .lookup("", "v1", "pods")
+            .ok_or_else(Status::path_not_found)?;
+        let write = Write {
+            entry: &pods,
+            name: &name,
+            subresource: "binding",
+            ..call.write(&options)
+        };
         let mut attributes = write.attributes(Operation::Create, Some(binding), None);
         attributes.kind = "Binding".to_owned();
         self.admission.admit(&mut attributes).await?;
@@ -111,7 +150,11 @@ impl Registry {
         let binding = attributes.object.unwrap_or_default();
         check_binding(&binding)?;
         let bind = |old: &Value| bound(old, &binding);
-        let write = Write { admission: false, rules_path: "binding", ..write };
+        let write = Write {
+            admission: false,
+            rules_path: "binding",
+            ..write
+        };
         self.update(&write, &Change::Transform(&bind)).await?;
         let mut status = Status::success();
         status.code = 201;
@@ -125,7 +168,9 @@ impl Registry {
         check_kind(&eviction, "Eviction")?;
         super::write::ensure_namespace(&mut eviction, call.namespace)?;
         if meta::name(&eviction) != call.name {
-            return Err(Status::bad_request("name in URL does not match name in Eviction object"));
+            return Err(Status::bad_request(
+                "name in URL does not match name in Eviction object",
+            ));
         }
         let write = call.write(&options);
         let mut attributes = write.attributes(Operation::Create, Some(eviction), None);
@@ -133,7 +178,13 @@ impl Registry {
         self.admission.admit(&mut attributes).await?;
         self.admission.validate(&attributes).await?;
         let eviction = attributes.object.unwrap_or_default();
-        let mut delete = DeleteOptions::parse(call.ctx.query(), eviction.get("deleteOptions").cloned().filter(|o| !o.is_null()))?;
+        let mut delete = DeleteOptions::parse(
+            call.ctx.query(),
+            eviction
+                .get("deleteOptions")
+                .cloned()
+                .filter(|o| !o.is_null()),
+        )?;
         delete.dry_run |= options.dry_run;
         self.evict(call, &options, delete).await?;
         let mut status = Status::success();
@@ -141,7 +192,12 @@ impl Registry {
         Renderer::new(Arc::clone(&call.entry), output).value(201, &status.to_value())
     }
 
-    async fn evict(&self, call: &Call<'_>, options: &WriteOptions, mut delete: DeleteOptions) -> Result<(), Status> {
+    async fn evict(
+        &self,
+        call: &Call<'_>,
+        options: &WriteOptions,
+        mut delete: DeleteOptions,
+    ) -> Result<(), Status> {
         let kv = self.get(&call.entry, call.namespace, call.name).await?;
         let pod = codec::parse(&kv.value)?;
         let mut guarded = None;
@@ -155,40 +211,68 @@ impl Registry {
             }
             if let Some(budget) = budgets.into_iter().next() {
                 if spares_unhealthy(&pod, &budget) {
-                    delete.resource_version.get_or_insert_with(|| kv.mod_revision.to_string());
+                    delete
+                        .resource_version
+                        .get_or_insert_with(|| kv.mod_revision.to_string());
                 } else {
-                    self.charge(call, &pod, meta::name(&budget), delete.dry_run).await?;
+                    self.charge(call, &pod, meta::name(&budget), delete.dry_run)
+                        .await?;
                 }
                 guarded = Some(meta::name(&budget).to_owned());
             }
         }
-        let write = Write { admission: false, subresource: "status", rules_path: "status", ..call.write(options) };
+        let write = Write {
+            admission: false,
+            subresource: "status",
+            rules_path: "status",
+            ..call.write(options)
+        };
         if !delete.dry_run {
             let mark = |old: &Value| Ok(disrupted(old));
             let written = self.update(&write, &Change::Transform(&mark)).await?;
             if delete.resource_version.as_deref() == Some(kv.mod_revision.to_string().as_str()) {
-                delete.resource_version = Some(meta::resource_version(&codec::parse(&written.bytes)?).to_owned());
+                delete.resource_version =
+                    Some(meta::resource_version(&codec::parse(&written.bytes)?).to_owned());
             }
         }
-        let write = Write { admission: false, ..call.write(options) };
+        let write = Write {
+            admission: false,
+            ..call.write(options)
+        };
         match self.delete(&write, &delete).await {
             Ok(Deleted::Gone(_) | Deleted::Pending(_)) => Ok(()),
-            Err(status) if status.is_conflict() && guarded.is_some() => Err(too_many(&guarded.unwrap_or_default())),
+            Err(status) if status.is_conflict() && guarded.is_some() => {
+                Err(too_many(&guarded.unwrap_or_default()))
+            }
             Err(status) => Err(status),
         }
     }
 
     fn budgets_of(&self, pod: &Value) -> Vec<Arc<Value>> {
-        let Some(cache) = self.caches.get("policy", "poddisruptionbudgets") else { return Vec::new() };
+        let Some(cache) = self.caches.get("policy", "poddisruptionbudgets") else {
+            return Vec::new();
+        };
         let labels = meta::labels(pod);
         let matches = |budget: &Arc<Value>| {
-            Selector::from_label_selector(&budget["spec"]["selector"]).is_ok_and(|selector| selector.matches(&labels))
+            Selector::from_label_selector(&budget["spec"]["selector"])
+                .is_ok_and(|selector| selector.matches(&labels))
         };
-        cache.list(meta::namespace(pod)).iter().map(|object| object.decode()).filter(matches).collect()
+        cache
+            .list(meta::namespace(pod))
+            .iter()
+            .map(|object| object.decode())
+            .filter(matches)
+            .collect()
     }
 
     /// Takes one allowed disruption from the budget, or refuses.
-    async fn charge(&self, call: &Call<'_>, pod: &Value, budget: &str, dry_run: bool) -> Result<(), Status> {
+    async fn charge(
+        &self,
+        call: &Call<'_>,
+        pod: &Value,
+        budget: &str,
+        dry_run: bool,
+    ) -> Result<(), Status> {
         let entry = self
             .resources
             .any_version("policy", "poddisruptionbudgets")
@@ -216,7 +300,9 @@ impl Registry {
                 result => return result.map(|_| ()),
             }
         }
-        Err(Status::timeout(format!("couldn't update PodDisruptionBudget {budget:?} due to conflicts")))
+        Err(Status::timeout(format!(
+            "couldn't update PodDisruptionBudget {budget:?} due to conflicts"
+        )))
     }
 }
 
@@ -224,7 +310,9 @@ fn check_kind(object: &Value, kind: &str) -> Result<(), Status> {
     match object.get("kind").and_then(Value::as_str) {
         None | Some("") => Ok(()),
         Some(given) if given == kind => Ok(()),
-        Some(given) => Err(Status::bad_request(format!("{given} cannot be handled as a {kind}"))),
+        Some(given) => Err(Status::bad_request(format!(
+            "{given} cannot be handled as a {kind}"
+        ))),
     }
 }
 
@@ -240,9 +328,20 @@ fn scale_of(entry: &ResourceEntry, object: &Value) -> Value {
         label_selector: None,
     };
     let paths = entry.scale.as_ref().unwrap_or(&builtin);
-    let number = |path: &str| object.pointer(&pointer(path)).and_then(Value::as_i64).unwrap_or(0);
+    let number = |path: &str| {
+        object
+            .pointer(&pointer(path))
+            .and_then(Value::as_i64)
+            .unwrap_or(0)
+    };
     let mut metadata = Map::new();
-    for field in ["name", "namespace", "uid", "resourceVersion", "creationTimestamp"] {
+    for field in [
+        "name",
+        "namespace",
+        "uid",
+        "resourceVersion",
+        "creationTimestamp",
+    ] {
         if let Some(value) = object["metadata"].get(field) {
             metadata.insert(field.into(), value.clone());
         }
@@ -254,7 +353,10 @@ fn scale_of(entry: &ResourceEntry, object: &Value) -> Value {
     }
     let mut status = json!({"replicas": number(&paths.status_replicas)});
     let selector = match &paths.label_selector {
-        Some(path) => object.pointer(&pointer(path)).and_then(Value::as_str).map(str::to_owned),
+        Some(path) => object
+            .pointer(&pointer(path))
+            .and_then(Value::as_str)
+            .map(str::to_owned),
         None if entry.custom => None,
         None => selector_text(entry, object),
     };
@@ -268,10 +370,14 @@ fn selector_text(entry: &ResourceEntry, object: &Value) -> Option<String> {
     let selector = &object["spec"]["selector"];
     if entry.resource == "replicationcontrollers" {
         let labels = selector.as_object()?;
-        let pairs = labels.iter().map(|(key, value)| (key.clone(), value.as_str().unwrap_or_default().to_owned()));
+        let pairs = labels
+            .iter()
+            .map(|(key, value)| (key.clone(), value.as_str().unwrap_or_default().to_owned()));
         return Some(Selector::from_set(pairs).to_string());
     }
-    Selector::from_label_selector(selector).ok().map(|selector| selector.to_string())
+    Selector::from_label_selector(selector)
+        .ok()
+        .map(|selector| selector.to_string())
 }
 
 /// The object with the replicas of the Scale.
@@ -279,16 +385,25 @@ fn scaled(entry: &ResourceEntry, name: &str, old: &Value, scale: &Value) -> Resu
     let replicas = match &scale["spec"]["replicas"] {
         Value::Null => 0,
         value => value.as_i64().ok_or_else(|| {
-            Status::bad_request("json: cannot unmarshal into Go struct field ScaleSpec.spec.replicas of type int32")
+            Status::bad_request(
+                "json: cannot unmarshal into Go struct field ScaleSpec.spec.replicas of type int32",
+            )
         })?,
     };
     if replicas < 0 {
         let path = Path::new("spec").child("replicas");
-        let errors = vec![FieldError::invalid(&path, replicas, "must be greater than or equal to 0")];
+        let errors = vec![FieldError::invalid(
+            &path,
+            replicas,
+            "must be greater than or equal to 0",
+        )];
         return Err(Status::invalid("autoscaling", "Scale", name, &errors));
     }
     let mut new = old.clone();
-    let path = entry.scale.as_ref().map_or(".spec.replicas", |paths| paths.spec_replicas.as_str());
+    let path = entry
+        .scale
+        .as_ref()
+        .map_or(".spec.replicas", |paths| paths.spec_replicas.as_str());
     let mut at = &mut new;
     for part in path.trim_start_matches('.').split('.') {
         at = meta::as_map(at).entry(part).or_insert(Value::Null);
@@ -312,7 +427,11 @@ fn check_binding(binding: &Value) -> Result<(), Status> {
     let mut errors = Vec::new();
     let kind = target["kind"].as_str().unwrap_or_default();
     if !matches!(kind, "" | "Node") {
-        errors.push(FieldError::not_supported(&path.child("kind"), kind, &["Node", "<empty>"]));
+        errors.push(FieldError::not_supported(
+            &path.child("kind"),
+            kind,
+            &["Node", "<empty>"],
+        ));
     }
     if target["name"].as_str().unwrap_or_default().is_empty() {
         errors.push(FieldError::required(&path.child("name"), ""));
@@ -329,7 +448,10 @@ fn bound(old: &Value, binding: &Value) -> Result<Value, Status> {
     let conflict = |reason: String| Err(Status::conflict("", "pods/binding", name, reason));
     let uid = meta::uid(binding);
     if !uid.is_empty() && uid != meta::uid(old) {
-        return conflict(format!("Precondition failed: UID in precondition: {uid}, UID in object meta: {}", meta::uid(old)));
+        return conflict(format!(
+            "Precondition failed: UID in precondition: {uid}, UID in object meta: {}",
+            meta::uid(old)
+        ));
     }
     let version = meta::resource_version(binding);
     if !version.is_empty() && version != meta::resource_version(old) {
@@ -339,13 +461,18 @@ fn bound(old: &Value, binding: &Value) -> Result<Value, Status> {
         ));
     }
     if meta::deletion_timestamp(old).is_some() {
-        return conflict(format!("pod {name} is being deleted, cannot be assigned to a host"));
+        return conflict(format!(
+            "pod {name} is being deleted, cannot be assigned to a host"
+        ));
     }
     let node = old["spec"]["nodeName"].as_str().unwrap_or_default();
     if !node.is_empty() {
         return conflict(format!("pod {name} is already assigned to node {node:?}"));
     }
-    if old["spec"]["schedulingGates"].as_array().is_some_and(|gates| !gates.is_empty()) {
+    if old["spec"]["schedulingGates"]
+        .as_array()
+        .is_some_and(|gates| !gates.is_empty())
+    {
         return conflict(format!("pod {name} has non-empty .spec.schedulingGates"));
     }
     let mut pod = old.clone();
@@ -367,11 +494,15 @@ fn bound(old: &Value, binding: &Value) -> Result<Value, Status> {
 fn set_condition(pod: &mut Value, kind: &str, reason: Option<(&str, &str)>) {
     let now = time::now();
     let status = meta::as_map(pod).entry("status").or_insert(Value::Null);
-    let conditions = meta::as_map(status).entry("conditions").or_insert(Value::Null);
+    let conditions = meta::as_map(status)
+        .entry("conditions")
+        .or_insert(Value::Null);
     if !conditions.is_array() {
         *conditions = json!([]);
     }
-    let Some(conditions) = conditions.as_array_mut() else { return };
+    let Some(conditions) = conditions.as_array_mut() else {
+        return;
+    };
     let mut condition = json!({"type": kind, "status": "True", "lastProbeTime": Value::Null, "lastTransitionTime": now});
     if let Some((reason, message)) = reason {
         condition["reason"] = reason.into();
@@ -393,7 +524,11 @@ fn set_condition(pod: &mut Value, kind: &str, reason: Option<(&str, &str)>) {
 
 fn disrupted(pod: &Value) -> Value {
     let mut pod = pod.clone();
-    set_condition(&mut pod, "DisruptionTarget", Some(("EvictionByEvictionAPI", "Eviction API: evicting")));
+    set_condition(
+        &mut pod,
+        "DisruptionTarget",
+        Some(("EvictionByEvictionAPI", "Eviction API: evicting")),
+    );
     pod
 }
 
@@ -403,8 +538,13 @@ fn ignores_budgets(pod: &Value) -> bool {
 }
 
 fn is_ready(pod: &Value) -> bool {
-    let conditions = pod["status"]["conditions"].as_array().map(Vec::as_slice).unwrap_or_default();
-    conditions.iter().any(|c| c["type"] == "Ready" && c["status"] == "True")
+    let conditions = pod["status"]["conditions"]
+        .as_array()
+        .map(Vec::as_slice)
+        .unwrap_or_default();
+    conditions
+        .iter()
+        .any(|c| c["type"] == "Ready" && c["status"] == "True")
 }
 
 /// An unhealthy pod does not count towards the budget, so evicting it costs nothing.
@@ -418,7 +558,11 @@ fn spares_unhealthy(pod: &Value, budget: &Value) -> bool {
 }
 
 fn too_many(budget: &str) -> Status {
-    Status::too_many_requests("Cannot evict pod as it would violate the pod's disruption budget.", 10).with_cause(
+    Status::too_many_requests(
+        "Cannot evict pod as it would violate the pod's disruption budget.",
+        10,
+    )
+    .with_cause(
         "DisruptionBudget",
         "",
         format!("The disruption budget {budget} is still being processed by the server."),
@@ -432,30 +576,50 @@ fn charged(budget: &Value, pod: &str) -> Result<Value, Status> {
     if number("observedGeneration") < meta::generation(budget) {
         return Err(too_many(name));
     }
-    let forbidden = |reason| Err(Status::forbidden("policy", "poddisruptionbudget", name, reason));
+    let forbidden = |reason| {
+        Err(Status::forbidden(
+            "policy",
+            "poddisruptionbudget",
+            name,
+            reason,
+        ))
+    };
     let allowed = number("disruptionsAllowed");
     if allowed < 0 {
         return forbidden("pdb disruptions allowed is negative");
     }
-    let disrupted = budget["status"]["disruptedPods"].as_object().map_or(0, Map::len);
+    let disrupted = budget["status"]["disruptedPods"]
+        .as_object()
+        .map_or(0, Map::len);
     if disrupted > DISRUPTED_PODS_LIMIT {
-        return forbidden("DisruptedPods map too big - too many evictions not confirmed by PDB controller");
+        return forbidden(
+            "DisruptedPods map too big - too many evictions not confirmed by PDB controller",
+        );
     }
     if allowed == 0 {
         let (desired, current) = (number("desiredHealthy"), number("currentHealthy"));
         let message = if current <= desired {
-            format!("The disruption budget {name} needs {desired} healthy pods and has {current} currently")
+            format!(
+                "The disruption budget {name} needs {desired} healthy pods and has {current} currently"
+            )
         } else {
             format!("The disruption budget {name} does not allow evicting pods currently")
         };
-        let status = Status::too_many_requests("Cannot evict pod as it would violate the pod's disruption budget.", 0);
+        let status = Status::too_many_requests(
+            "Cannot evict pod as it would violate the pod's disruption budget.",
+            0,
+        );
         return Err(status.with_cause("DisruptionBudget", "", message));
     }
     let mut new = budget.clone();
     new["status"]["disruptionsAllowed"] = (allowed - 1).into();
     if allowed == 1 {
         let now = time::now();
-        for condition in new["status"]["conditions"].as_array_mut().into_iter().flatten() {
+        for condition in new["status"]["conditions"]
+            .as_array_mut()
+            .into_iter()
+            .flatten()
+        {
             if condition["type"] == "DisruptionAllowed" && condition["status"] != "False" {
                 condition["status"] = "False".into();
                 condition["reason"] = "InsufficientPods".into();

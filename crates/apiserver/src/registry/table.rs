@@ -7,7 +7,13 @@ use super::resources::ResourceEntry;
 
 const NAME_DESCRIPTION: &str = "Name must be unique within a namespace. Is required when creating resources, although some resources may allow a client to request the generation of an appropriate name automatically. Name is primarily intended for creation idempotence and configuration definition. Cannot be updated. More info: https://kubernetes.io/docs/concepts/overview/working-with-objects/names#names";
 
-pub(crate) fn table(entry: &ResourceEntry, meta_version: &str, metadata: Value, rows: Vec<Value>, headers: bool) -> Value {
+pub(crate) fn table(
+    entry: &ResourceEntry,
+    meta_version: &str,
+    metadata: Value,
+    rows: Vec<Value>,
+    headers: bool,
+) -> Value {
     let columns = if headers { columns(entry) } else { Value::Null };
     json!({
         "kind": "Table",
@@ -39,8 +45,17 @@ fn columns(entry: &ResourceEntry) -> Value {
 }
 
 /// One row; `object` is in the entry's version.
-pub(crate) fn row(entry: &ResourceEntry, object: Value, include: IncludeObject, meta_version: &str, now: i64) -> Value {
-    let name = object.pointer("/metadata/name").cloned().unwrap_or_default();
+pub(crate) fn row(
+    entry: &ResourceEntry,
+    object: Value,
+    include: IncludeObject,
+    meta_version: &str,
+    now: i64,
+) -> Value {
+    let name = object
+        .pointer("/metadata/name")
+        .cloned()
+        .unwrap_or_default();
     let mut cells = vec![name];
     if entry.is_stored_form() {
         cells.extend(entry.rules.cells(&object, now));
@@ -67,7 +82,10 @@ pub(crate) fn bookmark_row(object: Value, meta_version: &str) -> Value {
 pub(crate) fn partial(object: Value, meta_version: &str) -> Value {
     let mut out = Map::new();
     out.insert("kind".into(), "PartialObjectMetadata".into());
-    out.insert("apiVersion".into(), format!("meta.k8s.io/{meta_version}").into());
+    out.insert(
+        "apiVersion".into(),
+        format!("meta.k8s.io/{meta_version}").into(),
+    );
     if let Value::Object(mut fields) = object
         && let Some(metadata) = fields.remove("metadata")
     {

@@ -14,12 +14,12 @@ use keelson_store::Revision;
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
+use super::Registry;
 use super::negotiate::Output;
 use super::options::ListOptions;
 use super::render::{self, Renderer};
 use super::resources::ResourceEntry;
 use super::selection::Selection;
-use super::Registry;
 use crate::cache::{CacheEvent, Caches, Ended, Object, TooOld, Watcher};
 use crate::request::{BoxError, Response};
 
@@ -79,7 +79,11 @@ impl Registry {
             } else {
                 revision
             };
-            (Vec::new(), cache.watch_from(from).map_err(|err| too_old(from, err))?, from)
+            (
+                Vec::new(),
+                cache.watch_from(from).map_err(|err| too_old(from, err))?,
+                from,
+            )
         };
         let seconds = options
             .timeout_seconds
@@ -113,7 +117,10 @@ fn watch_content_type(output: &Output) -> String {
 }
 
 fn too_old(requested: Revision, err: TooOld) -> Status {
-    Status::expired(format!("too old resource version: {requested} ({})", err.oldest))
+    Status::expired(format!(
+        "too old resource version: {requested} ({})",
+        err.oldest
+    ))
 }
 
 struct Stream {
@@ -173,12 +180,17 @@ impl Stream {
                 Err(Ended::Closed) => return None,
                 Err(Ended::Lagged) => {
                     self.ended = true;
-                    let status = Status::expired(format!("too old resource version: {}", self.sent));
+                    let status =
+                        Status::expired(format!("too old resource version: {}", self.sent));
                     self.error(&mut out, &status);
                     return Some(out.freeze());
                 }
             }
-            let wake = if self.bookmarks { self.deadline.min(next_bookmark) } else { self.deadline };
+            let wake = if self.bookmarks {
+                self.deadline.min(next_bookmark)
+            } else {
+                self.deadline
+            };
             tokio::select! {
                 () = self.watcher.changed() => {}
                 () = tokio::time::sleep_until(wake) => {
@@ -198,7 +210,11 @@ impl Stream {
 
     /// The revision up to which this watcher has seen everything, if it has.
     fn caught_up(&self) -> Revision {
-        if self.watcher.is_behind() { self.sent } else { self.caches.revision() }
+        if self.watcher.is_behind() {
+            self.sent
+        } else {
+            self.caches.revision()
+        }
     }
 
     /// Objects that come to match are added, those that cease to match deleted.

@@ -23,7 +23,8 @@ const GENERATE_ATTEMPTS: usize = 8;
 /// Rounds of an update that others keep overtaking.
 const UPDATE_ATTEMPTS: usize = 64;
 
-const MODIFIED: &str = "the object has been modified; please apply your changes to the latest version and try again";
+const MODIFIED: &str =
+    "the object has been modified; please apply your changes to the latest version and try again";
 
 /// Who writes what, and how.
 pub(crate) struct Write<'a> {
@@ -48,13 +49,22 @@ pub(crate) struct Written {
 }
 
 impl Write<'_> {
-    pub(crate) fn attributes(&self, operation: Operation, object: Option<Value>, old: Option<Arc<Value>>) -> Attributes {
+    pub(crate) fn attributes(
+        &self,
+        operation: Operation,
+        object: Option<Value>,
+        old: Option<Arc<Value>>,
+    ) -> Attributes {
         let entry = self.entry;
         let name = match &object {
             Some(object) if self.name.is_empty() => meta::name(object).to_owned(),
             _ => self.name.to_owned(),
         };
-        let namespace = if entry.group.is_empty() && entry.resource == "namespaces" { &name } else { self.namespace };
+        let namespace = if entry.group.is_empty() && entry.resource == "namespaces" {
+            &name
+        } else {
+            self.namespace
+        };
         Attributes {
             operation,
             group: entry.group.clone(),
@@ -86,7 +96,13 @@ impl Write<'_> {
     }
 
     fn manage(&self, old: Option<&Value>, new: &mut Value) -> Result<(), Status> {
-        managed::track(self.entry, old, new, &self.options.field_manager, self.subresource)
+        managed::track(
+            self.entry,
+            old,
+            new,
+            &self.options.field_manager,
+            self.subresource,
+        )
     }
 }
 
@@ -99,12 +115,22 @@ impl Registry {
         loop {
             match self.create_once(write, object.clone(), true).await {
                 Err(status) if status.is_already_exists() && attempt < attempts => attempt += 1,
-                result => return result.map(|bytes| Written { bytes, created: true }),
+                result => {
+                    return result.map(|bytes| Written {
+                        bytes,
+                        created: true,
+                    });
+                }
             }
         }
     }
 
-    async fn create_once(&self, write: &Write<'_>, mut object: Value, track: bool) -> Result<Bytes, Status> {
+    async fn create_once(
+        &self,
+        write: &Write<'_>,
+        mut object: Value,
+        track: bool,
+    ) -> Result<Bytes, Status> {
         let entry = write.entry;
         wipe_system_fields(&mut object);
         ensure_namespace(&mut object, write.namespace)?;
@@ -128,7 +154,9 @@ impl Registry {
         for warning in entry.rules.warnings(&object, None) {
             write.warnings.add(warning);
         }
-        let object = self.validate_admission(write, Operation::Create, object, None).await?;
+        let object = self
+            .validate_admission(write, Operation::Create, object, None)
+            .await?;
         let key = self.key(entry, write.namespace, &name);
         let value = codec::stamped(object)?;
         let result = if write.options.dry_run {
@@ -166,7 +194,11 @@ impl Registry {
 
     /// Updates an object by a change of its stored form, which may be asked again with a newer
     /// state when others wrote in between.
-    pub(crate) async fn update(&self, write: &Write<'_>, change: &Change<'_>) -> Result<Written, Status> {
+    pub(crate) async fn update(
+        &self,
+        write: &Write<'_>,
+        change: &Change<'_>,
+    ) -> Result<Written, Status> {
         let key = self.key(write.entry, write.namespace, write.name);
         for _ in 0..UPDATE_ATTEMPTS {
             let existing = self.store.get(&key, 0).await.map_err(store_error)?;
@@ -177,14 +209,25 @@ impl Registry {
                     return Err(write.not_found());
                 }
                 let object = change.next(None)?;
-                match self.create_once(write, object, !change.tracks_managers()).await {
-                    Ok(bytes) => return Ok(Written { bytes, created: true }),
+                match self
+                    .create_once(write, object, !change.tracks_managers())
+                    .await
+                {
+                    Ok(bytes) => {
+                        return Ok(Written {
+                            bytes,
+                            created: true,
+                        });
+                    }
                     Err(status) if status.is_already_exists() && !write.options.dry_run => continue,
                     Err(status) => return Err(status),
                 }
             };
             if let Some(bytes) = self.update_once(write, change, &key, existing).await? {
-                return Ok(Written { bytes, created: false });
+                return Ok(Written {
+                    bytes,
+                    created: false,
+                });
             }
         }
         Err(write.conflict(write.name, MODIFIED))
@@ -206,13 +249,18 @@ impl Registry {
         if !uid.is_empty() && uid != meta::uid(&old) {
             return Err(write.conflict(
                 write.name,
-                &format!("Precondition failed: UID in precondition: {uid}, UID in object meta: {}", meta::uid(&old)),
+                &format!(
+                    "Precondition failed: UID in precondition: {uid}, UID in object meta: {}",
+                    meta::uid(&old)
+                ),
             ));
         }
         if !change.tracks_managers() {
             write.manage(Some(&old), &mut object)?;
         }
-        let mut object = self.admit(write, Operation::Update, object, Some(&old)).await?;
+        let mut object = self
+            .admit(write, Operation::Update, object, Some(&old))
+            .await?;
         check_resource_version(write, &object, &existing)?;
         self.before_update(write, &mut object, &old)?;
         let reservation = match write.subresource {
@@ -227,7 +275,9 @@ impl Registry {
             write.warnings.add(warning);
         }
         managed::keep_timestamps_of_unchanged(&mut object, &old);
-        let object = self.validate_admission(write, Operation::Update, object, Some(&old)).await?;
+        let object = self
+            .validate_admission(write, Operation::Update, object, Some(&old))
+            .await?;
         if deletes_now(entry, &object, &old) {
             return self.delete_emptied(write, key, existing, object).await;
         }
@@ -238,7 +288,11 @@ impl Registry {
         if write.options.dry_run {
             return codec::stamped_at(&value, existing.mod_revision).map(Some);
         }
-        match self.store.put(key, value, Expect::Revision(existing.mod_revision)).await {
+        match self
+            .store
+            .put(key, value, Expect::Revision(existing.mod_revision))
+            .await
+        {
             Ok(kv) => {
                 self.caches.wait(kv.mod_revision).await?;
                 drop(reservation);
@@ -249,10 +303,18 @@ impl Registry {
         }
     }
 
-    fn before_update(&self, write: &Write<'_>, object: &mut Value, old: &Value) -> Result<(), Status> {
+    fn before_update(
+        &self,
+        write: &Write<'_>,
+        object: &mut Value,
+        old: &Value,
+    ) -> Result<(), Status> {
         meta::set_generation(object, meta::generation(old));
         let now = time::now();
-        let ctx = UpdateContext { subresource: write.rules_path, now: &now };
+        let ctx = UpdateContext {
+            subresource: write.rules_path,
+            now: &now,
+        };
         write.entry.rules.prepare_update(object, old, &ctx);
         if meta::uid(object).is_empty() {
             let uid = meta::uid(old).to_owned();
@@ -284,9 +346,16 @@ impl Registry {
             |_, _| Vec::new(),
             &path,
         );
-        errors.extend(keelson_machinery::validation::validate_object_meta_update(metadata, old_metadata, &path));
+        errors.extend(keelson_machinery::validation::validate_object_meta_update(
+            metadata,
+            old_metadata,
+            &path,
+        ));
         let now = time::now();
-        let ctx = UpdateContext { subresource: write.rules_path, now: &now };
+        let ctx = UpdateContext {
+            subresource: write.rules_path,
+            now: &now,
+        };
         errors.extend(write.entry.rules.validate_update(object, old, &ctx));
         errors
     }
@@ -304,7 +373,11 @@ impl Registry {
         if write.options.dry_run {
             return codec::stamped_at(&value, existing.mod_revision).map(Some);
         }
-        match self.store.delete(key, Expect::Revision(existing.mod_revision)).await {
+        match self
+            .store
+            .delete(key, Expect::Revision(existing.mod_revision))
+            .await
+        {
             Ok((revision, _)) => {
                 self.caches.wait(revision).await?;
                 codec::stamped_at(&value, existing.mod_revision).map(Some)
@@ -326,7 +399,9 @@ impl Registry {
         }
         let mut attributes = write.attributes(operation, Some(object), old.map(Arc::clone));
         self.admission.admit(&mut attributes).await?;
-        attributes.object.ok_or_else(|| Status::internal("admission removed the object"))
+        attributes
+            .object
+            .ok_or_else(|| Status::internal("admission removed the object"))
     }
 
     async fn validate_admission(
@@ -341,12 +416,18 @@ impl Registry {
         }
         let attributes = write.attributes(operation, Some(object), old.map(Arc::clone));
         self.admission.validate(&attributes).await?;
-        attributes.object.ok_or_else(|| Status::internal("admission removed the object"))
+        attributes
+            .object
+            .ok_or_else(|| Status::internal("admission removed the object"))
     }
 
     pub(crate) fn key(&self, entry: &ResourceEntry, namespace: &str, name: &str) -> String {
         let prefix = crate::cache::prefix(&entry.storage_group, &entry.resource);
-        if entry.namespaced { format!("{prefix}{namespace}/{name}") } else { format!("{prefix}{name}") }
+        if entry.namespaced {
+            format!("{prefix}{namespace}/{name}")
+        } else {
+            format!("{prefix}{name}")
+        }
     }
 }
 
@@ -361,15 +442,28 @@ fn already_exists(entry: &ResourceEntry, name: &str, existing: Option<KeyValue>)
     status
 }
 
-fn check_resource_version(write: &Write<'_>, object: &Value, existing: &KeyValue) -> Result<(), Status> {
+fn check_resource_version(
+    write: &Write<'_>,
+    object: &Value,
+    existing: &KeyValue,
+) -> Result<(), Status> {
     let given = meta::resource_version(object);
     if given.is_empty() || given == "0" {
         if write.entry.rules.allow_unconditional_update() || !write.subresource.is_empty() {
             return Ok(());
         }
         let path = Path::new("metadata").child("resourceVersion");
-        let errors = vec![FieldError::invalid(&path, 0, "must be specified for an update")];
-        return Err(Status::invalid(&write.entry.group, &write.entry.resource, write.name, &errors));
+        let errors = vec![FieldError::invalid(
+            &path,
+            0,
+            "must be specified for an update",
+        )];
+        return Err(Status::invalid(
+            &write.entry.group,
+            &write.entry.resource,
+            write.name,
+            &errors,
+        ));
     }
     let parsed: Result<u64, _> = given.parse();
     match parsed {
@@ -377,8 +471,17 @@ fn check_resource_version(write: &Write<'_>, object: &Value, existing: &KeyValue
         Ok(_) => Err(write.conflict(write.name, MODIFIED)),
         Err(_) => {
             let path = Path::new("metadata").child("resourceVersion");
-            let errors = vec![FieldError::invalid(&path, given, "must be convertible to an unsigned integer")];
-            Err(Status::invalid(&write.entry.group, &write.entry.kind, write.name, &errors))
+            let errors = vec![FieldError::invalid(
+                &path,
+                given,
+                "must be convertible to an unsigned integer",
+            )];
+            Err(Status::invalid(
+                &write.entry.group,
+                &write.entry.kind,
+                write.name,
+                &errors,
+            ))
         }
     }
 }
@@ -387,7 +490,10 @@ fn check_resource_version(write: &Write<'_>, object: &Value, existing: &KeyValue
 pub(crate) fn deletes_now(entry: &ResourceEntry, object: &Value, old: &Value) -> bool {
     let held_by_namespace = entry.storage_group.is_empty()
         && entry.resource == "namespaces"
-        && object.pointer("/spec/finalizers").and_then(Value::as_array).is_some_and(|f| !f.is_empty());
+        && object
+            .pointer("/spec/finalizers")
+            .and_then(Value::as_array)
+            .is_some_and(|f| !f.is_empty());
     meta::finalizers(object).is_empty()
         && !held_by_namespace
         && meta::deletion_timestamp(old).is_some()
@@ -397,7 +503,13 @@ pub(crate) fn deletes_now(entry: &ResourceEntry, object: &Value, old: &Value) ->
 /// What only the server sets.
 fn wipe_system_fields(object: &mut Value) {
     let metadata = meta::metadata_mut(object);
-    for field in ["creationTimestamp", "uid", "deletionTimestamp", "deletionGracePeriodSeconds", "selfLink"] {
+    for field in [
+        "creationTimestamp",
+        "uid",
+        "deletionTimestamp",
+        "deletionGracePeriodSeconds",
+        "selfLink",
+    ] {
         metadata.remove(field);
     }
 }

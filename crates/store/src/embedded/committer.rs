@@ -18,8 +18,17 @@ const BATCH_LENGTH: usize = 1024;
 const RECLAIM_INTERVAL: u64 = 20_000;
 
 pub(crate) enum Command {
-    Put { key: Arc<str>, value: Value, expect: Expect, reply: oneshot::Sender<Result<Reply>> },
-    Delete { key: Arc<str>, expect: Expect, reply: oneshot::Sender<Result<Reply>> },
+    Put {
+        key: Arc<str>,
+        value: Value,
+        expect: Expect,
+        reply: oneshot::Sender<Result<Reply>>,
+    },
+    Delete {
+        key: Arc<str>,
+        expect: Expect,
+        reply: oneshot::Sender<Result<Reply>>,
+    },
 }
 
 pub(crate) enum Reply {
@@ -52,7 +61,14 @@ impl Committer {
         queue: mpsc::Receiver<Command>,
         retention: Retention,
     ) -> Self {
-        Self { disk, index, queue, retention, failed: None, commits: 0 }
+        Self {
+            disk,
+            index,
+            queue,
+            retention,
+            failed: None,
+            commits: 0,
+        }
     }
 
     pub(crate) fn run(mut self) {
@@ -71,7 +87,11 @@ impl Committer {
 
     fn commit(&mut self, commands: impl Iterator<Item = Command>) {
         let mut batch = Batch {
-            revision: self.index.read().unwrap_or_else(PoisonError::into_inner).revision(),
+            revision: self
+                .index
+                .read()
+                .unwrap_or_else(PoisonError::into_inner)
+                .revision(),
             pending: HashMap::new(),
             events: Vec::new(),
             replies: Vec::new(),
@@ -84,7 +104,9 @@ impl Committer {
         }
         if !batch.events.is_empty() {
             if self.failed.is_none()
-                && let Err(reason) = self.disk.write(batch.revision, batch.events.iter().map(change))
+                && let Err(reason) = self
+                    .disk
+                    .write(batch.revision, batch.events.iter().map(change))
             {
                 tracing::error!(%reason, "the store cannot commit; no write is accepted until a restart");
                 self.failed = Some(reason.to_string());
@@ -115,14 +137,22 @@ impl Committer {
             tracing::warn!(%reason, "reclaiming disk space");
         }
         let size_bytes = self.disk.size_bytes();
-        self.index.write().unwrap_or_else(PoisonError::into_inner).set_size_bytes(size_bytes);
+        self.index
+            .write()
+            .unwrap_or_else(PoisonError::into_inner)
+            .set_size_bytes(size_bytes);
     }
 }
 
 impl Batch {
     fn decide(&mut self, index: &Index, command: Command) {
         match command {
-            Command::Put { key, value, expect, reply } => {
+            Command::Put {
+                key,
+                value,
+                expect,
+                reply,
+            } => {
                 let result = self.put(index, key, &value, expect);
                 self.replies.push((reply, result));
             }
@@ -140,7 +170,13 @@ impl Batch {
         }
     }
 
-    fn put(&mut self, index: &Index, key: Arc<str>, value: &Value, expect: Expect) -> Result<Reply> {
+    fn put(
+        &mut self,
+        index: &Index,
+        key: Arc<str>,
+        value: &Value,
+        expect: Expect,
+    ) -> Result<Reply> {
         let previous = check(self.current(index, &key), expect)?;
         let revision = self.revision + 1;
         let kv = KeyValue {
@@ -152,7 +188,10 @@ impl Batch {
         };
         self.revision = revision;
         self.pending.insert(Arc::clone(&kv.key), Some(kv.clone()));
-        self.events.push(Event::Put { kv: kv.clone(), previous });
+        self.events.push(Event::Put {
+            kv: kv.clone(),
+            previous,
+        });
         Ok(Reply::Put(kv))
     }
 
@@ -163,7 +202,11 @@ impl Batch {
         self.revision += 1;
         let key = Arc::clone(&previous.key);
         self.pending.insert(Arc::clone(&key), None);
-        self.events.push(Event::Delete { key, revision: self.revision, previous: previous.clone() });
+        self.events.push(Event::Delete {
+            key,
+            revision: self.revision,
+            previous: previous.clone(),
+        });
         Ok(Reply::Delete(self.revision, previous))
     }
 }
@@ -172,9 +215,15 @@ fn check(current: Option<KeyValue>, expect: Expect) -> Result<Option<KeyValue>> 
     let holds = match expect {
         Expect::Any => true,
         Expect::Absent => current.is_none(),
-        Expect::Revision(revision) => current.as_ref().is_some_and(|kv| kv.mod_revision == revision),
+        Expect::Revision(revision) => current
+            .as_ref()
+            .is_some_and(|kv| kv.mod_revision == revision),
     };
-    if holds { Ok(current) } else { Err(Error::Conflict(current)) }
+    if holds {
+        Ok(current)
+    } else {
+        Err(Error::Conflict(current))
+    }
 }
 
 /// The bytes with the revision in decimal at the stamp's offset.
@@ -184,7 +233,10 @@ fn stamp(value: &Value, revision: Revision) -> Result<Bytes> {
     };
     let at = at as usize;
     if at > value.bytes.len() {
-        return Err(Error::Io(format!("stamp at {at} of a value of {} bytes", value.bytes.len())));
+        return Err(Error::Io(format!(
+            "stamp at {at} of a value of {} bytes",
+            value.bytes.len()
+        )));
     }
     let digits = revision.to_string();
     let mut stamped = BytesMut::with_capacity(value.bytes.len() + digits.len());

@@ -41,19 +41,34 @@ pub(crate) enum Change<'a> {
 
 impl Disk {
     pub(crate) fn open(dir: &Path) -> Result<Self> {
-        let fail = |reason: String| Error::Open { path: dir.display().to_string(), reason };
+        let fail = |reason: String| Error::Open {
+            path: dir.display().to_string(),
+            reason,
+        };
         fs::create_dir_all(dir).map_err(|err| fail(err.to_string()))?;
         let lock = lock(&dir.join("store.lock")).map_err(fail)?;
         let path = dir.join("store.redb");
-        let database = builder().create(&path).map_err(|err| fail(err.to_string()))?;
-        let disk = Self { database, path: Some(path), _lock: Some(lock) };
+        let database = builder()
+            .create(&path)
+            .map_err(|err| fail(err.to_string()))?;
+        let disk = Self {
+            database,
+            path: Some(path),
+            _lock: Some(lock),
+        };
         disk.check_format().map_err(|err| fail(err.to_string()))?;
         Ok(disk)
     }
 
     pub(crate) fn memory() -> Result<Self> {
-        let database = builder().create_with_backend(InMemoryBackend::new()).map_err(io)?;
-        let disk = Self { database, path: None, _lock: None };
+        let database = builder()
+            .create_with_backend(InMemoryBackend::new())
+            .map_err(io)?;
+        let disk = Self {
+            database,
+            path: None,
+            _lock: None,
+        };
         disk.check_format()?;
         Ok(disk)
     }
@@ -83,9 +98,17 @@ impl Disk {
     pub(crate) fn load(&self) -> Result<(Revision, BTreeMap<Arc<str>, KeyValue>)> {
         let transaction = self.database.begin_read().map_err(io)?;
         let meta = transaction.open_table(META).map_err(io)?;
-        let revision = meta.get("revision").map_err(io)?.map_or(FIRST_REVISION, |v| v.value());
+        let revision = meta
+            .get("revision")
+            .map_err(io)?
+            .map_or(FIRST_REVISION, |v| v.value());
         let mut live = BTreeMap::new();
-        for row in transaction.open_table(KEYS).map_err(io)?.iter().map_err(io)? {
+        for row in transaction
+            .open_table(KEYS)
+            .map_err(io)?
+            .iter()
+            .map_err(io)?
+        {
             let (key, row) = row.map_err(io)?;
             let key: Arc<str> = key.value().into();
             let row = row.value();
@@ -105,7 +128,11 @@ impl Disk {
     }
 
     /// One transaction, durable when this returns.
-    pub(crate) fn write<'a>(&self, revision: Revision, changes: impl Iterator<Item = Change<'a>>) -> Result<()> {
+    pub(crate) fn write<'a>(
+        &self,
+        revision: Revision,
+        changes: impl Iterator<Item = Change<'a>>,
+    ) -> Result<()> {
         let mut transaction = self.database.begin_write().map_err(io)?;
         transaction.set_quick_repair(true);
         {
@@ -125,7 +152,11 @@ impl Disk {
                     }
                 }
             }
-            transaction.open_table(META).map_err(io)?.insert("revision", revision).map_err(io)?;
+            transaction
+                .open_table(META)
+                .map_err(io)?
+                .insert("revision", revision)
+                .map_err(io)?;
         }
         transaction.commit().map_err(io)
     }
@@ -146,7 +177,10 @@ impl Disk {
     }
 
     pub(crate) fn size_bytes(&self) -> u64 {
-        self.path.as_ref().and_then(|path| fs::metadata(path).ok()).map_or(0, |m| m.len())
+        self.path
+            .as_ref()
+            .and_then(|path| fs::metadata(path).ok())
+            .map_or(0, |m| m.len())
     }
 }
 
@@ -186,7 +220,9 @@ fn lock(path: &Path) -> Result<File, String> {
 }
 
 fn revision_of(bytes: &[u8]) -> Revision {
-    bytes.iter().fold(0, |revision, byte| revision << 8 | u64::from(*byte))
+    bytes
+        .iter()
+        .fold(0, |revision, byte| revision << 8 | u64::from(*byte))
 }
 
 fn io(err: impl std::fmt::Display) -> Error {

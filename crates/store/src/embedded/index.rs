@@ -36,7 +36,11 @@ struct Watcher {
 }
 
 impl Index {
-    pub(crate) fn new(revision: Revision, live: BTreeMap<Arc<str>, KeyValue>, size_bytes: u64) -> Self {
+    pub(crate) fn new(
+        revision: Revision,
+        live: BTreeMap<Arc<str>, KeyValue>,
+        size_bytes: u64,
+    ) -> Self {
         Self {
             revision,
             compacted: revision,
@@ -83,10 +87,20 @@ impl Index {
         Ok(self.live.get(key).cloned())
     }
 
-    pub(crate) fn range(&self, start: &str, end: &str, limit: usize, revision: Revision) -> Result<RangeResult> {
+    pub(crate) fn range(
+        &self,
+        start: &str,
+        end: &str,
+        limit: usize,
+        revision: Revision,
+    ) -> Result<RangeResult> {
         if end <= start {
             self.past(revision)?;
-            return Ok(RangeResult { items: Vec::new(), count: 0, revision: self.read_revision(revision) });
+            return Ok(RangeResult {
+                items: Vec::new(),
+                count: 0,
+                revision: self.read_revision(revision),
+            });
         }
         let limit = if limit == 0 { usize::MAX } else { limit };
         let bounds = (Bound::Included(start), Bound::Excluded(end));
@@ -99,10 +113,17 @@ impl Index {
                 }
                 count += 1;
             }
-            return Ok(RangeResult { items, count, revision: self.revision });
+            return Ok(RangeResult {
+                items,
+                count,
+                revision: self.revision,
+            });
         }
-        let mut state: BTreeMap<&str, &KeyValue> =
-            self.live.range::<str, _>(bounds).map(|(k, kv)| (&**k, kv)).collect();
+        let mut state: BTreeMap<&str, &KeyValue> = self
+            .live
+            .range::<str, _>(bounds)
+            .map(|(k, kv)| (&**k, kv))
+            .collect();
         for entry in self.history.iter().rev() {
             if event_revision(&entry.event) <= revision {
                 break;
@@ -118,7 +139,11 @@ impl Index {
         }
         let count = state.len();
         let items = state.into_values().take(limit).cloned().collect();
-        Ok(RangeResult { items, count, revision })
+        Ok(RangeResult {
+            items,
+            count,
+            revision,
+        })
     }
 
     /// Whether the revision is older than the newest, after checking that it can be read.
@@ -127,26 +152,45 @@ impl Index {
             return Ok(false);
         }
         if revision > self.revision {
-            return Err(Error::FutureRevision { requested: revision, current: self.revision });
+            return Err(Error::FutureRevision {
+                requested: revision,
+                current: self.revision,
+            });
         }
         if revision < self.compacted {
-            return Err(Error::Compacted { requested: revision, oldest: self.compacted });
+            return Err(Error::Compacted {
+                requested: revision,
+                oldest: self.compacted,
+            });
         }
         Ok(true)
     }
 
     fn read_revision(&self, revision: Revision) -> Revision {
-        if revision == 0 { self.revision } else { revision }
+        if revision == 0 {
+            self.revision
+        } else {
+            revision
+        }
     }
 
     fn after(&self, revision: Revision) -> impl Iterator<Item = &Entry> {
-        let first = self.history.partition_point(|entry| event_revision(&entry.event) <= revision);
+        let first = self
+            .history
+            .partition_point(|entry| event_revision(&entry.event) <= revision);
         self.history.range(first..)
     }
 
-    pub(crate) fn watch(&mut self, prefix: &str, from: Revision) -> Result<mpsc::Receiver<WatchMessage>> {
+    pub(crate) fn watch(
+        &mut self,
+        prefix: &str,
+        from: Revision,
+    ) -> Result<mpsc::Receiver<WatchMessage>> {
         if from != 0 && from <= self.compacted {
-            return Err(Error::Compacted { requested: from, oldest: self.compacted + 1 });
+            return Err(Error::Compacted {
+                requested: from,
+                oldest: self.compacted + 1,
+            });
         }
         let replay: Vec<Event> = if from == 0 {
             Vec::new()
@@ -165,14 +209,18 @@ impl Index {
         // A watch from the future begins when the store gets there, as etcd's does; the watcher
         // ignores what is older, so nothing has to be filtered here.
         let _ = sender.try_send(WatchMessage::Progress(self.revision));
-        self.watchers.push(Watcher { prefix: prefix.to_owned(), sender });
+        self.watchers.push(Watcher {
+            prefix: prefix.to_owned(),
+            sender,
+        });
         Ok(receiver)
     }
 
     pub(crate) fn send_progress(&mut self, prefix: &str) {
         let revision = self.revision;
-        self.watchers
-            .retain(|w| w.prefix != prefix || w.sender.try_send(WatchMessage::Progress(revision)).is_ok());
+        self.watchers.retain(|w| {
+            w.prefix != prefix || w.sender.try_send(WatchMessage::Progress(revision)).is_ok()
+        });
     }
 
     /// Takes in a durable batch and tells the watchers, in revision order.
@@ -190,7 +238,9 @@ impl Index {
             let key = event_key(&event);
             self.watchers.retain(|w| {
                 if key.starts_with(w.prefix.as_str()) {
-                    w.sender.try_send(WatchMessage::Event(event.clone())).is_ok()
+                    w.sender
+                        .try_send(WatchMessage::Event(event.clone()))
+                        .is_ok()
                 } else {
                     !w.sender.is_closed()
                 }
@@ -219,12 +269,22 @@ impl Index {
 
     pub(crate) fn compact(&mut self, revision: Revision) -> Result<()> {
         if revision > self.revision {
-            return Err(Error::FutureRevision { requested: revision, current: self.revision });
+            return Err(Error::FutureRevision {
+                requested: revision,
+                current: self.revision,
+            });
         }
         if revision < self.compacted {
-            return Err(Error::Compacted { requested: revision, oldest: self.compacted });
+            return Err(Error::Compacted {
+                requested: revision,
+                oldest: self.compacted,
+            });
         }
-        while self.history.front().is_some_and(|oldest| event_revision(&oldest.event) <= revision) {
+        while self
+            .history
+            .front()
+            .is_some_and(|oldest| event_revision(&oldest.event) <= revision)
+        {
             self.forget_oldest();
         }
         self.compacted = revision;

@@ -37,7 +37,11 @@ pub struct Retention {
 
 impl Default for Retention {
     fn default() -> Self {
-        Self { age: Duration::from_secs(300), events: 8192, size_bytes: 12 << 20 }
+        Self {
+            age: Duration::from_secs(300),
+            events: 8192,
+            size_bytes: 12 << 20,
+        }
     }
 }
 
@@ -81,7 +85,11 @@ impl Embedded {
             .name("store-commit".into())
             .spawn(move || committer.run())
             .map_err(|err| Error::Io(err.to_string()))?;
-        Ok(Self { index, commands: Some(commands), thread: Mutex::new(Some(thread)) })
+        Ok(Self {
+            index,
+            commands: Some(commands),
+            thread: Mutex::new(Some(thread)),
+        })
     }
 
     fn read<T>(&self, f: impl FnOnce(&Index) -> T) -> T {
@@ -92,10 +100,16 @@ impl Embedded {
         f(&mut self.index.write().unwrap_or_else(PoisonError::into_inner))
     }
 
-    async fn submit(&self, command: impl FnOnce(oneshot::Sender<Result<Reply>>) -> Command) -> Result<Reply> {
+    async fn submit(
+        &self,
+        command: impl FnOnce(oneshot::Sender<Result<Reply>>) -> Command,
+    ) -> Result<Reply> {
         let (reply, answer) = oneshot::channel();
         let commands = self.commands.as_ref().ok_or(Error::Closed)?;
-        commands.send(command(reply)).await.map_err(|_| Error::Closed)?;
+        commands
+            .send(command(reply))
+            .await
+            .map_err(|_| Error::Closed)?;
         answer.await.map_err(|_| Error::Closed)?
     }
 }
@@ -104,7 +118,11 @@ impl Drop for Embedded {
     /// Waits for the committer, so that the file is closed and its lock free when this returns.
     fn drop(&mut self) {
         self.commands = None;
-        let thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let thread = self
+            .thread
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take();
         if let Some(thread) = thread
             && thread.join().is_err()
         {
@@ -123,13 +141,27 @@ impl Store for Embedded {
         self.read(|index| index.get(key, revision))
     }
 
-    async fn range(&self, start: &str, end: &str, limit: usize, revision: Revision) -> Result<RangeResult> {
+    async fn range(
+        &self,
+        start: &str,
+        end: &str,
+        limit: usize,
+        revision: Revision,
+    ) -> Result<RangeResult> {
         self.read(|index| index.range(start, end, limit, revision))
     }
 
     async fn put(&self, key: &str, value: Value, expect: Expect) -> Result<KeyValue> {
         let key: Arc<str> = key.into();
-        match self.submit(|reply| Command::Put { key, value, expect, reply }).await? {
+        match self
+            .submit(|reply| Command::Put {
+                key,
+                value,
+                expect,
+                reply,
+            })
+            .await?
+        {
             Reply::Put(kv) => Ok(kv),
             Reply::Delete(..) => Err(Error::Io("the committer answered another request".into())),
         }
@@ -137,7 +169,10 @@ impl Store for Embedded {
 
     async fn delete(&self, key: &str, expect: Expect) -> Result<(Revision, KeyValue)> {
         let key: Arc<str> = key.into();
-        match self.submit(|reply| Command::Delete { key, expect, reply }).await? {
+        match self
+            .submit(|reply| Command::Delete { key, expect, reply })
+            .await?
+        {
             Reply::Delete(revision, previous) => Ok((revision, previous)),
             Reply::Put(_) => Err(Error::Io("the committer answered another request".into())),
         }

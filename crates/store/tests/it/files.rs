@@ -1,0 +1,120 @@
+//! What is on disk, and who may open it.
+
+use keelson_store::{Error, Event, Expect, Value, WatchMessage, embedded};
+
+use crate::{Directory, value};
+
+#[tokio::test]
+async fn acknowledged_writes_survive_a_restart() {
+    let dir = Directory::new("restart");
+    let before = {
+        let store = dir.open();
+        store.put("/a", value("1"), Expect::Absent).await.unwrap();
+        store.put("/b", value("2"), Expect::Any).await.unwrap();
+        store.put("/a", value("3"), Expect::Any).await.unwrap();
+        store.delete("/b", Expect::Any).await.unwrap();
+        store.current_revision().await.unwrap()
+    };
+    let store = dir.open();
+    assert_eq!(
+        store.current_revision().await.unwrap(),
+        before,
+        "deletions count too"
+    );
+    let all = store.range("/", "0", 0, 0).await.unwrap();
+    assert_eq!(
+        (all.items.len(), &*all.items[0].key, &all.items[0].value[..]),
+        (1, "/a", &b"3"[..])
+    );
+    let next = store.put("/c", value("4"), Expect::Any).await.unwrap();
+    assert_eq!(
+        next.mod_revision,
+        before + 1,
+        "a revision is never used twice"
+    );
+    let lost = store.watch("/", before).await.unwrap_err();
+    assert!(
+        matches!(lost, Error::Compacted { .. }),
+        "history before the restart is gone, and says so"
+    );
+    let mut watch = store.watch("/", before + 1).await.unwrap();
+    assert!(
+        matches!(watch.recv().await, Some(WatchMessage::Event(Event::Put { kv, .. })) if &*kv.key == "/c")
+    );
+}
+
+#[tokio::test]
+async fn a_copy_taken_while_running_opens() {
+    let dir = Directory::new("crash");
+    let image = Directory::new("crash-image");
+    let store = dir.open();
+    for i in 0..50 {
+        store
+            .put(&format!("/k{i}"), value(&i.to_string()), Expect::Any)
+            .await
+            .unwrap();
+    }
+    // What a power cut leaves: the file as it is on disk, never closed.
+    std::fs::create_dir_all(&image.0).unwrap();
+    std::fs::copy(dir.0.join("store.redb"), image.0.join("store.redb")).unwrap();
+    let recovered = image.open();
+    let range = recovered.range("/", "0", 0, 0).await.unwrap();
+    assert_eq!(range.items.len(), 50);
+    assert_eq!(
+        recovered.current_revision().await.unwrap(),
+        store.current_revision().await.unwrap()
+    );
+}
+
+#[tokio::test]
+async fn a_directory_has_one_owner() {
+    let dir = Directory::new("owner");
+    let store = dir.open();
+    let Err(Error::Open { reason, .. }) = embedded::open(&dir.0) else {
+        panic!("opened twice")
+    };
+    assert_eq!(
+        reason,
+        format!("in use by another keelson (pid {})", std::process::id())
+    );
+    drop(store);
+    dir.open();
+}
+
+#[test]
+fn a_newer_format_is_refused() {
+    let dir = Directory::new("newer");
+    std::fs::create_dir_all(&dir.0).unwrap();
+    {
+        let database = redb::Database::create(dir.0.join("store.redb")).unwrap();
+        let write = database.begin_write().unwrap();
+        let meta: redb::TableDefinition<'_, &str, u64> = redb::TableDefinition::new("meta");
+        write
+            .open_table(meta)
+            .unwrap()
+            .insert("format", 99)
+            .unwrap();
+        write.commit().unwrap();
+    }
+    let Err(Error::Open { reason, .. }) = embedded::open(&dir.0) else {
+        panic!("opened")
+    };
+    assert!(reason.contains("newer version"), "{reason}");
+}
+
+#[tokio::test]
+async fn values_are_stamped_with_their_revision() {
+    let store = embedded::memory();
+    let text = r#"{"v":"","x":1}"#;
+    let stamped = Value {
+        bytes: text.as_bytes().to_vec().into(),
+        stamp_at: Some(6),
+    };
+    let kv = store.put("/a", stamped, Expect::Any).await.unwrap();
+    assert_eq!(kv.value, format!(r#"{{"v":"{}","x":1}}"#, kv.mod_revision));
+    let beyond = Value {
+        bytes: "x".into(),
+        stamp_at: Some(9),
+    };
+    assert!(store.put("/b", beyond, Expect::Any).await.is_err());
+}
