@@ -4,12 +4,12 @@ use std::future::Future;
 use std::sync::Arc;
 
 use futures::stream::{self, StreamExt};
+use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use keelson_client::{
     Change, Client, DeleteOptions, Error, EventRecorder, Informer, Key, Meta, Object, Patch,
     ReconcileError,
 };
-use k8s_openapi::api::core::v1::Pod;
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
 use crate::owner::{Claim, Owner, controller_of};
 use crate::pod;
@@ -86,7 +86,8 @@ pub(crate) async fn claim<O: Object, K: Object>(
                     // The cache may show an owner that is already being deleted, or a namesake.
                     let fresh = client.get::<O>(&owner.namespace, &owner.name).await?;
                     let meta = fresh.metadata();
-                    if meta.uid.as_deref() != Some(&owner.uid) || meta.deletion_timestamp.is_some() {
+                    if meta.uid.as_deref() != Some(&owner.uid) || meta.deletion_timestamp.is_some()
+                    {
                         return Err(ReconcileError::Other(format!(
                             "original {} {}/{} is gone",
                             owner.kind, owner.namespace, owner.name
@@ -95,7 +96,10 @@ pub(crate) async fn claim<O: Object, K: Object>(
                     checked = true;
                 }
                 let patch = Patch::Strategic(owner.adopt_patch(meta));
-                match client.patch::<K>(&owner.namespace, pod::name(meta), &patch, None).await {
+                match client
+                    .patch::<K>(&owner.namespace, pod::name(meta), &patch, None)
+                    .await
+                {
                     Ok(adopted) => ours.push(Arc::new(adopted)),
                     Err(error) if error.is_not_found() || error.is_invalid() => {}
                     Err(error) => return Err(error.into()),
@@ -103,7 +107,10 @@ pub(crate) async fn claim<O: Object, K: Object>(
             }
             Claim::Release => {
                 let patch = Patch::Strategic(owner.release_patch(meta));
-                match client.patch::<K>(&owner.namespace, pod::name(meta), &patch, None).await {
+                match client
+                    .patch::<K>(&owner.namespace, pod::name(meta), &patch, None)
+                    .await
+                {
                     Ok(_) => {}
                     Err(error) if error.is_not_found() || error.is_invalid() => {}
                     Err(error) => return Err(error.into()),
@@ -125,7 +132,8 @@ where
     let mut batch = 1;
     while next < count {
         let size = batch.min(count - next);
-        let mut results = stream::iter((next..next + size).map(&operation)).buffer_unordered(IN_FLIGHT);
+        let mut results =
+            stream::iter((next..next + size).map(&operation)).buffer_unordered(IN_FLIGHT);
         let mut failed = None;
         while let Some(result) = results.next().await {
             if let Err(error) = result {
@@ -177,7 +185,10 @@ pub(crate) async fn delete_pod<O: Object>(
     let meta = &victim.metadata;
     let name = pod::name(meta);
     let options = DeleteOptions::default().uid(pod::uid(meta));
-    match client.delete::<Pod>(pod::namespace(meta), name, &options).await {
+    match client
+        .delete::<Pod>(pod::namespace(meta), name, &options)
+        .await
+    {
         Ok(()) => {
             events.normal(owner, "SuccessfulDelete", format!("Deleted pod: {name}"));
             Ok(())
@@ -197,20 +208,30 @@ pub(crate) async fn delete_pods<O: Object>(
     owner: &O,
     victims: &[Arc<Pod>],
 ) -> Option<Error> {
-    stream::iter(victims.to_vec().into_iter().map(|victim| async move { delete_pod(client, events, owner, &victim).await }))
-        .buffer_unordered(IN_FLIGHT)
-        .filter_map(|result| std::future::ready(result.err()))
-        .collect::<Vec<_>>()
-        .await
-        .into_iter()
-        .next()
+    stream::iter(
+        victims
+            .to_vec()
+            .into_iter()
+            .map(|victim| async move { delete_pod(client, events, owner, &victim).await }),
+    )
+    .buffer_unordered(IN_FLIGHT)
+    .filter_map(|result| std::future::ready(result.err()))
+    .collect::<Vec<_>>()
+    .await
+    .into_iter()
+    .next()
 }
 
 /// Runs operations side by side, bounded; returns the first error.
-pub(crate) async fn side_by_side<Fut>(operations: impl IntoIterator<Item = Fut>) -> Result<(), Error>
+pub(crate) async fn side_by_side<Fut>(
+    operations: impl IntoIterator<Item = Fut>,
+) -> Result<(), Error>
 where
     Fut: Future<Output = Result<(), Error>>,
 {
-    let results: Vec<_> = stream::iter(operations).buffer_unordered(IN_FLIGHT).collect().await;
+    let results: Vec<_> = stream::iter(operations)
+        .buffer_unordered(IN_FLIGHT)
+        .collect()
+        .await;
     results.into_iter().collect()
 }

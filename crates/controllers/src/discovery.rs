@@ -31,23 +31,31 @@ pub(crate) async fn discover(client: &Client) -> Result<Discovery, Error> {
     let groups = client.request(Method::GET, "/apis", None).await?;
     for group in groups["groups"].as_array().into_iter().flatten() {
         let name = group["name"].as_str().unwrap_or_default();
-        let preferred = group["preferredVersion"]["version"].as_str().unwrap_or_default();
+        let preferred = group["preferredVersion"]["version"]
+            .as_str()
+            .unwrap_or_default();
         let all = group["versions"].as_array().into_iter().flatten();
         let mut versions: Vec<&str> = all.filter_map(|v| v["version"].as_str()).collect();
         versions.sort_by_key(|v| *v != preferred);
         for version in versions {
-            match client.request(Method::GET, &format!("/apis/{name}/{version}"), None).await {
+            match client
+                .request(Method::GET, &format!("/apis/{name}/{version}"), None)
+                .await
+            {
                 Ok(list) => {
                     for served in resources(name, version, &list) {
                         let known = found.served.iter().any(|s| {
-                            s.resource.group == name && s.resource.resource == served.resource.resource
+                            s.resource.group == name
+                                && s.resource.resource == served.resource.resource
                         });
                         if !known {
                             found.served.push(served);
                         }
                     }
                 }
-                Err(error) => found.failures.push((format!("{name}/{version}"), error.to_string())),
+                Err(error) => found
+                    .failures
+                    .push((format!("{name}/{version}"), error.to_string())),
             }
         }
     }

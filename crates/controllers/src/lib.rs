@@ -12,6 +12,7 @@ mod node;
 mod owner;
 mod pod;
 mod selector;
+mod storage;
 mod workload;
 
 use std::sync::Arc;
@@ -104,6 +105,16 @@ pub static CONTROLLERS: &[Row] = &[
         |c, _| Arc::new(workload::ttl_after_finished::TtlAfterFinishedController::new(c))),
     row!("daemon-set-controller", "daemon-set-controller", ["daemonsets/status.apps", "controllerrevisions.apps", "pods", "events"],
         |c, _| Arc::new(workload::daemon_set::DaemonSetController::new(c))),
+    row!("statefulset-controller", "statefulset-controller", ["statefulsets/status.apps", "controllerrevisions.apps", "pods", "persistentvolumeclaims", "events"],
+        |c, _| Arc::new(workload::stateful_set::StatefulSetController::new(c))),
+    row!("disruption-controller", "disruption-controller", ["poddisruptionbudgets/status.policy", "events"],
+        |c, _| Arc::new(workload::disruption::DisruptionController::new(c))),
+    row!("persistentvolume-binder-controller", "persistent-volume-binder", ["persistentvolumes", "persistentvolumeclaims", "events"],
+        |c, _| Arc::new(storage::binder::PersistentVolumeBinder::new(c))),
+    row!("persistentvolumeclaim-protection-controller", "pvc-protection-controller", ["persistentvolumeclaims"],
+        |c, _| Arc::new(storage::protection::ClaimProtectionController::new(c))),
+    row!("persistentvolume-protection-controller", "pv-protection-controller", ["persistentvolumes"],
+        |c, _| Arc::new(storage::protection::VolumeProtectionController::new(c))),
 ];
 
 /// Runs every controller until the informers are shut down. `client_for` makes the client of a
@@ -112,7 +123,11 @@ pub async fn run_all(informers: Informers, client_for: impl Fn(&str) -> Client, 
     let running: Vec<_> = CONTROLLERS
         .iter()
         .map(|row| {
-            let context = ControllerContext::new(row.name, client_for(row.service_account), informers.clone());
+            let context = ControllerContext::new(
+                row.name,
+                client_for(row.service_account),
+                informers.clone(),
+            );
             let controller = (row.build)(&context, config);
             tokio::spawn(run_controller(controller, context))
         })

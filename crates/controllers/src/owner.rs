@@ -92,14 +92,6 @@ pub(crate) fn controller_of(meta: &ObjectMeta) -> Option<&OwnerReference> {
         .find(|r| r.controller == Some(true))
 }
 
-/// The uid of the controlling owner, as an index key.
-pub(crate) fn controller_uid(meta: &ObjectMeta) -> Vec<String> {
-    controller_of(meta)
-        .map(|r| r.uid.clone())
-        .into_iter()
-        .collect()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;

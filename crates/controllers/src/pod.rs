@@ -141,7 +141,9 @@ pub(crate) fn digest(value: &Value, collisions: Option<i32>) -> String {
     const ALPHABET: &[u8] = b"bcdfghjklmnpqrstvwxz2456789";
     let mut hash = 0x811c_9dc5_u32;
     let bytes = serde_json::to_vec(value).unwrap_or_default();
-    let salt = collisions.map(|c| c.to_le_bytes().to_vec()).unwrap_or_default();
+    let salt = collisions
+        .map(|c| c.to_le_bytes().to_vec())
+        .unwrap_or_default();
     for byte in bytes.into_iter().chain(salt) {
         hash = (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193);
     }
@@ -232,12 +234,40 @@ mod tests {
         let now: Timestamp = "2026-01-01T00:10:00Z".parse().unwrap();
         let ready = r#""status":{"phase":"Running","conditions":[{"type":"Ready","status":"True","lastTransitionTime":"2026-01-01T00:00:00Z"}]}"#;
         let ordered = [
-            (pod(r#"{"metadata":{"name":"unassigned"},"spec":{"containers":[]}}"#), 0),
-            (pod(r#"{"metadata":{"name":"pending"},"spec":{"containers":[],"nodeName":"n"},"status":{"phase":"Pending"}}"#), 0),
-            (pod(r#"{"metadata":{"name":"unready"},"spec":{"containers":[],"nodeName":"n"},"status":{"phase":"Running"}}"#), 0),
-            (pod(&format!(r#"{{"metadata":{{"name":"cheap","annotations":{{"{DELETION_COST}":"-1"}}}},"spec":{{"containers":[],"nodeName":"n"}},{ready}}}"#)), 0),
-            (pod(&format!(r#"{{"metadata":{{"name":"crowded"}},"spec":{{"containers":[],"nodeName":"n"}},{ready}}}"#)), 3),
-            (pod(&format!(r#"{{"metadata":{{"name":"alone"}},"spec":{{"containers":[],"nodeName":"n"}},{ready}}}"#)), 1),
+            (
+                pod(r#"{"metadata":{"name":"unassigned"},"spec":{"containers":[]}}"#),
+                0,
+            ),
+            (
+                pod(
+                    r#"{"metadata":{"name":"pending"},"spec":{"containers":[],"nodeName":"n"},"status":{"phase":"Pending"}}"#,
+                ),
+                0,
+            ),
+            (
+                pod(
+                    r#"{"metadata":{"name":"unready"},"spec":{"containers":[],"nodeName":"n"},"status":{"phase":"Running"}}"#,
+                ),
+                0,
+            ),
+            (
+                pod(&format!(
+                    r#"{{"metadata":{{"name":"cheap","annotations":{{"{DELETION_COST}":"-1"}}}},"spec":{{"containers":[],"nodeName":"n"}},{ready}}}"#
+                )),
+                0,
+            ),
+            (
+                pod(&format!(
+                    r#"{{"metadata":{{"name":"crowded"}},"spec":{{"containers":[],"nodeName":"n"}},{ready}}}"#
+                )),
+                3,
+            ),
+            (
+                pod(&format!(
+                    r#"{{"metadata":{{"name":"alone"}},"spec":{{"containers":[],"nodeName":"n"}},{ready}}}"#
+                )),
+                1,
+            ),
         ];
         for pair in ordered.windows(2) {
             let (a, b) = (&pair[0], &pair[1]);

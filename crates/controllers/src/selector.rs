@@ -29,8 +29,14 @@ pub(crate) fn matches(selector: &LabelSelector, labels: Option<&Labels>) -> bool
 }
 
 pub(crate) fn is_empty(selector: &LabelSelector) -> bool {
-    selector.match_labels.as_ref().is_none_or(BTreeMap::is_empty)
-        && selector.match_expressions.as_ref().is_none_or(Vec::is_empty)
+    selector
+        .match_labels
+        .as_ref()
+        .is_none_or(BTreeMap::is_empty)
+        && selector
+            .match_expressions
+            .as_ref()
+            .is_none_or(Vec::is_empty)
 }
 
 /// Whether every pair of `wanted` is present: the selector form of Services and
@@ -57,13 +63,34 @@ mod tests {
         let cases = [
             (r#"{"matchLabels":{"a":"1"}}"#, true),
             (r#"{"matchLabels":{"a":"2"}}"#, false),
-            (r#"{"matchExpressions":[{"key":"a","operator":"In","values":["1","2"]}]}"#, true),
-            (r#"{"matchExpressions":[{"key":"b","operator":"In","values":["1"]}]}"#, false),
-            (r#"{"matchExpressions":[{"key":"b","operator":"NotIn","values":["1"]}]}"#, true),
-            (r#"{"matchExpressions":[{"key":"a","operator":"NotIn","values":["1"]}]}"#, false),
-            (r#"{"matchExpressions":[{"key":"a","operator":"Exists"}]}"#, true),
-            (r#"{"matchExpressions":[{"key":"a","operator":"DoesNotExist"}]}"#, false),
-            (r#"{"matchExpressions":[{"key":"a","operator":"Gt"}]}"#, false),
+            (
+                r#"{"matchExpressions":[{"key":"a","operator":"In","values":["1","2"]}]}"#,
+                true,
+            ),
+            (
+                r#"{"matchExpressions":[{"key":"b","operator":"In","values":["1"]}]}"#,
+                false,
+            ),
+            (
+                r#"{"matchExpressions":[{"key":"b","operator":"NotIn","values":["1"]}]}"#,
+                true,
+            ),
+            (
+                r#"{"matchExpressions":[{"key":"a","operator":"NotIn","values":["1"]}]}"#,
+                false,
+            ),
+            (
+                r#"{"matchExpressions":[{"key":"a","operator":"Exists"}]}"#,
+                true,
+            ),
+            (
+                r#"{"matchExpressions":[{"key":"a","operator":"DoesNotExist"}]}"#,
+                false,
+            ),
+            (
+                r#"{"matchExpressions":[{"key":"a","operator":"Gt"}]}"#,
+                false,
+            ),
             ("{}", true),
         ];
         let have = labels(&[("a", "1")]);

@@ -2,7 +2,9 @@
 
 use async_trait::async_trait;
 use k8s_openapi::api::rbac::v1::{ClusterRole, PolicyRule};
-use keelson_client::{Client, Controller, ControllerContext, Informer, Key, Outcome, ReconcileError, Watches};
+use keelson_client::{
+    Client, Controller, ControllerContext, Informer, Key, Outcome, ReconcileError, Watches,
+};
 use std::sync::Arc;
 
 use crate::{pod, selector};
@@ -14,17 +16,25 @@ pub(crate) struct ClusterRoleAggregationController {
 
 impl ClusterRoleAggregationController {
     pub(crate) fn new(context: &ControllerContext) -> Self {
-        Self { client: context.client.clone(), roles: context.informer() }
+        Self {
+            client: context.client.clone(),
+            roles: context.informer(),
+        }
     }
 }
 
 /// The rules of every selected role, in the order of names, each once. Pure.
 fn union(role: &ClusterRole, all: &[Arc<ClusterRole>]) -> Vec<PolicyRule> {
     let mut rules: Vec<PolicyRule> = Vec::new();
-    let selectors = role.aggregation_rule.as_ref().and_then(|r| r.cluster_role_selectors.as_ref());
+    let selectors = role
+        .aggregation_rule
+        .as_ref()
+        .and_then(|r| r.cluster_role_selectors.as_ref());
     for selector in selectors.into_iter().flatten() {
         for other in all {
-            if other.metadata.name == role.metadata.name || !selector::matches(selector, other.metadata.labels.as_ref()) {
+            if other.metadata.name == role.metadata.name
+                || !selector::matches(selector, other.metadata.labels.as_ref())
+            {
                 continue;
             }
             for rule in other.rules.iter().flatten() {
@@ -58,7 +68,11 @@ impl Controller for ClusterRoleAggregationController {
     }
 
     async fn reconcile(&self, key: &Key) -> Result<Outcome, ReconcileError> {
-        let Some(role) = self.roles.get("", &key.name).filter(|r| r.aggregation_rule.is_some()) else {
+        let Some(role) = self
+            .roles
+            .get("", &key.name)
+            .filter(|r| r.aggregation_rule.is_some())
+        else {
             return Ok(Outcome::Done);
         };
         let mut all = self.roles.list();
@@ -67,7 +81,10 @@ impl Controller for ClusterRoleAggregationController {
         if role.rules.as_deref().unwrap_or_default() == rules {
             return Ok(Outcome::Done);
         }
-        let next = ClusterRole { rules: Some(rules), ..ClusterRole::clone(&role) };
+        let next = ClusterRole {
+            rules: Some(rules),
+            ..ClusterRole::clone(&role)
+        };
         match self.client.update(&next).await {
             Err(error) if !error.is_not_found() => Err(error.into()),
             _ => Ok(Outcome::Done),
@@ -92,9 +109,18 @@ mod tests {
             )
         };
         let mut target = ClusterRole::clone(&role("t", "yes", "own"));
-        target.aggregation_rule =
-            Some(serde_json::from_value(json!({"clusterRoleSelectors": [{"matchLabels": {"agg": "yes"}}]})).unwrap());
-        let all = [role("a", "yes", "get"), role("b", "no", "list"), role("c", "yes", "get"), role("t", "yes", "own")];
+        target.aggregation_rule = Some(
+            serde_json::from_value(
+                json!({"clusterRoleSelectors": [{"matchLabels": {"agg": "yes"}}]}),
+            )
+            .unwrap(),
+        );
+        let all = [
+            role("a", "yes", "get"),
+            role("b", "no", "list"),
+            role("c", "yes", "get"),
+            role("t", "yes", "own"),
+        ];
         let rules = union(&target, &all);
         assert_eq!(rules.len(), 1);
         assert_eq!(rules[0].verbs, ["get"]);

@@ -10,8 +10,9 @@ use http::Method;
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
 use keelson_client::{
-    Change, Client, Controller, ControllerContext, DeleteOptions, Error, Informer, Informers, Key, Outcome,
-    PartialObjectMetadata, Patch, Propagation, Queue, ReconcileError, ResourceType, Watches,
+    Change, Client, Controller, ControllerContext, DeleteOptions, Error, Informer, Informers, Key,
+    Outcome, PartialObjectMetadata, Patch, Propagation, Queue, ReconcileError, ResourceType,
+    Watches,
 };
 use serde_json::{Value, json};
 
@@ -66,11 +67,19 @@ impl GarbageCollector {
         let mut started = Vec::new();
         {
             let mut followed = self.followed.lock().unwrap_or_else(PoisonError::into_inner);
-            let gone: Vec<ResourceType> = followed.keys().filter(|r| !served.contains(r)).cloned().collect();
+            let gone: Vec<ResourceType> = followed
+                .keys()
+                .filter(|r| !served.contains(r))
+                .cloned()
+                .collect();
             for resource in gone {
                 // A group that does not answer right now is not gone.
                 let version = resource.api_version();
-                if discovery.failures.iter().any(|(group, _)| *group == version) {
+                if discovery
+                    .failures
+                    .iter()
+                    .any(|(group, _)| *group == version)
+                {
                     continue;
                 }
                 followed.remove(&resource);
@@ -109,7 +118,9 @@ impl GarbageCollector {
         let (graph, queue) = (self.graph.clone(), self.queue.get().cloned());
         informer.subscribe(move |change| {
             let tasks = match change {
-                Change::Deleted(object) => lock(&graph).remove(object.metadata.uid.as_deref().unwrap_or_default()),
+                Change::Deleted(object) => {
+                    lock(&graph).remove(object.metadata.uid.as_deref().unwrap_or_default())
+                }
                 other => lock(&graph).upsert(Node::new(&resource, &other.object().metadata)),
             };
             if let Some(queue) = &queue {
@@ -131,16 +142,21 @@ impl GarbageCollector {
             Err(error) if error.is_not_found() => return Ok(None),
             Err(error) => return Err(error),
         };
-        let meta: ObjectMeta = serde_json::from_value(object["metadata"].clone()).map_err(Error::Decode)?;
+        let meta: ObjectMeta =
+            serde_json::from_value(object["metadata"].clone()).map_err(Error::Decode)?;
         Ok(Some(meta).filter(|m| m.uid.as_deref() == Some(&node.uid)))
     }
 
     async fn attempt_to_delete(&self, uid: &str) -> Result<Outcome, ReconcileError> {
-        let Some(node) = self.graph().get(uid).cloned() else { return Ok(Outcome::Done) };
+        let Some(node) = self.graph().get(uid).cloned() else {
+            return Ok(Outcome::Done);
+        };
         if node.deleting && !node.foreground {
             return Ok(Outcome::Done);
         }
-        let Some(live) = self.live(&node).await? else { return Ok(Outcome::Done) };
+        let Some(live) = self.live(&node).await? else {
+            return Ok(Outcome::Done);
+        };
         if node.foreground {
             return self.advance_foreground(&node, &live).await;
         }
@@ -171,47 +187,82 @@ impl GarbageCollector {
         self.delete(&node, &live, policy).await
     }
 
-    async fn delete(&self, node: &Node, live: &ObjectMeta, policy: Propagation) -> Result<Outcome, ReconcileError> {
+    async fn delete(
+        &self,
+        node: &Node,
+        live: &ObjectMeta,
+        policy: Propagation,
+    ) -> Result<Outcome, ReconcileError> {
         let options = DeleteOptions {
             propagation: Some(policy),
             uid: Some(node.uid.clone()),
             resource_version: live.resource_version.clone(),
             ..DeleteOptions::default()
         };
-        match self.client.delete_resource(&node.resource, &node.namespace, &node.name, &options).await {
+        match self
+            .client
+            .delete_resource(&node.resource, &node.namespace, &node.name, &options)
+            .await
+        {
             Err(error) if !error.is_not_found() => Err(error.into()),
             _ => Ok(Outcome::Done),
         }
     }
 
     /// Deletes what blocks a foreground deletion; lets the owner go when nothing does.
-    async fn advance_foreground(&self, node: &Node, live: &ObjectMeta) -> Result<Outcome, ReconcileError> {
+    async fn advance_foreground(
+        &self,
+        node: &Node,
+        live: &ObjectMeta,
+    ) -> Result<Outcome, ReconcileError> {
         let blocking: Vec<Node> = self
             .graph()
             .dependents(&node.uid)
             .into_iter()
-            .filter(|d| d.owners.iter().any(|o| o.uid == node.uid && o.block_owner_deletion == Some(true)))
+            .filter(|d| {
+                d.owners
+                    .iter()
+                    .any(|o| o.uid == node.uid && o.block_owner_deletion == Some(true))
+            })
             .collect();
         if blocking.is_empty() {
             return self.drop_finalizer(node, live, FOREGROUND).await;
         }
         if let Some(queue) = self.queue.get() {
-            enqueue(queue, blocking.into_iter().filter(|d| !d.foreground).map(|d| Task::Delete(d.uid)));
+            enqueue(
+                queue,
+                blocking
+                    .into_iter()
+                    .filter(|d| !d.foreground)
+                    .map(|d| Task::Delete(d.uid)),
+            );
         }
         Ok(Outcome::Done)
     }
 
-    async fn drop_finalizer(&self, node: &Node, live: &ObjectMeta, finalizer: &str) -> Result<Outcome, ReconcileError> {
+    async fn drop_finalizer(
+        &self,
+        node: &Node,
+        live: &ObjectMeta,
+        finalizer: &str,
+    ) -> Result<Outcome, ReconcileError> {
         let mut finalizers = live.finalizers.clone().unwrap_or_default();
         if !finalizers.iter().any(|f| f == finalizer) {
             return Ok(Outcome::Done);
         }
         finalizers.retain(|f| f != finalizer);
-        self.patch_meta(node, live, json!({"finalizers": finalizers})).await
+        self.patch_meta(node, live, json!({"finalizers": finalizers}))
+            .await
     }
 
-    async fn keep_owners(&self, node: &Node, live: &ObjectMeta, solid: &[OwnerReference]) -> Result<Outcome, ReconcileError> {
-        self.patch_meta(node, live, json!({"ownerReferences": solid})).await
+    async fn keep_owners(
+        &self,
+        node: &Node,
+        live: &ObjectMeta,
+        solid: &[OwnerReference],
+    ) -> Result<Outcome, ReconcileError> {
+        self.patch_meta(node, live, json!({"ownerReferences": solid}))
+            .await
     }
 
     async fn unblock_owners(&self, node: &Node, live: &ObjectMeta) -> Result<(), ReconcileError> {
@@ -220,29 +271,45 @@ impl GarbageCollector {
             reference.block_owner_deletion = Some(false);
         }
         let path = node.resource.path(&node.namespace, &node.name, "");
-        let patch = Patch::Merge(json!({"metadata": {"uid": node.uid, "ownerReferences": references}}));
+        let patch =
+            Patch::Merge(json!({"metadata": {"uid": node.uid, "ownerReferences": references}}));
         self.client.patch_path(&path, &patch).await?;
         Ok(())
     }
 
     /// A merge patch that only takes effect on the very revision that was judged.
-    async fn patch_meta(&self, node: &Node, live: &ObjectMeta, mut meta: Value) -> Result<Outcome, ReconcileError> {
+    async fn patch_meta(
+        &self,
+        node: &Node,
+        live: &ObjectMeta,
+        mut meta: Value,
+    ) -> Result<Outcome, ReconcileError> {
         meta["uid"] = json!(node.uid);
         meta["resourceVersion"] = json!(live.resource_version);
         let path = node.resource.path(&node.namespace, &node.name, "");
-        match self.client.patch_path(&path, &Patch::Merge(json!({"metadata": meta}))).await {
+        match self
+            .client
+            .patch_path(&path, &Patch::Merge(json!({"metadata": meta})))
+            .await
+        {
             Err(error) if !error.is_not_found() => Err(error.into()),
             _ => Ok(Outcome::Done),
         }
     }
 
     /// Sorts owners; `None` when one cannot be judged.
-    async fn classify(&self, node: &Node, references: &[OwnerReference]) -> Result<Option<Owners>, ReconcileError> {
+    async fn classify(
+        &self,
+        node: &Node,
+        references: &[OwnerReference],
+    ) -> Result<Option<Owners>, ReconcileError> {
         let mut owners = Owners::default();
         for reference in references {
             let known = {
                 let graph = self.graph();
-                if graph.is_absent(&node.namespace, &reference.uid) && graph.get(&reference.uid).is_none() {
+                if graph.is_absent(&node.namespace, &reference.uid)
+                    && graph.get(&reference.uid).is_none()
+                {
                     owners.dangling.push(reference.clone());
                     continue;
                 }
@@ -256,7 +323,8 @@ impl GarbageCollector {
                         meta.deletion_timestamp.is_some() && foreground
                     }
                     Found::Gone => {
-                        self.graph().remember_absent(&node.namespace, &reference.uid);
+                        self.graph()
+                            .remember_absent(&node.namespace, &reference.uid);
                         owners.dangling.push(reference.clone());
                         continue;
                     }
@@ -272,19 +340,35 @@ impl GarbageCollector {
         Ok(Some(owners))
     }
 
-    async fn look_up(&self, node: &Node, reference: &OwnerReference) -> Result<Found, ReconcileError> {
+    async fn look_up(
+        &self,
+        node: &Node,
+        reference: &OwnerReference,
+    ) -> Result<Found, ReconcileError> {
         let resource = {
             let followed = self.followed.lock().unwrap_or_else(PoisonError::into_inner);
-            let group = reference.api_version.rsplit_once('/').map_or("", |(group, _)| group);
-            followed.keys().find(|r| r.kind == reference.kind && r.group == group).cloned()
+            let group = reference
+                .api_version
+                .rsplit_once('/')
+                .map_or("", |(group, _)| group);
+            followed
+                .keys()
+                .find(|r| r.kind == reference.kind && r.group == group)
+                .cloned()
         };
-        let Some(resource) = resource else { return Ok(Found::UnknownKind) };
+        let Some(resource) = resource else {
+            return Ok(Found::UnknownKind);
+        };
         if resource.namespaced && node.namespace.is_empty() {
             // A cluster-scoped object cannot have a namespaced owner; upstream only warns.
             return Ok(Found::UnknownKind);
         }
         let owner = Node {
-            namespace: if resource.namespaced { node.namespace.clone() } else { String::new() },
+            namespace: if resource.namespaced {
+                node.namespace.clone()
+            } else {
+                String::new()
+            },
             name: reference.name.clone(),
             uid: reference.uid.clone(),
             owners: Vec::new(),
@@ -293,22 +377,36 @@ impl GarbageCollector {
             orphan: false,
             resource,
         };
-        Ok(self.live(&owner).await?.map_or(Found::Gone, |meta| Found::Here(Box::new(meta))))
+        Ok(self
+            .live(&owner)
+            .await?
+            .map_or(Found::Gone, |meta| Found::Here(Box::new(meta))))
     }
 
     async fn attempt_to_orphan(&self, uid: &str) -> Result<Outcome, ReconcileError> {
         let (node, dependents) = {
             let graph = self.graph();
-            let Some(node) = graph.get(uid).cloned() else { return Ok(Outcome::Done) };
+            let Some(node) = graph.get(uid).cloned() else {
+                return Ok(Outcome::Done);
+            };
             (node, graph.dependents(uid))
         };
         for dependent in dependents {
-            let Some(live) = self.live(&dependent).await? else { continue };
-            let rest: Vec<OwnerReference> =
-                live.owner_references.clone().unwrap_or_default().into_iter().filter(|o| o.uid != uid).collect();
+            let Some(live) = self.live(&dependent).await? else {
+                continue;
+            };
+            let rest: Vec<OwnerReference> = live
+                .owner_references
+                .clone()
+                .unwrap_or_default()
+                .into_iter()
+                .filter(|o| o.uid != uid)
+                .collect();
             self.keep_owners(&dependent, &live, &rest).await?;
         }
-        let Some(live) = self.live(&node).await? else { return Ok(Outcome::Done) };
+        let Some(live) = self.live(&node).await? else {
+            return Ok(Outcome::Done);
+        };
         self.drop_finalizer(&node, &live, ORPHAN).await
     }
 }
@@ -370,7 +468,10 @@ impl Controller for GarbageCollector {
         // The driver watches once; a second call would find the same queue.
         let _ = self.queue.set(queue);
         watches.mapped(&self.definitions, |change| match change {
-            Change::Updated { old, new } if old.metadata.generation == new.metadata.generation && established(old) == established(new) => {
+            Change::Updated { old, new }
+                if old.metadata.generation == new.metadata.generation
+                    && established(old) == established(new) =>
+            {
                 Vec::new()
             }
             _ => vec![Key::new(RESOURCES, "")],
@@ -393,6 +494,12 @@ impl Controller for GarbageCollector {
 }
 
 fn established(definition: &CustomResourceDefinition) -> bool {
-    let conditions = definition.status.as_ref().and_then(|s| s.conditions.as_ref());
-    conditions.is_some_and(|c| c.iter().any(|c| c.type_ == "Established" && c.status == "True"))
+    let conditions = definition
+        .status
+        .as_ref()
+        .and_then(|s| s.conditions.as_ref());
+    conditions.is_some_and(|c| {
+        c.iter()
+            .any(|c| c.type_ == "Established" && c.status == "True")
+    })
 }

@@ -86,7 +86,8 @@ impl Graph {
     /// Whether an owner was found to be gone before. A namespaced owner is looked for in its
     /// dependent's namespace, so the answer holds for that namespace.
     pub(crate) fn is_absent(&self, namespace: &str, uid: &str) -> bool {
-        self.absent.contains(&(namespace.to_owned(), uid.to_owned()))
+        self.absent
+            .contains(&(namespace.to_owned(), uid.to_owned()))
     }
 
     pub(crate) fn remember_absent(&mut self, namespace: &str, uid: &str) {
@@ -104,9 +105,15 @@ impl Graph {
     pub(crate) fn upsert(&mut self, node: Node) -> Vec<Task> {
         let mut tasks = Vec::new();
         let old = self.nodes.insert(node.uid.clone(), node.clone());
-        let before = old.as_ref().map(|o| o.owners.as_slice()).unwrap_or_default();
+        let before = old
+            .as_ref()
+            .map(|o| o.owners.as_slice())
+            .unwrap_or_default();
         for reference in &node.owners {
-            self.dependents.entry(reference.uid.clone()).or_default().insert(node.uid.clone());
+            self.dependents
+                .entry(reference.uid.clone())
+                .or_default()
+                .insert(node.uid.clone());
             let known = before.iter().find(|o| o.uid == reference.uid);
             let owner = self.owner(&node, reference);
             if known != Some(reference) && owner.is_none_or(|o| o.foreground) {
@@ -114,11 +121,16 @@ impl Graph {
             }
             // A dependent that no longer blocks may be the last that its owner waited for.
             let blocked = |r: &OwnerReference| r.block_owner_deletion == Some(true);
-            if known.is_some_and(|k| blocked(k) && !blocked(reference)) && owner.is_some_and(|o| o.foreground) {
+            if known.is_some_and(|k| blocked(k) && !blocked(reference))
+                && owner.is_some_and(|o| o.foreground)
+            {
                 tasks.push(Task::Delete(reference.uid.clone()));
             }
         }
-        for gone in before.iter().filter(|o| node.owners.iter().all(|n| n.uid != o.uid)) {
+        for gone in before
+            .iter()
+            .filter(|o| node.owners.iter().all(|n| n.uid != o.uid))
+        {
             self.unlink(&gone.uid, &node.uid);
             if self.nodes.get(&gone.uid).is_some_and(|o| o.foreground) {
                 tasks.push(Task::Delete(gone.uid.clone()));
@@ -128,16 +140,31 @@ impl Graph {
             tasks.push(Task::Orphan(node.uid.clone()));
         }
         if node.foreground && old.as_ref().is_none_or(|o| !o.foreground) {
-            tasks.extend(self.dependents.get(&node.uid).into_iter().flatten().cloned().map(Task::Delete));
+            tasks.extend(
+                self.dependents
+                    .get(&node.uid)
+                    .into_iter()
+                    .flatten()
+                    .cloned()
+                    .map(Task::Delete),
+            );
             tasks.push(Task::Delete(node.uid.clone()));
         }
         tasks
     }
 
     pub(crate) fn remove(&mut self, uid: &str) -> Vec<Task> {
-        let Some(node) = self.nodes.remove(uid) else { return Vec::new() };
-        let mut tasks: Vec<Task> =
-            self.dependents.get(uid).into_iter().flatten().cloned().map(Task::Delete).collect();
+        let Some(node) = self.nodes.remove(uid) else {
+            return Vec::new();
+        };
+        let mut tasks: Vec<Task> = self
+            .dependents
+            .get(uid)
+            .into_iter()
+            .flatten()
+            .cloned()
+            .map(Task::Delete)
+            .collect();
         if !tasks.is_empty() {
             self.remember_absent(&node.namespace, uid);
         }
@@ -163,14 +190,22 @@ impl Graph {
     pub(crate) fn doubtful(&self) -> Vec<Task> {
         self.nodes
             .values()
-            .filter(|n| n.owners.iter().any(|r| self.owner(n, r).is_none_or(|o| o.foreground)))
+            .filter(|n| {
+                n.owners
+                    .iter()
+                    .any(|r| self.owner(n, r).is_none_or(|o| o.foreground))
+            })
             .map(|n| Task::Delete(n.uid.clone()))
             .collect()
     }
 
     /// Uids of a resource that is no longer served.
     pub(crate) fn of_resource(&self, resource: &ResourceType) -> Vec<String> {
-        self.nodes.values().filter(|n| &n.resource == resource).map(|n| n.uid.clone()).collect()
+        self.nodes
+            .values()
+            .filter(|n| &n.resource == resource)
+            .map(|n| n.uid.clone())
+            .collect()
     }
 }
 
@@ -216,7 +251,10 @@ mod tests {
     #[test]
     fn a_dependent_without_its_owner_is_looked_at() {
         let mut graph = Graph::default();
-        assert_eq!(graph.upsert(node("child", &[("parent", true)], None)), [delete("child")]);
+        assert_eq!(
+            graph.upsert(node("child", &[("parent", true)], None)),
+            [delete("child")]
+        );
         assert_eq!(graph.upsert(node("parent", &[], None)), []);
         assert_eq!(graph.upsert(node("child", &[("parent", true)], None)), []);
         assert_eq!(graph.remove("parent"), [delete("child")]);
@@ -228,11 +266,20 @@ mod tests {
         let mut graph = Graph::default();
         graph.upsert(node("parent", &[], None));
         graph.upsert(node("child", &[("parent", true)], None));
-        assert_eq!(graph.upsert(node("parent", &[], Some(FOREGROUND))), [delete("child"), delete("parent")]);
-        assert_eq!(graph.upsert(node("child", &[("parent", false)], None)), [delete("child"), delete("parent")]);
+        assert_eq!(
+            graph.upsert(node("parent", &[], Some(FOREGROUND))),
+            [delete("child"), delete("parent")]
+        );
+        assert_eq!(
+            graph.upsert(node("child", &[("parent", false)], None)),
+            [delete("child"), delete("parent")]
+        );
         assert_eq!(graph.remove("child"), [delete("parent")]);
         graph.upsert(node("other", &[], None));
-        assert_eq!(graph.upsert(node("other", &[], Some(ORPHAN))), [Task::Orphan("other".into())]);
+        assert_eq!(
+            graph.upsert(node("other", &[], Some(ORPHAN))),
+            [Task::Orphan("other".into())]
+        );
     }
 
     #[test]

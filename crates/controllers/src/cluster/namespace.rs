@@ -8,8 +8,8 @@ use http::Method;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Namespace, NamespaceCondition, Pod};
 use keelson_client::{
-    Change, Client, Controller, ControllerContext, DeleteOptions, Error, Informer, Key, ListOptions, Outcome,
-    ReconcileError, ResourceType, Watches,
+    Change, Client, Controller, ControllerContext, DeleteOptions, Error, Informer, Key,
+    ListOptions, Outcome, ReconcileError, ResourceType, Watches,
 };
 use serde_json::{Value, json};
 use std::time::Duration;
@@ -29,7 +29,11 @@ pub(crate) struct NamespaceController {
 
 impl NamespaceController {
     pub(crate) fn new(context: &ControllerContext) -> Self {
-        Self { client: context.client.clone(), namespaces: context.informer(), pods: context.informer() }
+        Self {
+            client: context.client.clone(),
+            namespaces: context.informer(),
+            pods: context.informer(),
+        }
     }
 
     /// Deletes everything of these resources; reports what is still there and what refused.
@@ -58,14 +62,22 @@ impl NamespaceController {
         }
         let options = DeleteOptions::background();
         if served.allows("deletecollection") {
-            match self.client.delete_collection(resource, namespace, &options, &ListOptions::default()).await {
+            match self
+                .client
+                .delete_collection(resource, namespace, &options, &ListOptions::default())
+                .await
+            {
                 Err(error) if !error.is_not_found() => return Err(error),
                 _ => {}
             }
         } else {
             for item in self.items(namespace, resource).await? {
                 let name = item["metadata"]["name"].as_str().unwrap_or_default();
-                match self.client.delete_resource(resource, namespace, name, &options).await {
+                match self
+                    .client
+                    .delete_resource(resource, namespace, name, &options)
+                    .await
+                {
                     Err(error) if !error.is_not_found() => return Err(error),
                     _ => {}
                 }
@@ -75,7 +87,11 @@ impl NamespaceController {
     }
 
     async fn items(&self, namespace: &str, resource: &ResourceType) -> Result<Vec<Value>, Error> {
-        match self.client.request(Method::GET, &resource.path(namespace, "", ""), None).await {
+        match self
+            .client
+            .request(Method::GET, &resource.path(namespace, "", ""), None)
+            .await
+        {
             Ok(mut list) => match list["items"].take() {
                 Value::Array(items) => Ok(items),
                 _ => Ok(Vec::new()),
@@ -86,7 +102,11 @@ impl NamespaceController {
         }
     }
 
-    async fn write_conditions(&self, namespace: &Namespace, wanted: Vec<NamespaceCondition>) -> Result<(), ReconcileError> {
+    async fn write_conditions(
+        &self,
+        namespace: &Namespace,
+        wanted: Vec<NamespaceCondition>,
+    ) -> Result<(), ReconcileError> {
         let mut next = namespace.clone();
         let status = next.status.get_or_insert_default();
         status.phase = Some("Terminating".into());
@@ -138,13 +158,19 @@ impl Sweep {
         let name = format!("{}.{}", resource.resource, resource.group);
         *self.remaining.entry(name).or_default() += items.len();
         for item in items {
-            for finalizer in item["metadata"]["finalizers"].as_array().into_iter().flatten() {
+            for finalizer in item["metadata"]["finalizers"]
+                .as_array()
+                .into_iter()
+                .flatten()
+            {
                 if let Some(finalizer) = finalizer.as_str() {
                     *self.finalizers.entry(finalizer.to_owned()).or_default() += 1;
                 }
             }
             if resource.group.is_empty() && resource.resource == "pods" {
-                let grace = item["metadata"]["deletionGracePeriodSeconds"].as_i64().unwrap_or(30);
+                let grace = item["metadata"]["deletionGracePeriodSeconds"]
+                    .as_i64()
+                    .unwrap_or(30);
                 self.grace_seconds = self.grace_seconds.max(grace);
             }
         }
@@ -161,55 +187,113 @@ impl Sweep {
 }
 
 /// The five conditions that tell how far a deletion has come. Pure.
-fn conditions(known: &[NamespaceCondition], failures: &[(String, String)], sweep: &Sweep, now: Timestamp) -> Vec<NamespaceCondition> {
+fn conditions(
+    known: &[NamespaceCondition],
+    failures: &[(String, String)],
+    sweep: &Sweep,
+    now: Timestamp,
+) -> Vec<NamespaceCondition> {
     let failed = |list: &[String]| list.join(", ");
-    let discovery: Vec<String> = failures.iter().map(|(group, error)| format!("{group}: {error}")).collect();
-    let remaining: Vec<String> =
-        sweep.remaining.iter().map(|(r, n)| format!("{r} has {n} resource instances")).collect();
-    let finalizers: Vec<String> =
-        sweep.finalizers.iter().map(|(f, n)| format!("{f} in {n} resource instances")).collect();
+    let discovery: Vec<String> = failures
+        .iter()
+        .map(|(group, error)| format!("{group}: {error}"))
+        .collect();
+    let remaining: Vec<String> = sweep
+        .remaining
+        .iter()
+        .map(|(r, n)| format!("{r} has {n} resource instances"))
+        .collect();
+    let finalizers: Vec<String> = sweep
+        .finalizers
+        .iter()
+        .map(|(f, n)| format!("{f} in {n} resource instances"))
+        .collect();
     let rows = [
         (
             "NamespaceDeletionDiscoveryFailure",
-            ("ResourcesDiscovered", "All resources successfully discovered".to_owned()),
-            (!discovery.is_empty())
-                .then(|| ("DiscoveryFailed", format!("Discovery failed for some groups, {} failing: {}", discovery.len(), failed(&discovery)))),
+            (
+                "ResourcesDiscovered",
+                "All resources successfully discovered".to_owned(),
+            ),
+            (!discovery.is_empty()).then(|| {
+                (
+                    "DiscoveryFailed",
+                    format!(
+                        "Discovery failed for some groups, {} failing: {}",
+                        discovery.len(),
+                        failed(&discovery)
+                    ),
+                )
+            }),
         ),
         (
             "NamespaceDeletionGroupVersionParsingFailure",
-            ("ParsedGroupVersions", "All legacy kube types successfully parsed".to_owned()),
+            (
+                "ParsedGroupVersions",
+                "All legacy kube types successfully parsed".to_owned(),
+            ),
             None,
         ),
         (
             "NamespaceDeletionContentFailure",
-            ("ContentDeleted", "All content successfully deleted, may be waiting on finalization".to_owned()),
+            (
+                "ContentDeleted",
+                "All content successfully deleted, may be waiting on finalization".to_owned(),
+            ),
             (!sweep.errors.is_empty()).then(|| {
-                ("ContentDeletionFailed", format!("Failed to delete all resource types, {} remaining: {}", sweep.errors.len(), failed(&sweep.errors)))
+                (
+                    "ContentDeletionFailed",
+                    format!(
+                        "Failed to delete all resource types, {} remaining: {}",
+                        sweep.errors.len(),
+                        failed(&sweep.errors)
+                    ),
+                )
             }),
         ),
         (
             "NamespaceContentRemaining",
-            ("ContentRemoved", "All content successfully removed".to_owned()),
-            (!remaining.is_empty())
-                .then(|| ("SomeResourcesRemain", format!("Some resources are remaining: {}", failed(&remaining)))),
+            (
+                "ContentRemoved",
+                "All content successfully removed".to_owned(),
+            ),
+            (!remaining.is_empty()).then(|| {
+                (
+                    "SomeResourcesRemain",
+                    format!("Some resources are remaining: {}", failed(&remaining)),
+                )
+            }),
         ),
         (
             "NamespaceFinalizersRemaining",
-            ("ContentHasNoFinalizers", "All content-preserving finalizers finished".to_owned()),
+            (
+                "ContentHasNoFinalizers",
+                "All content-preserving finalizers finished".to_owned(),
+            ),
             (!finalizers.is_empty()).then(|| {
-                ("SomeFinalizersRemain", format!("Some content in the namespace has finalizers remaining: {}", failed(&finalizers)))
+                (
+                    "SomeFinalizersRemain",
+                    format!(
+                        "Some content in the namespace has finalizers remaining: {}",
+                        failed(&finalizers)
+                    ),
+                )
             }),
         ),
     ];
-    let mut out: Vec<NamespaceCondition> =
-        known.iter().filter(|c| rows.iter().all(|(kind, ..)| *kind != c.type_)).cloned().collect();
+    let mut out: Vec<NamespaceCondition> = known
+        .iter()
+        .filter(|c| rows.iter().all(|(kind, ..)| *kind != c.type_))
+        .cloned()
+        .collect();
     for (kind, good, bad) in rows {
         let (status, (reason, message)) = match bad {
             Some(bad) => ("True", bad),
             None => ("False", good),
         };
         let before = known.iter().find(|c| c.type_ == kind);
-        let moved = before.is_none_or(|c| c.status != status || c.reason.as_deref() != Some(reason));
+        let moved =
+            before.is_none_or(|c| c.status != status || c.reason.as_deref() != Some(reason));
         out.push(NamespaceCondition {
             type_: kind.to_owned(),
             status: status.to_owned(),
@@ -240,7 +324,9 @@ impl Controller for NamespaceController {
         // The last pod to go is what a deletion usually waits for.
         let namespaces = self.namespaces.clone();
         watches.mapped(&self.pods, move |change| {
-            let Change::Deleted(pod) = change else { return Vec::new() };
+            let Change::Deleted(pod) = change else {
+                return Vec::new();
+            };
             namespaces
                 .get("", pod::namespace(&pod.metadata))
                 .filter(|n| n.metadata.deletion_timestamp.is_some())
@@ -251,7 +337,9 @@ impl Controller for NamespaceController {
     }
 
     async fn reconcile(&self, key: &Key) -> Result<Outcome, ReconcileError> {
-        let Some(namespace) = self.namespaces.get("", &key.name) else { return Ok(Outcome::Done) };
+        let Some(namespace) = self.namespaces.get("", &key.name) else {
+            return Ok(Outcome::Done);
+        };
         if namespace.metadata.deletion_timestamp.is_none() {
             return Ok(Outcome::Done);
         }
@@ -260,17 +348,26 @@ impl Controller for NamespaceController {
             return Ok(Outcome::Done);
         }
         let discovery = discovery::discover(&self.client).await?;
-        let deletable: Vec<Served> =
-            discovery.served.into_iter().filter(|s| s.resource.namespaced && s.allows("delete") && s.allows("list")).collect();
+        let deletable: Vec<Served> = discovery
+            .served
+            .into_iter()
+            .filter(|s| s.resource.namespaced && s.allows("delete") && s.allows("list"))
+            .collect();
         // Pods go first: what they mount and which rights they have must outlive them.
-        let (pods, rest): (Vec<_>, Vec<_>) =
-            deletable.into_iter().partition(|s| s.resource.group.is_empty() && s.resource.resource == "pods");
+        let (pods, rest): (Vec<_>, Vec<_>) = deletable
+            .into_iter()
+            .partition(|s| s.resource.group.is_empty() && s.resource.resource == "pods");
         let mut sweep = self.empty(&key.name, pods).await;
         if sweep.remaining.is_empty() && sweep.errors.is_empty() {
             sweep.merge(self.empty(&key.name, rest).await);
         }
-        let known = namespace.status.as_ref().and_then(|s| s.conditions.clone()).unwrap_or_default();
-        let done = sweep.remaining.is_empty() && sweep.errors.is_empty() && discovery.failures.is_empty();
+        let known = namespace
+            .status
+            .as_ref()
+            .and_then(|s| s.conditions.clone())
+            .unwrap_or_default();
+        let done =
+            sweep.remaining.is_empty() && sweep.errors.is_empty() && discovery.failures.is_empty();
         if done {
             self.finalize(&namespace).await?;
             return Ok(Outcome::Done);
@@ -283,7 +380,11 @@ impl Controller for NamespaceController {
             let seconds = u64::try_from(sweep.grace_seconds / 2 + 1).unwrap_or(1);
             return Ok(Outcome::RequeueAfter(Duration::from_secs(seconds)));
         }
-        Err(ReconcileError::Other(format!("namespace {} is not empty: {}", key.name, sweep.errors.join("; "))))
+        Err(ReconcileError::Other(format!(
+            "namespace {} is not empty: {}",
+            key.name,
+            sweep.errors.join("; ")
+        )))
     }
 }
 
@@ -295,15 +396,32 @@ mod tests {
     fn remaining_content_is_told_by_conditions() {
         let now: Timestamp = "2026-01-01T00:00:00Z".parse().unwrap();
         let mut sweep = Sweep::default();
-        let resource =
-            ResourceType { group: String::new(), version: "v1".into(), resource: "pods".into(), kind: "Pod".into(), namespaced: true };
-        sweep.note(&resource, &[json!({"metadata": {"finalizers": ["x/y"], "deletionGracePeriodSeconds": 7}})]);
+        let resource = ResourceType {
+            group: String::new(),
+            version: "v1".into(),
+            resource: "pods".into(),
+            kind: "Pod".into(),
+            namespaced: true,
+        };
+        sweep.note(
+            &resource,
+            &[json!({"metadata": {"finalizers": ["x/y"], "deletionGracePeriodSeconds": 7}})],
+        );
         assert_eq!(sweep.grace_seconds, 7);
         let first = conditions(&[], &[], &sweep, now);
-        let text = |kind: &str| first.iter().find(|c| c.type_ == kind).map(|c| (c.status.clone(), c.message.clone().unwrap())).unwrap();
+        let text = |kind: &str| {
+            first
+                .iter()
+                .find(|c| c.type_ == kind)
+                .map(|c| (c.status.clone(), c.message.clone().unwrap()))
+                .unwrap()
+        };
         assert_eq!(
             text("NamespaceContentRemaining"),
-            ("True".into(), "Some resources are remaining: pods. has 1 resource instances".into())
+            (
+                "True".into(),
+                "Some resources are remaining: pods. has 1 resource instances".into()
+            )
         );
         assert_eq!(
             text("NamespaceFinalizersRemaining").1,

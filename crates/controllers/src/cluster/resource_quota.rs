@@ -6,13 +6,13 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use async_trait::async_trait;
 use k8s_openapi::api::core::v1::{
-    Container, PersistentVolumeClaim, Pod, ResourceQuota, ResourceQuotaStatus, ScopedResourceSelectorRequirement,
-    Service,
+    Container, PersistentVolumeClaim, Pod, ResourceQuota, ResourceQuotaStatus,
+    ScopedResourceSelectorRequirement, Service,
 };
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity as ApiQuantity;
 use keelson_client::{
-    Client, Controller, ControllerContext, Informer, Informers, Key, Meta, Outcome, Queue, ReconcileError,
-    ResourceType, Watches,
+    Client, Controller, ControllerContext, Informer, Informers, Key, Meta, Outcome, Queue,
+    ReconcileError, ResourceType, Watches,
 };
 use keelson_machinery::quantity::Quantity;
 
@@ -51,19 +51,31 @@ impl ResourceQuotaController {
         let (resource, group) = name.split_once('.').unwrap_or((name, ""));
         let known = {
             let counted = self.counted.lock().unwrap_or_else(PoisonError::into_inner);
-            counted.iter().find(|r| r.resource == resource && r.group == group).cloned()
+            counted
+                .iter()
+                .find(|r| r.resource == resource && r.group == group)
+                .cloned()
         };
         let found = match known {
             Some(known) => known,
             None => {
                 let served = discovery::discover(&self.client).await?.served;
-                let found = served.into_iter().map(|s| s.resource).find(|r| r.resource == resource && r.group == group);
-                let Some(found) = found.filter(|r| r.namespaced) else { return Ok(None) };
+                let found = served
+                    .into_iter()
+                    .map(|s| s.resource)
+                    .find(|r| r.resource == resource && r.group == group);
+                let Some(found) = found.filter(|r| r.namespaced) else {
+                    return Ok(None);
+                };
                 found
             }
         };
         let informer = self.informers.metadata(&found);
-        let new = self.counted.lock().unwrap_or_else(PoisonError::into_inner).insert(found);
+        let new = self
+            .counted
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .insert(found);
         if new && let Some(queue) = self.queue.get().cloned() {
             let quotas = self.quotas.clone();
             informer.subscribe(move |change| {
@@ -76,16 +88,32 @@ impl ResourceQuotaController {
         Ok(i128::try_from(informer.list_in(namespace).len()).ok())
     }
 
-    async fn usage(&self, quota: &ResourceQuota, namespace: &str) -> Result<Amounts, ReconcileError> {
-        let hard = quota.spec.as_ref().and_then(|s| s.hard.clone()).unwrap_or_default();
-        let pods: Vec<Arc<Pod>> =
-            self.pods.list_in(namespace).into_iter().filter(|p| in_scope(quota, p)).collect();
+    async fn usage(
+        &self,
+        quota: &ResourceQuota,
+        namespace: &str,
+    ) -> Result<Amounts, ReconcileError> {
+        let hard = quota
+            .spec
+            .as_ref()
+            .and_then(|s| s.hard.clone())
+            .unwrap_or_default();
+        let pods: Vec<Arc<Pod>> = self
+            .pods
+            .list_in(namespace)
+            .into_iter()
+            .filter(|p| in_scope(quota, p))
+            .collect();
         let pod_amounts = sum_pods(&pods);
         let service_amounts = sum_services(&self.services.list_in(namespace));
         let claim_amounts = sum_claims(&self.claims.list_in(namespace));
         let mut used = Amounts::new();
         for key in hard.keys() {
-            let direct = pod_amounts.get(key).or(service_amounts.get(key)).or(claim_amounts.get(key)).copied();
+            let direct = pod_amounts
+                .get(key)
+                .or(service_amounts.get(key))
+                .or(claim_amounts.get(key))
+                .copied();
             let amount = match (direct, object_count(key)) {
                 (Some(amount), _) => Some(amount),
                 (None, Some(resource)) => self.count(namespace, resource).await?.map(|n| n * 1000),
@@ -116,10 +144,19 @@ fn milli(quantity: &ApiQuantity) -> i128 {
 }
 
 /// The sum over containers, or the largest init container where that is more, and the overhead.
-fn pod_resources(pod: &Pod, part: fn(&Container) -> Option<&BTreeMap<String, ApiQuantity>>) -> Amounts {
-    let Some(spec) = &pod.spec else { return Amounts::new() };
+fn pod_resources(
+    pod: &Pod,
+    part: fn(&Container) -> Option<&BTreeMap<String, ApiQuantity>>,
+) -> Amounts {
+    let Some(spec) = &pod.spec else {
+        return Amounts::new();
+    };
     let amounts = |c: &Container| -> Amounts {
-        part(c).into_iter().flatten().map(|(k, q)| (k.clone(), milli(q))).collect()
+        part(c)
+            .into_iter()
+            .flatten()
+            .map(|(k, q)| (k.clone(), milli(q)))
+            .collect()
     };
     let mut sum = Amounts::new();
     for container in &spec.containers {
@@ -166,7 +203,9 @@ fn sum_pods(pods: &[Arc<Pod>]) -> Amounts {
         *used.entry("pods".into()).or_default() += 1000;
         for (key, amount) in pod_resources(pod, |c| c.resources.as_ref()?.requests.as_ref()) {
             *used.entry(format!("requests.{key}")).or_default() += amount;
-            if matches!(key.as_str(), "cpu" | "memory" | "ephemeral-storage") || key.starts_with("hugepages-") {
+            if matches!(key.as_str(), "cpu" | "memory" | "ephemeral-storage")
+                || key.starts_with("hugepages-")
+            {
                 *used.entry(key).or_default() += amount;
             }
         }
@@ -194,7 +233,12 @@ fn sum_services(services: &[Arc<Service>]) -> Amounts {
             Some("NodePort") => add("services.nodeports", ports().count()),
             Some("LoadBalancer") => {
                 add("services.loadbalancers", 1);
-                add("services.nodeports", ports().filter(|p| p.node_port.is_some_and(|n| n != 0)).count());
+                add(
+                    "services.nodeports",
+                    ports()
+                        .filter(|p| p.node_port.is_some_and(|n| n != 0))
+                        .count(),
+                );
             }
             _ => {}
         }
@@ -203,7 +247,10 @@ fn sum_services(services: &[Arc<Service>]) -> Amounts {
 }
 
 fn sum_claims(claims: &[Arc<PersistentVolumeClaim>]) -> Amounts {
-    let mut used = Amounts::from([("persistentvolumeclaims".to_owned(), 0), ("requests.storage".to_owned(), 0)]);
+    let mut used = Amounts::from([
+        ("persistentvolumeclaims".to_owned(), 0),
+        ("requests.storage".to_owned(), 0),
+    ]);
     for claim in claims {
         let spec = claim.spec.clone().unwrap_or_default();
         let storage = spec
@@ -215,8 +262,14 @@ fn sum_claims(claims: &[Arc<PersistentVolumeClaim>]) -> Amounts {
         add("persistentvolumeclaims".into(), 1000);
         add("requests.storage".into(), storage);
         if let Some(class) = spec.storage_class_name.filter(|c| !c.is_empty()) {
-            add(format!("{class}.storageclass.storage.k8s.io/persistentvolumeclaims"), 1000);
-            add(format!("{class}.storageclass.storage.k8s.io/requests.storage"), storage);
+            add(
+                format!("{class}.storageclass.storage.k8s.io/persistentvolumeclaims"),
+                1000,
+            );
+            add(
+                format!("{class}.storageclass.storage.k8s.io/requests.storage"),
+                storage,
+            );
         }
     }
     used
@@ -226,27 +279,44 @@ fn sum_claims(claims: &[Arc<PersistentVolumeClaim>]) -> Amounts {
 fn in_scope(quota: &ResourceQuota, pod: &Pod) -> bool {
     let Some(spec) = &quota.spec else { return true };
     let plain = spec.scopes.iter().flatten().all(|scope| {
-        scope_matches(&ScopedResourceSelectorRequirement {
-            scope_name: scope.clone(),
-            operator: "Exists".into(),
-            values: None,
-        }, pod)
+        scope_matches(
+            &ScopedResourceSelectorRequirement {
+                scope_name: scope.clone(),
+                operator: "Exists".into(),
+                values: None,
+            },
+            pod,
+        )
     });
-    let expressions = spec.scope_selector.as_ref().and_then(|s| s.match_expressions.as_ref());
-    plain && expressions.into_iter().flatten().all(|r| scope_matches(r, pod))
+    let expressions = spec
+        .scope_selector
+        .as_ref()
+        .and_then(|s| s.match_expressions.as_ref());
+    plain
+        && expressions
+            .into_iter()
+            .flatten()
+            .all(|r| scope_matches(r, pod))
 }
 
 fn scope_matches(requirement: &ScopedResourceSelectorRequirement, pod: &Pod) -> bool {
     let Some(spec) = &pod.spec else { return false };
-    let best_effort = pod_resources(pod, |c| c.resources.as_ref()?.requests.as_ref()).values().all(|n| *n == 0)
-        && pod_resources(pod, |c| c.resources.as_ref()?.limits.as_ref()).values().all(|n| *n == 0);
+    let best_effort = pod_resources(pod, |c| c.resources.as_ref()?.requests.as_ref())
+        .values()
+        .all(|n| *n == 0)
+        && pod_resources(pod, |c| c.resources.as_ref()?.limits.as_ref())
+            .values()
+            .all(|n| *n == 0);
     match requirement.scope_name.as_str() {
         "Terminating" => spec.active_deadline_seconds.is_some(),
         "NotTerminating" => spec.active_deadline_seconds.is_none(),
         "BestEffort" => best_effort,
         "NotBestEffort" => !best_effort,
         "PriorityClass" => {
-            let class = spec.priority_class_name.as_deref().filter(|c| !c.is_empty());
+            let class = spec
+                .priority_class_name
+                .as_deref()
+                .filter(|c| !c.is_empty());
             let listed = class.is_some_and(|c| requirement.values.iter().flatten().any(|v| v == c));
             match requirement.operator.as_str() {
                 "In" => listed,
@@ -258,7 +328,9 @@ fn scope_matches(requirement: &ScopedResourceSelectorRequirement, pod: &Pod) -> 
         }
         "CrossNamespacePodAffinity" => {
             let affinity = spec.affinity.as_ref();
-            serde_json::to_string(&affinity).is_ok_and(|text| text.contains("\"namespaces\":[\"") || text.contains("\"namespaceSelector\":"))
+            serde_json::to_string(&affinity).is_ok_and(|text| {
+                text.contains("\"namespaces\":[\"") || text.contains("\"namespaceSelector\":")
+            })
         }
         _ => false,
     }
@@ -266,7 +338,11 @@ fn scope_matches(requirement: &ScopedResourceSelectorRequirement, pod: &Pod) -> 
 
 /// The amount in the notation of the limit it is compared with.
 fn write_amount(key: &str, amount: i128, hard: &ApiQuantity) -> ApiQuantity {
-    let text = if amount % 1000 == 0 { (amount / 1000).to_string() } else { format!("{amount}m") };
+    let text = if amount % 1000 == 0 {
+        (amount / 1000).to_string()
+    } else {
+        format!("{amount}m")
+    };
     let bytes = key.contains("memory") || key.contains("storage") || key.contains("hugepages");
     if bytes && hard.0.ends_with('i') && amount % 1000 == 0 {
         let whole = amount / 1000;
@@ -295,8 +371,14 @@ impl Controller for ResourceQuotaController {
     }
 
     async fn reconcile(&self, key: &Key) -> Result<Outcome, ReconcileError> {
-        let Some(quota) = self.quotas.get(&key.namespace, &key.name) else { return Ok(Outcome::Done) };
-        let hard = quota.spec.as_ref().and_then(|s| s.hard.clone()).unwrap_or_default();
+        let Some(quota) = self.quotas.get(&key.namespace, &key.name) else {
+            return Ok(Outcome::Done);
+        };
+        let hard = quota
+            .spec
+            .as_ref()
+            .and_then(|s| s.hard.clone())
+            .unwrap_or_default();
         let usage = self.usage(&quota, &key.namespace).await?;
         let used: BTreeMap<String, ApiQuantity> = usage
             .iter()
@@ -304,13 +386,23 @@ impl Controller for ResourceQuotaController {
             .collect();
         let known = quota.status.clone().unwrap_or_default();
         let equal = |a: &BTreeMap<String, ApiQuantity>, b: &BTreeMap<String, ApiQuantity>| {
-            a.len() == b.len() && a.iter().all(|(k, q)| b.get(k).is_some_and(|o| milli(o) == milli(q)))
+            a.len() == b.len()
+                && a.iter()
+                    .all(|(k, q)| b.get(k).is_some_and(|o| milli(o) == milli(q)))
         };
-        if equal(&known.hard.clone().unwrap_or_default(), &hard) && equal(&known.used.clone().unwrap_or_default(), &used) {
+        if equal(&known.hard.clone().unwrap_or_default(), &hard)
+            && equal(&known.used.clone().unwrap_or_default(), &used)
+        {
             return Ok(Outcome::Done);
         }
-        let status = ResourceQuotaStatus { hard: Some(hard), used: Some(used) };
-        let next = ResourceQuota { status: Some(status), ..ResourceQuota::clone(&quota) };
+        let status = ResourceQuotaStatus {
+            hard: Some(hard),
+            used: Some(used),
+        };
+        let next = ResourceQuota {
+            status: Some(status),
+            ..ResourceQuota::clone(&quota)
+        };
         match self.client.update_status(&next).await {
             Err(error) if !error.is_not_found() => Err(error.into()),
             _ => Ok(Outcome::Done),
@@ -319,10 +411,18 @@ impl Controller for ResourceQuotaController {
 }
 
 /// Every change of a counted object recounts the quotas of its namespace.
-fn follow<K: Meta>(watches: &mut Watches, quotas: &Informer<ResourceQuota>, informer: &Informer<K>) {
+fn follow<K: Meta>(
+    watches: &mut Watches,
+    quotas: &Informer<ResourceQuota>,
+    informer: &Informer<K>,
+) {
     let quotas = quotas.clone();
     watches.mapped(informer, move |change| {
-        quotas.list_in(pod::namespace(change.object().meta())).iter().map(|q| Key::of(&q.metadata)).collect()
+        quotas
+            .list_in(pod::namespace(change.object().meta()))
+            .iter()
+            .map(|q| Key::of(&q.metadata))
+            .collect()
     });
 }
 
@@ -338,11 +438,11 @@ mod tests {
     #[test]
     fn init_containers_count_only_above_the_sum() {
         let p = pod(json!({"spec": {
-            "initContainers": [{"name": "i", "resources": {"requests": {"cpu": "500m", "memory": "1Mi"}}}],
-            "containers": [
-                {"name": "a", "resources": {"requests": {"cpu": "100m", "memory": "1Mi"}}},
-                {"name": "b", "resources": {"requests": {"cpu": "100m", "memory": "1Mi"}}},
-            ]}}));
+        "initContainers": [{"name": "i", "resources": {"requests": {"cpu": "500m", "memory": "1Mi"}}}],
+        "containers": [
+            {"name": "a", "resources": {"requests": {"cpu": "100m", "memory": "1Mi"}}},
+            {"name": "b", "resources": {"requests": {"cpu": "100m", "memory": "1Mi"}}},
+        ]}}));
         let used = sum_pods(&[p]);
         assert_eq!(used["requests.cpu"], 500);
         assert_eq!(used["cpu"], 500);
@@ -352,7 +452,9 @@ mod tests {
 
     #[test]
     fn finished_pods_free_their_share() {
-        let used = sum_pods(&[pod(json!({"spec": {"containers": []}, "status": {"phase": "Succeeded"}}))]);
+        let used = sum_pods(&[pod(
+            json!({"spec": {"containers": []}, "status": {"phase": "Succeeded"}}),
+        )]);
         assert_eq!((used["pods"], used["count/pods"]), (0, 1000));
     }
 
@@ -361,6 +463,9 @@ mod tests {
         let q = |s: &str| ApiQuantity(s.into());
         assert_eq!(write_amount("requests.cpu", 1500, &q("2")).0, "1500m");
         assert_eq!(write_amount("pods", 3000, &q("10")).0, "3");
-        assert_eq!(write_amount("requests.memory", 256 * 1024 * 1024 * 1000, &q("1Gi")).0, "256Mi");
+        assert_eq!(
+            write_amount("requests.memory", 256 * 1024 * 1024 * 1000, &q("1Gi")).0,
+            "256Mi"
+        );
     }
 }

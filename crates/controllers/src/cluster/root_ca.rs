@@ -7,7 +7,8 @@ use async_trait::async_trait;
 use k8s_openapi::api::core::v1::{ConfigMap, Namespace};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use keelson_client::{
-    Client, Controller, ControllerContext, Informer, InformerOptions, Key, Outcome, ReconcileError, Watches,
+    Client, Controller, ControllerContext, Informer, InformerOptions, Key, Outcome, ReconcileError,
+    Watches,
 };
 
 use super::service_account::is_active;
@@ -25,8 +26,10 @@ pub(crate) struct RootCaController {
 
 impl RootCaController {
     pub(crate) fn new(context: &ControllerContext, root_ca: &str) -> Self {
-        let options =
-            InformerOptions { field_selector: format!("metadata.name={NAME}"), ..InformerOptions::default() };
+        let options = InformerOptions {
+            field_selector: format!("metadata.name={NAME}"),
+            ..InformerOptions::default()
+        };
         Self {
             client: context.client.clone(),
             namespaces: context.informer(),
@@ -44,18 +47,27 @@ impl Controller for RootCaController {
 
     fn watch(&self, watches: &mut Watches) {
         watches.primary(&self.namespaces);
-        watches.mapped(&self.published, |change| vec![Key::new("", pod::namespace(&change.object().metadata))]);
+        watches.mapped(&self.published, |change| {
+            vec![Key::new("", pod::namespace(&change.object().metadata))]
+        });
     }
 
     async fn reconcile(&self, key: &Key) -> Result<Outcome, ReconcileError> {
-        if !self.namespaces.get("", &key.name).is_some_and(|n| is_active(&n)) {
+        if !self
+            .namespaces
+            .get("", &key.name)
+            .is_some_and(|n| is_active(&n))
+        {
             return Ok(Outcome::Done);
         }
         let data = BTreeMap::from([("ca.crt".to_owned(), self.root_ca.clone())]);
         let result = match self.published.get(&key.name, NAME) {
             Some(known) if known.data.as_ref() == Some(&data) => return Ok(Outcome::Done),
             Some(known) => {
-                let next = ConfigMap { data: Some(data), ..ConfigMap::clone(&known) };
+                let next = ConfigMap {
+                    data: Some(data),
+                    ..ConfigMap::clone(&known)
+                };
                 self.client.update(&next).await
             }
             None => {
@@ -77,7 +89,13 @@ impl Controller for RootCaController {
             }
         };
         match result {
-            Err(error) if error.is_already_exists() || error.is_namespace_terminating() || error.is_not_found() => Ok(Outcome::Done),
+            Err(error)
+                if error.is_already_exists()
+                    || error.is_namespace_terminating()
+                    || error.is_not_found() =>
+            {
+                Ok(Outcome::Done)
+            }
             Err(error) => Err(error.into()),
             Ok(_) => Ok(Outcome::Done),
         }

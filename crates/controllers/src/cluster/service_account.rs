@@ -19,7 +19,11 @@ pub(crate) struct ServiceAccountController {
 
 impl ServiceAccountController {
     pub(crate) fn new(context: &ControllerContext) -> Self {
-        Self { client: context.client.clone(), namespaces: context.informer(), accounts: context.informer() }
+        Self {
+            client: context.client.clone(),
+            namespaces: context.informer(),
+            accounts: context.informer(),
+        }
     }
 }
 
@@ -46,7 +50,10 @@ impl Controller for ServiceAccountController {
     }
 
     async fn reconcile(&self, key: &Key) -> Result<Outcome, ReconcileError> {
-        let active = self.namespaces.get("", &key.name).is_some_and(|n| is_active(&n));
+        let active = self
+            .namespaces
+            .get("", &key.name)
+            .is_some_and(|n| is_active(&n));
         if !active || self.accounts.get(&key.name, NAME).is_some() {
             return Ok(Outcome::Done);
         }
@@ -59,7 +66,13 @@ impl Controller for ServiceAccountController {
             ..ServiceAccount::default()
         };
         match self.client.create(&account).await {
-            Err(error) if error.is_already_exists() || error.is_namespace_terminating() || error.is_not_found() => Ok(Outcome::Done),
+            Err(error)
+                if error.is_already_exists()
+                    || error.is_namespace_terminating()
+                    || error.is_not_found() =>
+            {
+                Ok(Outcome::Done)
+            }
             Err(error) => Err(error.into()),
             Ok(_) => Ok(Outcome::Done),
         }

@@ -26,24 +26,41 @@ pub(crate) fn is_headless(service: &Service) -> bool {
 }
 
 pub(crate) fn publishes_not_ready(service: &Service) -> bool {
-    service.spec.as_ref().and_then(|s| s.publish_not_ready_addresses) == Some(true)
+    service
+        .spec
+        .as_ref()
+        .and_then(|s| s.publish_not_ready_addresses)
+        == Some(true)
 }
 
 /// Whether endpoints of this Service are derived from pods at all.
 pub(crate) fn is_selecting(service: &Service) -> bool {
     service.spec.as_ref().is_some_and(|s| {
-        s.selector.as_ref().is_some_and(|l| !l.is_empty()) && s.type_.as_deref() != Some("ExternalName")
+        s.selector.as_ref().is_some_and(|l| !l.is_empty())
+            && s.type_.as_deref() != Some("ExternalName")
     })
 }
 
 /// `IPv4` and `IPv6`, in the Service's order.
 pub(crate) fn families(service: &Service) -> Vec<String> {
-    let listed = service.spec.as_ref().and_then(|s| s.ip_families.clone()).unwrap_or_default();
-    if listed.is_empty() { vec!["IPv4".to_owned()] } else { listed }
+    let listed = service
+        .spec
+        .as_ref()
+        .and_then(|s| s.ip_families.clone())
+        .unwrap_or_default();
+    if listed.is_empty() {
+        vec!["IPv4".to_owned()]
+    } else {
+        listed
+    }
 }
 
 pub(crate) fn family_of(address: &str) -> &'static str {
-    if address.contains(':') { "IPv6" } else { "IPv4" }
+    if address.contains(':') {
+        "IPv6"
+    } else {
+        "IPv4"
+    }
 }
 
 /// The pod's address in a family.
@@ -89,7 +106,10 @@ fn target(port: &ServicePort, pod: &Pod) -> Option<i32> {
                 .iter()
                 .chain(sidecars)
                 .flat_map(|c| c.ports.iter().flatten())
-                .find(|p| p.name.as_ref() == Some(name) && p.protocol.as_deref().unwrap_or("TCP") == protocol)
+                .find(|p| {
+                    p.name.as_ref() == Some(name)
+                        && p.protocol.as_deref().unwrap_or("TCP") == protocol
+                })
                 .map(|p| p.container_port)
         }
     }
@@ -120,10 +140,15 @@ pub(crate) fn services_of(services: &Informer<Service>, change: &Change<Pod>) ->
         _ => None,
     };
     let concerns = |service: &Service| {
-        let wanted = service.spec.as_ref().and_then(|s| s.selector.as_ref()).filter(|s| !s.is_empty());
+        let wanted = service
+            .spec
+            .as_ref()
+            .and_then(|s| s.selector.as_ref())
+            .filter(|s| !s.is_empty());
         wanted.is_some_and(|wanted| {
             selector::map_matches(wanted, new.metadata.labels.as_ref())
-                || old.is_some_and(|old| selector::map_matches(wanted, old.metadata.labels.as_ref()))
+                || old
+                    .is_some_and(|old| selector::map_matches(wanted, old.metadata.labels.as_ref()))
         })
     };
     services
@@ -136,8 +161,16 @@ pub(crate) fn services_of(services: &Informer<Service>, change: &Change<Pod>) ->
 
 /// Whether two forms of a pod differ in anything that endpoints tell.
 fn shows(old: &Pod, new: &Pod) -> bool {
-    let ips = |p: &Pod| p.status.as_ref().map(|s| (s.pod_ip.clone(), s.pod_ips.clone()));
-    let host = |p: &Pod| p.spec.as_ref().map(|s| (s.hostname.clone(), s.subdomain.clone()));
+    let ips = |p: &Pod| {
+        p.status
+            .as_ref()
+            .map(|s| (s.pod_ip.clone(), s.pod_ips.clone()))
+    };
+    let host = |p: &Pod| {
+        p.spec
+            .as_ref()
+            .map(|s| (s.hostname.clone(), s.subdomain.clone()))
+    };
     pod::is_ready(old) != pod::is_ready(new)
         || pod::is_terminal(old) != pod::is_terminal(new)
         || pod::is_terminating(old) != pod::is_terminating(new)
@@ -151,7 +184,12 @@ fn shows(old: &Pod, new: &Pod) -> bool {
 pub(crate) fn trigger_time(service: &Service, pods: &[std::sync::Arc<Pod>]) -> Option<String> {
     let service_created = service.metadata.creation_timestamp.as_ref().map(|t| t.0);
     pods.iter()
-        .filter_map(|p| pod::condition(p, "Ready")?.last_transition_time.as_ref().map(|t| t.0))
+        .filter_map(|p| {
+            pod::condition(p, "Ready")?
+                .last_transition_time
+                .as_ref()
+                .map(|t| t.0)
+        })
         .max()
         .max(service_created)
         .map(|t| t.strftime("%Y-%m-%dT%H:%M:%SZ").to_string())

@@ -10,7 +10,8 @@ use k8s_openapi::api::discovery::v1::{
 };
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
 use keelson_client::{
-    Change, Client, Controller, ControllerContext, DeleteOptions, Informer, Key, Outcome, ReconcileError, Watches,
+    Change, Client, Controller, ControllerContext, DeleteOptions, Informer, Key, Outcome,
+    ReconcileError, Watches,
 };
 
 use super::address::{self, HEADLESS, MANAGED_BY, SERVICE_NAME, TRIGGER_TIME};
@@ -53,11 +54,18 @@ pub(crate) fn index_slices(slices: &Informer<EndpointSlice>) {
 }
 
 /// The slices of a Service that `manager` writes.
-pub(crate) fn managed_slices(slices: &Informer<EndpointSlice>, key: &Key, manager: &str) -> Vec<Arc<EndpointSlice>> {
+pub(crate) fn managed_slices(
+    slices: &Informer<EndpointSlice>,
+    key: &Key,
+    manager: &str,
+) -> Vec<Arc<EndpointSlice>> {
     slices
         .by_index("service", &key.to_string())
         .into_iter()
-        .filter(|s| pod::label(&s.metadata, MANAGED_BY) == Some(manager) && s.metadata.deletion_timestamp.is_none())
+        .filter(|s| {
+            pod::label(&s.metadata, MANAGED_BY) == Some(manager)
+                && s.metadata.deletion_timestamp.is_none()
+        })
         .collect()
 }
 
@@ -97,14 +105,23 @@ fn hints(service: &Service, pod: &Pod, zone: Option<&str>) -> Option<EndpointHin
     if !pod::is_ready(pod) || pod::is_terminating(pod) {
         return None;
     }
-    let for_zones = zone.map(|name| vec![ForZone { name: name.to_owned() }]);
+    let for_zones = zone.map(|name| {
+        vec![ForZone {
+            name: name.to_owned(),
+        }]
+    });
     match policy {
-        "PreferClose" | "PreferSameZone" => for_zones
-            .is_some()
-            .then_some(EndpointHints { for_zones, for_nodes: None }),
+        "PreferClose" | "PreferSameZone" => for_zones.is_some().then_some(EndpointHints {
+            for_zones,
+            for_nodes: None,
+        }),
         "PreferSameNode" => Some(EndpointHints {
             for_zones,
-            for_nodes: pod::node_name(pod).map(|name| vec![ForNode { name: name.to_owned() }]),
+            for_nodes: pod::node_name(pod).map(|name| {
+                vec![ForNode {
+                    name: name.to_owned(),
+                }]
+            }),
         }),
         _ => None,
     }
@@ -120,11 +137,16 @@ pub(crate) fn desired(
     for family in address::families(service) {
         let groups = desired.entry(family.clone()).or_default();
         for pod in pods.iter().filter(|p| !pod::is_terminal(p)) {
-            let Some(ip) = address::address(pod, &family) else { continue };
+            let Some(ip) = address::address(pod, &family) else {
+                continue;
+            };
             let zone = pod::node_name(pod).and_then(&zone_of);
             let mut ports = address::ports(service, pod);
             ports.sort();
-            groups.entry(ports).or_default().push(endpoint(service, pod, ip, zone.as_deref()));
+            groups
+                .entry(ports)
+                .or_default()
+                .push(endpoint(service, pod, ip, zone.as_deref()));
         }
     }
     desired
@@ -185,7 +207,10 @@ impl Frame {
         }
         for slice in &plan.delete {
             let options = DeleteOptions::default().uid(pod::uid(&slice.metadata));
-            match client.delete::<EndpointSlice>(&self.namespace, pod::name(&slice.metadata), &options).await {
+            match client
+                .delete::<EndpointSlice>(&self.namespace, pod::name(&slice.metadata), &options)
+                .await
+            {
                 Err(error) if !error.is_not_found() => return Err(error.into()),
                 _ => {}
             }
@@ -207,7 +232,9 @@ impl Controller for EndpointSliceController {
     fn watch(&self, watches: &mut Watches) {
         watches.primary(&self.services);
         let services = self.services.clone();
-        watches.mapped(&self.pods, move |change| address::services_of(&services, change));
+        watches.mapped(&self.pods, move |change| {
+            address::services_of(&services, change)
+        });
         watches.mapped(&self.slices, |change| slice_keys(change, MANAGER));
         let services = self.services.clone();
         watches.mapped(&self.nodes, move |change| {
@@ -220,17 +247,27 @@ impl Controller for EndpointSliceController {
             if !moved {
                 return Vec::new();
             }
-            services.list().iter().map(|s| Key::of(&s.metadata)).collect()
+            services
+                .list()
+                .iter()
+                .map(|s| Key::of(&s.metadata))
+                .collect()
         });
     }
 
     async fn reconcile(&self, key: &Key) -> Result<Outcome, ReconcileError> {
         // The slices of a deleted Service are collected as its dependents.
-        let Some(service) = self.services.get(&key.namespace, &key.name) else { return Ok(Outcome::Done) };
+        let Some(service) = self.services.get(&key.namespace, &key.name) else {
+            return Ok(Outcome::Done);
+        };
         if !address::is_selecting(&service) || service.metadata.deletion_timestamp.is_some() {
             return Ok(Outcome::Done);
         }
-        let wanted = service.spec.as_ref().and_then(|s| s.selector.clone()).unwrap_or_default();
+        let wanted = service
+            .spec
+            .as_ref()
+            .and_then(|s| s.selector.clone())
+            .unwrap_or_default();
         let pods: Vec<Arc<Pod>> = self
             .pods
             .list_in(&key.namespace)
@@ -258,7 +295,9 @@ impl Controller for EndpointSliceController {
                 block_owner_deletion: Some(true),
             },
         };
-        let plan = slice_plan::plan(&desired, &existing, |s| s.metadata.labels.as_ref() == Some(&frame.labels));
+        let plan = slice_plan::plan(&desired, &existing, |s| {
+            s.metadata.labels.as_ref() == Some(&frame.labels)
+        });
         frame.apply(&self.context.client, plan).await?;
         Ok(Outcome::Done)
     }
@@ -300,12 +339,17 @@ mod tests {
             (true, true, true, (true, true, true)),
         ];
         for (publish, ready, deleting, wanted) in cases {
-            let groups = desired(&service(publish), &[pod(ready, deleting)], |_| Some("z".into()));
+            let groups = desired(&service(publish), &[pod(ready, deleting)], |_| {
+                Some("z".into())
+            });
             let (ports, endpoints) = groups["IPv4"].iter().next().unwrap();
             assert_eq!(ports[0].port, 8080);
             let endpoint = &endpoints[0];
             let c = endpoint.conditions.as_ref().unwrap();
-            assert_eq!((c.ready.unwrap(), c.serving.unwrap(), c.terminating.unwrap()), wanted);
+            assert_eq!(
+                (c.ready.unwrap(), c.serving.unwrap(), c.terminating.unwrap()),
+                wanted
+            );
             assert_eq!(endpoint.hostname.as_deref(), Some("h"));
             assert_eq!(endpoint.zone.as_deref(), Some("z"));
         }

@@ -8,7 +8,8 @@ use k8s_openapi::api::core::v1::{EndpointAddress, Endpoints, Service};
 use k8s_openapi::api::discovery::v1::{Endpoint, EndpointConditions, EndpointSlice};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use keelson_client::{
-    Client, Controller, ControllerContext, DeleteOptions, Informer, Key, Outcome, ReconcileError, Watches,
+    Client, Controller, ControllerContext, DeleteOptions, Informer, Key, Outcome, ReconcileError,
+    Watches,
 };
 
 use super::address::{self, MANAGED_BY, Port, SERVICE_NAME};
@@ -45,7 +46,9 @@ impl EndpointSliceMirroringController {
 
 fn is_mirrored(endpoints: &Endpoints) -> bool {
     let meta = &endpoints.metadata;
-    pod::label(meta, SKIP) != Some("true") && pod::annotation(meta, LEADER).is_none() && meta.deletion_timestamp.is_none()
+    pod::label(meta, SKIP) != Some("true")
+        && pod::annotation(meta, LEADER).is_none()
+        && meta.deletion_timestamp.is_none()
 }
 
 /// The slices' content by address family and ports. Pure.
@@ -65,10 +68,18 @@ fn desired(endpoints: &Endpoints) -> BTreeMap<String, Groups> {
             .collect();
         ports.sort();
         let ready = subset.addresses.iter().flatten().map(|a| (a, true));
-        let not_ready = subset.not_ready_addresses.iter().flatten().map(|a| (a, false));
+        let not_ready = subset
+            .not_ready_addresses
+            .iter()
+            .flatten()
+            .map(|a| (a, false));
         for (address, ready) in ready.chain(not_ready).take(MAX_PER_SUBSET) {
             let family = address::family_of(&address.ip).to_owned();
-            let group = desired.entry(family).or_default().entry(ports.clone()).or_default();
+            let group = desired
+                .entry(family)
+                .or_default()
+                .entry(ports.clone())
+                .or_default();
             group.push(endpoint(address, ready));
         }
     }
@@ -78,7 +89,10 @@ fn desired(endpoints: &Endpoints) -> BTreeMap<String, Groups> {
 fn endpoint(address: &EndpointAddress, ready: bool) -> Endpoint {
     Endpoint {
         addresses: vec![address.ip.clone()],
-        conditions: Some(EndpointConditions { ready: Some(ready), ..EndpointConditions::default() }),
+        conditions: Some(EndpointConditions {
+            ready: Some(ready),
+            ..EndpointConditions::default()
+        }),
         hostname: address.hostname.clone(),
         node_name: address.node_name.clone(),
         target_ref: address.target_ref.clone(),
@@ -101,14 +115,24 @@ impl Controller for EndpointSliceMirroringController {
     async fn reconcile(&self, key: &Key) -> Result<Outcome, ReconcileError> {
         let service = self.services.get(&key.namespace, &key.name);
         let manual = service.is_some_and(|s| {
-            s.spec.as_ref().and_then(|s| s.selector.as_ref()).is_none_or(BTreeMap::is_empty)
+            s.spec
+                .as_ref()
+                .and_then(|s| s.selector.as_ref())
+                .is_none_or(BTreeMap::is_empty)
         });
         let existing = managed_slices(&self.slices, key, MANAGER);
-        let endpoints = self.endpoints.get(&key.namespace, &key.name).filter(|e| manual && is_mirrored(e));
+        let endpoints = self
+            .endpoints
+            .get(&key.namespace, &key.name)
+            .filter(|e| manual && is_mirrored(e));
         let Some(endpoints) = endpoints else {
             for slice in existing {
                 let options = DeleteOptions::default().uid(pod::uid(&slice.metadata));
-                match self.client.delete::<EndpointSlice>(&key.namespace, pod::name(&slice.metadata), &options).await {
+                match self
+                    .client
+                    .delete::<EndpointSlice>(&key.namespace, pod::name(&slice.metadata), &options)
+                    .await
+                {
                     Err(error) if !error.is_not_found() => return Err(error.into()),
                     _ => {}
                 }

@@ -40,18 +40,28 @@ impl EndpointsController {
 
 /// Subsets in canonical order; the flag says whether addresses had to be left out. Pure.
 fn subsets(service: &Service, pods: &[Arc<Pod>]) -> (Vec<EndpointSubset>, bool) {
-    let family = address::families(service).into_iter().next().unwrap_or_default();
+    let family = address::families(service)
+        .into_iter()
+        .next()
+        .unwrap_or_default();
     let publish = address::publishes_not_ready(service);
-    let mut groups: BTreeMap<Vec<Port>, (Vec<EndpointAddress>, Vec<EndpointAddress>)> = BTreeMap::new();
+    let mut groups: BTreeMap<Vec<Port>, (Vec<EndpointAddress>, Vec<EndpointAddress>)> =
+        BTreeMap::new();
     let mut total = 0;
     for pod in pods {
         if pod::is_terminal(pod) || (pod::is_terminating(pod) && !publish) {
             continue;
         }
-        let Some(ip) = address::address(pod, &family) else { continue };
+        let Some(ip) = address::address(pod, &family) else {
+            continue;
+        };
         let mut ports = address::ports(service, pod);
         ports.sort();
-        let has_ports = service.spec.as_ref().and_then(|s| s.ports.as_ref()).is_some_and(|p| !p.is_empty());
+        let has_ports = service
+            .spec
+            .as_ref()
+            .and_then(|s| s.ports.as_ref())
+            .is_some_and(|p| !p.is_empty());
         if ports.is_empty() && has_ports {
             continue;
         }
@@ -66,7 +76,11 @@ fn subsets(service: &Service, pods: &[Arc<Pod>]) -> (Vec<EndpointSubset>, bool) 
             target_ref: Some(address::target_ref(pod)),
         };
         let group = groups.entry(ports).or_default();
-        if publish || pod::is_ready(pod) { group.0.push(address) } else { group.1.push(address) }
+        if publish || pod::is_ready(pod) {
+            group.0.push(address)
+        } else {
+            group.1.push(address)
+        }
     }
     let order = |mut list: Vec<EndpointAddress>| {
         list.sort_by(|a, b| (&a.ip, target_uid(a)).cmp(&(&b.ip, target_uid(b))));
@@ -77,7 +91,8 @@ fn subsets(service: &Service, pods: &[Arc<Pod>]) -> (Vec<EndpointSubset>, bool) 
         .map(|(ports, (ready, not_ready))| EndpointSubset {
             addresses: order(ready),
             not_ready_addresses: order(not_ready),
-            ports: Some(ports.into_iter().map(endpoint_port).collect::<Vec<_>>()).filter(|p| !p.is_empty()),
+            ports: Some(ports.into_iter().map(endpoint_port).collect::<Vec<_>>())
+                .filter(|p| !p.is_empty()),
         })
         .collect();
     (subsets, total > CAPACITY)
@@ -110,7 +125,9 @@ impl Controller for EndpointsController {
         watches.primary(&self.services);
         watches.primary(&self.endpoints);
         let services = self.services.clone();
-        watches.mapped(&self.pods, move |change| address::services_of(&services, change));
+        watches.mapped(&self.pods, move |change| {
+            address::services_of(&services, change)
+        });
     }
 
     async fn reconcile(&self, key: &Key) -> Result<Outcome, ReconcileError> {
@@ -121,7 +138,11 @@ impl Controller for EndpointsController {
         if !address::is_selecting(&service) {
             return Ok(Outcome::Done);
         }
-        let wanted = service.spec.as_ref().and_then(|s| s.selector.clone()).unwrap_or_default();
+        let wanted = service
+            .spec
+            .as_ref()
+            .and_then(|s| s.selector.clone())
+            .unwrap_or_default();
         let pods: Vec<Arc<Pod>> = self
             .pods
             .list_in(&key.namespace)
@@ -182,13 +203,24 @@ impl Controller for EndpointsController {
 impl EndpointsController {
     /// The Service is gone: so goes what this controller made for it. Endpoints that somebody
     /// made by hand stay.
-    async fn remove(&self, key: &Key, known: Option<Arc<Endpoints>>) -> Result<Outcome, ReconcileError> {
-        let Some(known) = known else { return Ok(Outcome::Done) };
+    async fn remove(
+        &self,
+        key: &Key,
+        known: Option<Arc<Endpoints>>,
+    ) -> Result<Outcome, ReconcileError> {
+        let Some(known) = known else {
+            return Ok(Outcome::Done);
+        };
         if pod::label(&known.metadata, MANAGED_BY) != Some("endpoint-controller") {
             return Ok(Outcome::Done);
         }
         let options = DeleteOptions::default().uid(pod::uid(&known.metadata));
-        match self.context.client.delete::<Endpoints>(&key.namespace, &key.name, &options).await {
+        match self
+            .context
+            .client
+            .delete::<Endpoints>(&key.namespace, &key.name, &options)
+            .await
+        {
             Err(error) if !error.is_not_found() => Err(error.into()),
             _ => Ok(Outcome::Done),
         }
@@ -221,9 +253,17 @@ mod tests {
         let (subsets, truncated) = subsets(&service, &[pod(2, true), pod(1, true), pod(3, false)]);
         assert!(!truncated);
         assert_eq!(subsets.len(), 1);
-        let ips: Vec<_> = subsets[0].addresses.iter().flatten().map(|a| a.ip.as_str()).collect();
+        let ips: Vec<_> = subsets[0]
+            .addresses
+            .iter()
+            .flatten()
+            .map(|a| a.ip.as_str())
+            .collect();
         assert_eq!(ips, ["10.0.0.1", "10.0.0.2"]);
-        assert_eq!(subsets[0].not_ready_addresses.as_ref().unwrap()[0].ip, "10.0.0.3");
+        assert_eq!(
+            subsets[0].not_ready_addresses.as_ref().unwrap()[0].ip,
+            "10.0.0.3"
+        );
         assert_eq!(subsets[0].ports.as_ref().unwrap()[0].port, 80);
     }
 }

@@ -40,7 +40,10 @@ pub(crate) fn plan(
         }
     }
     for (address_type, groups) in desired {
-        let of_type: Vec<&Arc<EndpointSlice>> = existing.iter().filter(|s| &s.address_type == address_type).collect();
+        let of_type: Vec<&Arc<EndpointSlice>> = existing
+            .iter()
+            .filter(|s| &s.address_type == address_type)
+            .collect();
         plan_type(&mut plan, address_type, groups, &of_type, &labels_fit);
     }
     plan
@@ -54,15 +57,27 @@ fn plan_type(
     labels_fit: &impl Fn(&EndpointSlice) -> bool,
 ) {
     let mut keep: Vec<(Option<Arc<EndpointSlice>>, Draft)> = Vec::new();
-    let mut spare: Vec<Arc<EndpointSlice>> =
-        existing.iter().filter(|s| !groups.contains_key(&ports_of(s))).map(|s| (*s).clone()).collect();
+    let mut spare: Vec<Arc<EndpointSlice>> = existing
+        .iter()
+        .filter(|s| !groups.contains_key(&ports_of(s)))
+        .map(|s| (*s).clone())
+        .collect();
     for (ports, wanted) in groups {
-        let mut left: BTreeMap<String, Endpoint> = wanted.iter().map(|e| (identity(e), e.clone())).collect();
+        let mut left: BTreeMap<String, Endpoint> =
+            wanted.iter().map(|e| (identity(e), e.clone())).collect();
         let mut drafts: Vec<(Option<Arc<EndpointSlice>>, Draft)> = Vec::new();
         for slice in existing.iter().filter(|s| &ports_of(s) == ports) {
-            let endpoints: Vec<Endpoint> =
-                slice.endpoints.iter().flatten().filter_map(|e| left.remove(&identity(e))).take(MAX_PER_SLICE).collect();
-            drafts.push((Some((*slice).clone()), draft(address_type, ports, endpoints)));
+            let endpoints: Vec<Endpoint> = slice
+                .endpoints
+                .iter()
+                .flatten()
+                .filter_map(|e| left.remove(&identity(e)))
+                .take(MAX_PER_SLICE)
+                .collect();
+            drafts.push((
+                Some((*slice).clone()),
+                draft(address_type, ports, endpoints),
+            ));
         }
         // The fullest slices take the newcomers first, so that slices stay few.
         drafts.sort_by_key(|(_, d)| std::cmp::Reverse(d.endpoints.len()));
@@ -80,7 +95,8 @@ fn plan_type(
         }
         keep.extend(drafts);
     }
-    let (full, empty): (Vec<_>, Vec<_>) = keep.into_iter().partition(|(_, d)| !d.endpoints.is_empty());
+    let (full, empty): (Vec<_>, Vec<_>) =
+        keep.into_iter().partition(|(_, d)| !d.endpoints.is_empty());
     let placeholder = full.is_empty();
     spare.extend(empty.into_iter().filter_map(|(slice, _)| slice));
     for (slice, draft) in full {
@@ -88,8 +104,17 @@ fn plan_type(
     }
     if placeholder {
         // An empty slice says that the Service is known and has nothing behind it.
-        let slice = if spare.is_empty() { None } else { Some(spare.remove(0)) };
-        settle(plan, slice, draft(address_type, &[], Vec::new()), labels_fit);
+        let slice = if spare.is_empty() {
+            None
+        } else {
+            Some(spare.remove(0))
+        };
+        settle(
+            plan,
+            slice,
+            draft(address_type, &[], Vec::new()),
+            labels_fit,
+        );
     }
     plan.delete.extend(spare);
 }
@@ -114,12 +139,20 @@ fn settle(
 }
 
 fn draft(address_type: &str, ports: &[Port], endpoints: Vec<Endpoint>) -> Draft {
-    Draft { address_type: address_type.to_owned(), ports: ports.to_vec(), endpoints }
+    Draft {
+        address_type: address_type.to_owned(),
+        ports: ports.to_vec(),
+        endpoints,
+    }
 }
 
 /// The same pod under the same address is the same endpoint.
 fn identity(endpoint: &Endpoint) -> String {
-    let target = endpoint.target_ref.as_ref().and_then(|t| t.uid.clone()).unwrap_or_default();
+    let target = endpoint
+        .target_ref
+        .as_ref()
+        .and_then(|t| t.uid.clone())
+        .unwrap_or_default();
     format!("{target}/{}", endpoint.addresses.join(","))
 }
 
@@ -156,15 +189,26 @@ mod tests {
     use super::*;
 
     fn endpoint(n: usize) -> Endpoint {
-        Endpoint { addresses: vec![format!("10.0.{}.{}", n / 256, n % 256)], ..Endpoint::default() }
+        Endpoint {
+            addresses: vec![format!("10.0.{}.{}", n / 256, n % 256)],
+            ..Endpoint::default()
+        }
     }
 
     fn port(number: i32) -> Vec<Port> {
-        vec![Port { name: String::new(), port: number, protocol: "TCP".into(), app_protocol: None }]
+        vec![Port {
+            name: String::new(),
+            port: number,
+            protocol: "TCP".into(),
+            app_protocol: None,
+        }]
     }
 
     fn desired(groups: &[(i32, std::ops::Range<usize>)]) -> BTreeMap<String, Groups> {
-        let groups = groups.iter().map(|(p, range)| (port(*p), range.clone().map(endpoint).collect())).collect();
+        let groups = groups
+            .iter()
+            .map(|(p, range)| (port(*p), range.clone().map(endpoint).collect()))
+            .collect();
         BTreeMap::from([("IPv4".to_owned(), groups)])
     }
 
@@ -207,7 +251,11 @@ mod tests {
         let created = plan(&desired(&[]), &[], |_| true);
         assert_eq!(created.create.len(), 1);
         assert!(created.create[0].ports.is_empty());
-        let emptied = plan(&desired(&[]), &[slice("a", 80, 0..2), slice("b", 80, 2..3)], |_| true);
+        let emptied = plan(
+            &desired(&[]),
+            &[slice("a", 80, 0..2), slice("b", 80, 2..3)],
+            |_| true,
+        );
         assert_eq!((emptied.update.len(), emptied.delete.len()), (1, 1));
     }
 
@@ -216,6 +264,13 @@ mod tests {
         let relabelled = plan(&desired(&[(80, 0..1)]), &[slice("a", 80, 0..1)], |_| false);
         assert_eq!(relabelled.update.len(), 1);
         let reported = plan(&desired(&[(81, 0..1)]), &[slice("a", 80, 0..1)], |_| true);
-        assert_eq!((reported.update.len(), reported.create.len(), reported.delete.len()), (1, 0, 0));
+        assert_eq!(
+            (
+                reported.update.len(),
+                reported.create.len(),
+                reported.delete.len()
+            ),
+            (1, 0, 0)
+        );
     }
 }

@@ -1,25 +1,37 @@
 //! Whether a pod's node selector and required node affinity admit a node. Pure.
 
-use k8s_openapi::api::core::v1::{Node, NodeSelector, NodeSelectorRequirement, NodeSelectorTerm, PodSpec};
+use k8s_openapi::api::core::v1::{
+    Node, NodeSelector, NodeSelectorRequirement, NodeSelectorTerm, PodSpec,
+};
 
 use crate::{pod, selector};
 
 pub(crate) fn fits(spec: &PodSpec, node: &Node) -> bool {
     let labels = node.metadata.labels.as_ref();
-    if spec.node_selector.as_ref().is_some_and(|wanted| !selector::map_matches(wanted, labels)) {
+    if spec
+        .node_selector
+        .as_ref()
+        .is_some_and(|wanted| !selector::map_matches(wanted, labels))
+    {
         return false;
     }
     let required = spec
         .affinity
         .as_ref()
         .and_then(|a| a.node_affinity.as_ref())
-        .and_then(|a| a.required_during_scheduling_ignored_during_execution.as_ref());
+        .and_then(|a| {
+            a.required_during_scheduling_ignored_during_execution
+                .as_ref()
+        });
     required.is_none_or(|required| selects(required, node))
 }
 
 /// Any term suffices; a term without requirements matches nothing.
 pub(crate) fn selects(wanted: &NodeSelector, node: &Node) -> bool {
-    wanted.node_selector_terms.iter().any(|term| term_matches(term, node))
+    wanted
+        .node_selector_terms
+        .iter()
+        .any(|term| term_matches(term, node))
 }
 
 fn term_matches(term: &NodeSelectorTerm, node: &Node) -> bool {
@@ -29,7 +41,9 @@ fn term_matches(term: &NodeSelectorTerm, node: &Node) -> bool {
         return false;
     }
     let field = |key: &str| (key == "metadata.name").then(|| pod::name(&node.metadata));
-    expressions.iter().all(|r| requirement_matches(r, pod::label(&node.metadata, &r.key)))
+    expressions
+        .iter()
+        .all(|r| requirement_matches(r, pod::label(&node.metadata, &r.key)))
         && fields.iter().all(|r| requirement_matches(r, field(&r.key)))
 }
 
@@ -59,25 +73,48 @@ mod tests {
 
     #[test]
     fn selectors_and_terms() {
-        let node: Node = serde_json::from_value(json!({"metadata": {"name": "n1", "labels": {"disk": "ssd", "cpus": "8"}}})).unwrap();
+        let node: Node = serde_json::from_value(
+            json!({"metadata": {"name": "n1", "labels": {"disk": "ssd", "cpus": "8"}}}),
+        )
+        .unwrap();
         let term = |term: serde_json::Value| -> PodSpec {
             serde_json::from_value(json!({"containers": [], "affinity": {"nodeAffinity": {
                 "requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": [term]}}}}))
             .unwrap()
         };
         let cases = [
-            (json!({"matchExpressions": [{"key": "disk", "operator": "In", "values": ["ssd"]}]}), true),
-            (json!({"matchExpressions": [{"key": "disk", "operator": "NotIn", "values": ["ssd"]}]}), false),
-            (json!({"matchExpressions": [{"key": "cpus", "operator": "Gt", "values": ["4"]}]}), true),
-            (json!({"matchExpressions": [{"key": "cpus", "operator": "Lt", "values": ["4"]}]}), false),
-            (json!({"matchFields": [{"key": "metadata.name", "operator": "In", "values": ["n1"]}]}), true),
-            (json!({"matchFields": [{"key": "metadata.name", "operator": "In", "values": ["n2"]}]}), false),
+            (
+                json!({"matchExpressions": [{"key": "disk", "operator": "In", "values": ["ssd"]}]}),
+                true,
+            ),
+            (
+                json!({"matchExpressions": [{"key": "disk", "operator": "NotIn", "values": ["ssd"]}]}),
+                false,
+            ),
+            (
+                json!({"matchExpressions": [{"key": "cpus", "operator": "Gt", "values": ["4"]}]}),
+                true,
+            ),
+            (
+                json!({"matchExpressions": [{"key": "cpus", "operator": "Lt", "values": ["4"]}]}),
+                false,
+            ),
+            (
+                json!({"matchFields": [{"key": "metadata.name", "operator": "In", "values": ["n1"]}]}),
+                true,
+            ),
+            (
+                json!({"matchFields": [{"key": "metadata.name", "operator": "In", "values": ["n2"]}]}),
+                false,
+            ),
             (json!({}), false),
         ];
         for (text, wanted) in cases {
             assert_eq!(fits(&term(text.clone()), &node), wanted, "{text}");
         }
-        let plain: PodSpec = serde_json::from_value(json!({"containers": [], "nodeSelector": {"disk": "hdd"}})).unwrap();
+        let plain: PodSpec =
+            serde_json::from_value(json!({"containers": [], "nodeSelector": {"disk": "hdd"}}))
+                .unwrap();
         assert!(!fits(&plain, &node));
     }
 }

@@ -32,7 +32,10 @@ impl NodeIpamController {
 /// The first range of a node's size that overlaps none in use. A cluster range that is already as
 /// small as a node's is given to one node whole. Pure.
 pub(crate) fn free_range(cluster: &IpNet, mask: (u8, u8), used: &[IpNet]) -> Option<IpNet> {
-    let overlaps = |net: &IpNet| used.iter().any(|u| u.contains(&net.network()) || net.contains(&u.network()));
+    let overlaps = |net: &IpNet| {
+        used.iter()
+            .any(|u| u.contains(&net.network()) || net.contains(&u.network()))
+    };
     match cluster {
         IpNet::V4(cluster) => {
             let prefix = mask.0.clamp(cluster.prefix_len(), 32);
@@ -58,9 +61,13 @@ pub(crate) fn free_range(cluster: &IpNet, mask: (u8, u8), used: &[IpNet]) -> Opt
 }
 
 fn ranges(node: &Node) -> Vec<IpNet> {
-    let Some(spec) = &node.spec else { return Vec::new() };
+    let Some(spec) = &node.spec else {
+        return Vec::new();
+    };
     let many = spec.pod_cidrs.iter().flatten();
-    many.chain(&spec.pod_cidr).filter_map(|text| text.parse().ok()).collect()
+    many.chain(&spec.pod_cidr)
+        .filter_map(|text| text.parse().ok())
+        .collect()
 }
 
 #[async_trait]
@@ -76,21 +83,35 @@ impl Controller for NodeIpamController {
 
     fn watch(&self, watches: &mut Watches) {
         watches.mapped(&self.nodes, |change| {
-            if ranges(change.object()).is_empty() { vec![Key::of(&change.object().metadata)] } else { Vec::new() }
+            if ranges(change.object()).is_empty() {
+                vec![Key::of(&change.object().metadata)]
+            } else {
+                Vec::new()
+            }
         });
     }
 
     async fn reconcile(&self, key: &Key) -> Result<Outcome, ReconcileError> {
-        let Some(node) = self.nodes.get("", &key.name) else { return Ok(Outcome::Done) };
+        let Some(node) = self.nodes.get("", &key.name) else {
+            return Ok(Outcome::Done);
+        };
         if !ranges(&node).is_empty() || self.clusters.is_empty() {
             return Ok(Outcome::Done);
         }
         let used: Vec<IpNet> = self.nodes.list().iter().flat_map(|n| ranges(n)).collect();
-        let chosen: Option<Vec<IpNet>> =
-            self.clusters.iter().map(|cluster| free_range(cluster, self.mask, &used)).collect();
+        let chosen: Option<Vec<IpNet>> = self
+            .clusters
+            .iter()
+            .map(|cluster| free_range(cluster, self.mask, &used))
+            .collect();
         let Some(chosen) = chosen else {
-            let message = format!("Node {} status is now: CIDRNotAvailable", pod::name(&node.metadata));
-            self.context.events.normal(&*node, "CIDRNotAvailable", message);
+            let message = format!(
+                "Node {} status is now: CIDRNotAvailable",
+                pod::name(&node.metadata)
+            );
+            self.context
+                .events
+                .normal(&*node, "CIDRNotAvailable", message);
             // A range comes free when a node is deleted, which does not name this node.
             return Ok(Outcome::RequeueAfter(Duration::from_secs(60)));
         };
@@ -99,7 +120,12 @@ impl Controller for NodeIpamController {
             "metadata": {"uid": node.metadata.uid},
             "spec": {"podCIDR": texts[0], "podCIDRs": texts},
         }));
-        match self.context.client.patch::<Node>("", &key.name, &patch, None).await {
+        match self
+            .context
+            .client
+            .patch::<Node>("", &key.name, &patch, None)
+            .await
+        {
             Err(error) if !error.is_not_found() => Err(error.into()),
             _ => Ok(Outcome::Done),
         }
@@ -120,9 +146,18 @@ mod tests {
         let mask = (24, 64);
         assert_eq!(free_range(&cluster, mask, &[]), Some(net("10.244.0.0/24")));
         let used = [net("10.244.0.0/24"), net("10.244.2.0/24")];
-        assert_eq!(free_range(&cluster, mask, &used), Some(net("10.244.1.0/24")));
+        assert_eq!(
+            free_range(&cluster, mask, &used),
+            Some(net("10.244.1.0/24"))
+        );
         assert_eq!(free_range(&net("10.244.0.0/24"), mask, &used), None);
-        assert_eq!(free_range(&net("10.0.0.0/26"), mask, &[]), Some(net("10.0.0.0/26")));
-        assert_eq!(free_range(&net("fd00::/48"), mask, &[net("fd00::/64")]), Some(net("fd00:0:0:1::/64")));
+        assert_eq!(
+            free_range(&net("10.0.0.0/26"), mask, &[]),
+            Some(net("10.0.0.0/26"))
+        );
+        assert_eq!(
+            free_range(&net("fd00::/48"), mask, &[net("fd00::/64")]),
+            Some(net("fd00:0:0:1::/64"))
+        );
     }
 }

@@ -10,7 +10,8 @@ use jiff::Timestamp;
 use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::{Node, NodeCondition, Pod, Taint};
 use keelson_client::{
-    Change, Controller, ControllerContext, Informer, InformerOptions, Key, Outcome, Patch, ReconcileError, Watches,
+    Change, Controller, ControllerContext, Informer, InformerOptions, Key, Outcome, Patch,
+    ReconcileError, Watches,
 };
 use serde_json::json;
 
@@ -27,9 +28,17 @@ const UNSCHEDULABLE: &str = "node.kubernetes.io/unschedulable";
 const PRESSURE: &[(&str, &str, &str)] = &[
     ("Ready", "False", NOT_READY),
     ("Ready", "Unknown", UNREACHABLE),
-    ("MemoryPressure", "True", "node.kubernetes.io/memory-pressure"),
+    (
+        "MemoryPressure",
+        "True",
+        "node.kubernetes.io/memory-pressure",
+    ),
     ("DiskPressure", "True", "node.kubernetes.io/disk-pressure"),
-    ("NetworkUnavailable", "True", "node.kubernetes.io/network-unavailable"),
+    (
+        "NetworkUnavailable",
+        "True",
+        "node.kubernetes.io/network-unavailable",
+    ),
     ("PIDPressure", "True", "node.kubernetes.io/pid-pressure"),
 ];
 
@@ -44,7 +53,10 @@ pub(crate) struct NodeLifecycleController {
 
 impl NodeLifecycleController {
     pub(crate) fn new(context: &ControllerContext) -> Self {
-        let options = InformerOptions { namespace: "kube-node-lease".into(), ..InformerOptions::default() };
+        let options = InformerOptions {
+            namespace: "kube-node-lease".into(),
+            ..InformerOptions::default()
+        };
         let pods = context.informer::<Pod>();
         index_by_node(&pods);
         Self {
@@ -60,25 +72,43 @@ impl NodeLifecycleController {
     fn patience(&self, name: &str) -> Option<Duration> {
         let mut heard = self.heard.lock().unwrap_or_else(PoisonError::into_inner);
         let last = *heard.entry(name.to_owned()).or_insert_with(Instant::now);
-        GRACE.checked_sub(last.elapsed()).filter(|left| !left.is_zero())
+        GRACE
+            .checked_sub(last.elapsed())
+            .filter(|left| !left.is_zero())
     }
 
     async fn mark_unknown(&self, node: &Node) -> Result<Node, ReconcileError> {
         let conditions = unknown_conditions(node, clock::now());
-        let known = node.status.as_ref().and_then(|s| s.conditions.as_deref()).unwrap_or_default();
+        let known = node
+            .status
+            .as_ref()
+            .and_then(|s| s.conditions.as_deref())
+            .unwrap_or_default();
         if conditions == known {
             return Ok(node.clone());
         }
         let name = pod::name(&node.metadata);
         if ready_status(node) == Some("True") {
-            self.context.events.normal(node, "NodeNotReady", format!("Node {name} status is now: NodeNotReady"));
+            self.context.events.normal(
+                node,
+                "NodeNotReady",
+                format!("Node {name} status is now: NodeNotReady"),
+            );
         }
         let patch = Patch::Strategic(json!({"status": {"conditions": conditions}}));
-        Ok(self.context.client.patch::<Node>("", name, &patch, Some("status")).await?)
+        Ok(self
+            .context
+            .client
+            .patch::<Node>("", name, &patch, Some("status"))
+            .await?)
     }
 
     async fn write_taints(&self, node: &Node, all_down: bool) -> Result<(), ReconcileError> {
-        let known = node.spec.as_ref().and_then(|s| s.taints.clone()).unwrap_or_default();
+        let known = node
+            .spec
+            .as_ref()
+            .and_then(|s| s.taints.clone())
+            .unwrap_or_default();
         let wanted = taints(node, all_down, clock::now());
         if known == wanted {
             return Ok(());
@@ -88,7 +118,12 @@ impl NodeLifecycleController {
             "spec": {"taints": wanted},
         });
         let name = pod::name(&node.metadata);
-        match self.context.client.patch::<Node>("", name, &Patch::Merge(body), None).await {
+        match self
+            .context
+            .client
+            .patch::<Node>("", name, &Patch::Merge(body), None)
+            .await
+        {
             Err(error) if !error.is_not_found() => Err(error.into()),
             _ => Ok(()),
         }
@@ -96,17 +131,30 @@ impl NodeLifecycleController {
 
     /// Pods of a silent node are not ready: nobody vouches for them, and traffic must go elsewhere.
     async fn mark_pods(&self, node: &str) -> Result<(), ReconcileError> {
-        let ready: Vec<Arc<Pod>> =
-            self.pods.by_index("node", node).into_iter().filter(|p| pod::is_ready(p)).collect();
+        let ready: Vec<Arc<Pod>> = self
+            .pods
+            .by_index("node", node)
+            .into_iter()
+            .filter(|p| pod::is_ready(p))
+            .collect();
         children::side_by_side(ready.into_iter().map(|p| async move {
             let condition = json!({
                 "type": "Ready", "status": "False", "reason": "NodeNotReady",
                 "lastTransitionTime": clock::stamp(clock::now()),
             });
-            let patch = Patch::Strategic(json!({"metadata": {"uid": p.metadata.uid}, "status": {"conditions": [condition]}}));
+            let patch = Patch::Strategic(
+                json!({"metadata": {"uid": p.metadata.uid}, "status": {"conditions": [condition]}}),
+            );
             let (namespace, name) = (pod::namespace(&p.metadata), pod::name(&p.metadata));
-            self.context.events.warning(&*p, "NodeNotReady", "Node is not ready");
-            match self.context.client.patch::<Pod>(namespace, name, &patch, Some("status")).await {
+            self.context
+                .events
+                .warning(&*p, "NodeNotReady", "Node is not ready");
+            match self
+                .context
+                .client
+                .patch::<Pod>(namespace, name, &patch, Some("status"))
+                .await
+            {
                 Err(error) if !error.is_not_found() => Err(error),
                 _ => Ok(()),
             }
@@ -118,11 +166,18 @@ impl NodeLifecycleController {
 
 /// Pods by the node they are assigned to.
 pub(crate) fn index_by_node(pods: &Informer<Pod>) {
-    pods.add_index("node", |p| pod::node_name(p).map(str::to_owned).into_iter().collect());
+    pods.add_index("node", |p| {
+        pod::node_name(p).map(str::to_owned).into_iter().collect()
+    });
 }
 
 fn condition<'a>(node: &'a Node, kind: &str) -> Option<&'a NodeCondition> {
-    node.status.as_ref()?.conditions.as_ref()?.iter().find(|c| c.type_ == kind)
+    node.status
+        .as_ref()?
+        .conditions
+        .as_ref()?
+        .iter()
+        .find(|c| c.type_ == kind)
 }
 
 pub(crate) fn ready_status(node: &Node) -> Option<&str> {
@@ -131,7 +186,11 @@ pub(crate) fn ready_status(node: &Node) -> Option<&str> {
 
 /// The node's conditions when nothing is heard of it. Pure.
 fn unknown_conditions(node: &Node, now: Timestamp) -> Vec<NodeCondition> {
-    let mut conditions = node.status.as_ref().and_then(|s| s.conditions.clone()).unwrap_or_default();
+    let mut conditions = node
+        .status
+        .as_ref()
+        .and_then(|s| s.conditions.clone())
+        .unwrap_or_default();
     for kind in ["Ready", "MemoryPressure", "DiskPressure", "PIDPressure"] {
         match conditions.iter_mut().find(|c| c.type_ == kind) {
             Some(known) if known.status == "Unknown" => {}
@@ -157,7 +216,11 @@ fn unknown_conditions(node: &Node, now: Timestamp) -> Vec<NodeCondition> {
 /// The taints a node must have; taints of others are kept. When every node is down the fault is
 /// more likely on this side, so that nothing is driven off. Pure.
 fn taints(node: &Node, all_down: bool, now: Timestamp) -> Vec<Taint> {
-    let known = node.spec.as_ref().and_then(|s| s.taints.clone()).unwrap_or_default();
+    let known = node
+        .spec
+        .as_ref()
+        .and_then(|s| s.taints.clone())
+        .unwrap_or_default();
     let mut wanted: Vec<(&str, &str)> = Vec::new();
     for (kind, status, key) in PRESSURE {
         if condition(node, kind).is_some_and(|c| c.status == *status) {
@@ -179,11 +242,20 @@ fn taints(node: &Node, all_down: bool, now: Timestamp) -> Vec<Taint> {
         }
     }
     let is_ours = |t: &Taint| {
-        (t.effect == "NoSchedule" && (t.key == UNSCHEDULABLE || PRESSURE.iter().any(|(.., key)| *key == t.key)))
+        (t.effect == "NoSchedule"
+            && (t.key == UNSCHEDULABLE || PRESSURE.iter().any(|(.., key)| *key == t.key)))
             || (t.effect == "NoExecute" && (t.key == NOT_READY || t.key == UNREACHABLE))
     };
-    let is_wanted = |t: &Taint| wanted.iter().any(|(key, effect)| *key == t.key && *effect == t.effect);
-    let mut result: Vec<Taint> = known.iter().filter(|t| !is_ours(t) || is_wanted(t)).cloned().collect();
+    let is_wanted = |t: &Taint| {
+        wanted
+            .iter()
+            .any(|(key, effect)| *key == t.key && *effect == t.effect)
+    };
+    let mut result: Vec<Taint> = known
+        .iter()
+        .filter(|t| !is_ours(t) || is_wanted(t))
+        .cloned()
+        .collect();
     for (key, effect) in &wanted {
         if !result.iter().any(|t| t.key == *key && t.effect == *effect) {
             result.push(Taint {
@@ -218,7 +290,9 @@ impl Controller for NodeLifecycleController {
                     heard.remove(&name);
                 }
                 Change::Updated { old, new } => {
-                    let beat = |n: &Node| condition(n, "Ready").and_then(|c| c.last_heartbeat_time.clone());
+                    let beat = |n: &Node| {
+                        condition(n, "Ready").and_then(|c| c.last_heartbeat_time.clone())
+                    };
                     if beat(old) != beat(new) {
                         heard.insert(name.clone(), Instant::now());
                     }
@@ -249,14 +323,20 @@ impl Controller for NodeLifecycleController {
     }
 
     async fn reconcile(&self, key: &Key) -> Result<Outcome, ReconcileError> {
-        let Some(node) = self.nodes.get("", &key.name) else { return Ok(Outcome::Done) };
+        let Some(node) = self.nodes.get("", &key.name) else {
+            return Ok(Outcome::Done);
+        };
         let patience = self.patience(&key.name);
         let node = match patience {
             Some(_) => Node::clone(&node),
             None => self.mark_unknown(&node).await?,
         };
         let all_down = self.nodes.list().iter().all(|n| {
-            let status = if n.metadata.uid == node.metadata.uid { ready_status(&node) } else { ready_status(n) };
+            let status = if n.metadata.uid == node.metadata.uid {
+                ready_status(&node)
+            } else {
+                ready_status(n)
+            };
             status != Some("True")
         });
         self.write_taints(&node, all_down).await?;
@@ -274,28 +354,56 @@ mod tests {
     use super::*;
 
     fn node(ready: Option<&str>, taints: serde_json::Value) -> Node {
-        let conditions: Vec<_> = ready.map(|s| json!({"type": "Ready", "status": s})).into_iter().collect();
-        serde_json::from_value(json!({"spec": {"taints": taints}, "status": {"conditions": conditions}})).unwrap()
+        let conditions: Vec<_> = ready
+            .map(|s| json!({"type": "Ready", "status": s}))
+            .into_iter()
+            .collect();
+        serde_json::from_value(
+            json!({"spec": {"taints": taints}, "status": {"conditions": conditions}}),
+        )
+        .unwrap()
     }
 
     fn keys(node: &Node, all_down: bool) -> Vec<String> {
         taints(node, all_down, "2026-01-01T00:00:00Z".parse().unwrap())
             .iter()
-            .map(|t| format!("{}:{}", t.key.trim_start_matches("node.kubernetes.io/"), t.effect))
+            .map(|t| {
+                format!(
+                    "{}:{}",
+                    t.key.trim_start_matches("node.kubernetes.io/"),
+                    t.effect
+                )
+            })
             .collect()
     }
 
     #[test]
     fn taints_follow_readiness() {
         let own = json!([{"key": "mine", "effect": "NoExecute"}]);
-        assert_eq!(keys(&node(Some("True"), own.clone()), false), ["mine:NoExecute"]);
+        assert_eq!(
+            keys(&node(Some("True"), own.clone()), false),
+            ["mine:NoExecute"]
+        );
         assert_eq!(
             keys(&node(Some("False"), own.clone()), false),
-            ["mine:NoExecute", "not-ready:NoSchedule", "not-ready:NoExecute"]
+            [
+                "mine:NoExecute",
+                "not-ready:NoSchedule",
+                "not-ready:NoExecute"
+            ]
         );
-        assert_eq!(keys(&node(Some("Unknown"), json!([])), false), ["unreachable:NoSchedule", "unreachable:NoExecute"]);
-        assert_eq!(keys(&node(Some("Unknown"), json!([])), true), ["unreachable:NoSchedule"]);
-        assert_eq!(keys(&node(None, json!([])), false), ["not-ready:NoSchedule"]);
+        assert_eq!(
+            keys(&node(Some("Unknown"), json!([])), false),
+            ["unreachable:NoSchedule", "unreachable:NoExecute"]
+        );
+        assert_eq!(
+            keys(&node(Some("Unknown"), json!([])), true),
+            ["unreachable:NoSchedule"]
+        );
+        assert_eq!(
+            keys(&node(None, json!([])), false),
+            ["not-ready:NoSchedule"]
+        );
     }
 
     #[test]

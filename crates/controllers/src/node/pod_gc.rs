@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 use async_trait::async_trait;
 use k8s_openapi::api::core::v1::{Node, Pod};
 use keelson_client::{
-    Change, Client, Controller, ControllerContext, DeleteOptions, Informer, Key, Outcome, Patch, ReconcileError,
-    Watches,
+    Change, Client, Controller, ControllerContext, DeleteOptions, Informer, Key, Outcome, Patch,
+    ReconcileError, Watches,
 };
 use serde_json::json;
 
@@ -44,8 +44,15 @@ impl PodGcController {
         this
     }
 
-    async fn delete(&self, victim: &Pod, disruption: Option<&str>) -> Result<(), keelson_client::Error> {
-        let (namespace, name) = (pod::namespace(&victim.metadata), pod::name(&victim.metadata));
+    async fn delete(
+        &self,
+        victim: &Pod,
+        disruption: Option<&str>,
+    ) -> Result<(), keelson_client::Error> {
+        let (namespace, name) = (
+            pod::namespace(&victim.metadata),
+            pod::name(&victim.metadata),
+        );
         // A pod that still counts as running is first marked failed: whoever waits for its end
         // (a Job, say) must learn of it.
         if !pod::is_terminal(victim) {
@@ -60,7 +67,11 @@ impl PodGcController {
                 "metadata": {"uid": victim.metadata.uid},
                 "status": {"phase": "Failed", "conditions": conditions},
             }));
-            match self.client.patch::<Pod>(namespace, name, &patch, Some("status")).await {
+            match self
+                .client
+                .patch::<Pod>(namespace, name, &patch, Some("status"))
+                .await
+            {
                 Err(error) if error.is_not_found() => return Ok(()),
                 Err(error) => return Err(error),
                 Ok(_) => {}
@@ -77,16 +88,32 @@ impl PodGcController {
         if self.threshold == 0 {
             return Ok(Outcome::Done);
         }
-        let mut finished: Vec<Arc<Pod>> =
-            self.pods.list().into_iter().filter(|p| pod::is_terminal(p) && !pod::is_terminating(p)).collect();
+        let mut finished: Vec<Arc<Pod>> = self
+            .pods
+            .list()
+            .into_iter()
+            .filter(|p| pod::is_terminal(p) && !pod::is_terminating(p))
+            .collect();
         let surplus = finished.len().saturating_sub(self.threshold);
         if surplus == 0 {
             return Ok(Outcome::Done);
         }
-        let evicted = |p: &Pod| p.status.as_ref().and_then(|s| s.reason.as_deref()) == Some("Evicted");
-        finished.sort_by_key(|p| (!evicted(p), p.metadata.creation_timestamp.as_ref().map(|t| t.0)));
-        children::side_by_side(finished.iter().take(surplus).cloned().map(|p| async move { self.delete(&p, None).await }))
-            .await?;
+        let evicted =
+            |p: &Pod| p.status.as_ref().and_then(|s| s.reason.as_deref()) == Some("Evicted");
+        finished.sort_by_key(|p| {
+            (
+                !evicted(p),
+                p.metadata.creation_timestamp.as_ref().map(|t| t.0),
+            )
+        });
+        children::side_by_side(
+            finished
+                .iter()
+                .take(surplus)
+                .cloned()
+                .map(|p| async move { self.delete(&p, None).await }),
+        )
+        .await?;
         Ok(Outcome::Done)
     }
 
@@ -95,13 +122,17 @@ impl PodGcController {
             let mut missing = self.missing.lock().unwrap_or_else(PoisonError::into_inner);
             *missing.entry(node.to_owned()).or_insert_with(Instant::now)
         };
-        if let Some(left) = QUARANTINE.checked_sub(since.elapsed()).filter(|d| !d.is_zero()) {
+        if let Some(left) = QUARANTINE
+            .checked_sub(since.elapsed())
+            .filter(|d| !d.is_zero())
+        {
             return Ok(Outcome::RequeueAfter(left));
         }
         if self.client.try_get::<Node>("", node).await?.is_some() {
             return Ok(Outcome::Done);
         }
-        self.delete(victim, Some("PodGC: node no longer exists")).await?;
+        self.delete(victim, Some("PodGC: node no longer exists"))
+            .await?;
         Ok(Outcome::Done)
     }
 }
@@ -109,7 +140,8 @@ impl PodGcController {
 /// A node that an administrator has declared dead for good.
 fn is_out_of_service(node: &Node) -> bool {
     let taints = node.spec.as_ref().and_then(|s| s.taints.as_ref());
-    ready_status(node) != Some("True") && taints.is_some_and(|t| t.iter().any(|t| t.key == OUT_OF_SERVICE))
+    ready_status(node) != Some("True")
+        && taints.is_some_and(|t| t.iter().any(|t| t.key == OUT_OF_SERVICE))
 }
 
 #[async_trait]
@@ -127,7 +159,9 @@ impl Controller for PodGcController {
             let mut keys = Vec::new();
             let stranded = match pod::node_name(p) {
                 None => pod::is_terminating(p),
-                Some(name) => nodes.get("", name).is_none_or(|n| pod::is_terminating(p) && is_out_of_service(&n)),
+                Some(name) => nodes
+                    .get("", name)
+                    .is_none_or(|n| pod::is_terminating(p) && is_out_of_service(&n)),
             };
             if stranded && !matches!(change, Change::Deleted(_)) {
                 keys.push(Key::of(&p.metadata));
@@ -143,7 +177,10 @@ impl Controller for PodGcController {
             if !matches!(change, Change::Deleted(_)) && !is_out_of_service(node) {
                 return Vec::new();
             }
-            pods.by_index("node", pod::name(&node.metadata)).iter().map(|p| Key::of(&p.metadata)).collect()
+            pods.by_index("node", pod::name(&node.metadata))
+                .iter()
+                .map(|p| Key::of(&p.metadata))
+                .collect()
         });
     }
 
@@ -151,7 +188,9 @@ impl Controller for PodGcController {
         if key.namespace.is_empty() {
             return self.trim_finished().await;
         }
-        let Some(victim) = self.pods.get(&key.namespace, &key.name) else { return Ok(Outcome::Done) };
+        let Some(victim) = self.pods.get(&key.namespace, &key.name) else {
+            return Ok(Outcome::Done);
+        };
         let Some(name) = pod::node_name(&victim) else {
             if pod::is_terminating(&victim) {
                 self.delete(&victim, None).await?;
@@ -161,9 +200,13 @@ impl Controller for PodGcController {
         match self.nodes.get("", name) {
             None => self.orphaned(&victim, name).await,
             Some(node) => {
-                self.missing.lock().unwrap_or_else(PoisonError::into_inner).remove(name);
+                self.missing
+                    .lock()
+                    .unwrap_or_else(PoisonError::into_inner)
+                    .remove(name);
                 if pod::is_terminating(&victim) && is_out_of_service(&node) {
-                    self.delete(&victim, Some("PodGC: node is out of service")).await?;
+                    self.delete(&victim, Some("PodGC: node is out of service"))
+                        .await?;
                 }
                 Ok(Outcome::Done)
             }

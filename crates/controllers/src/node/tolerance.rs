@@ -11,7 +11,9 @@ pub(crate) fn tolerates(toleration: &Toleration, taint: &Taint) -> bool {
     match toleration.operator.as_deref().unwrap_or("Equal") {
         "Exists" => true,
         "Equal" | "" => {
-            !key.is_empty() && toleration.value.as_deref().unwrap_or_default() == taint.value.as_deref().unwrap_or_default()
+            !key.is_empty()
+                && toleration.value.as_deref().unwrap_or_default()
+                    == taint.value.as_deref().unwrap_or_default()
         }
         _ => false,
     }
@@ -28,7 +30,10 @@ pub(crate) enum Stay {
 pub(crate) fn stay(tolerations: &[Toleration], taints: &[Taint]) -> Stay {
     let mut shortest: Option<i64> = None;
     for taint in taints.iter().filter(|t| t.effect == "NoExecute") {
-        let mut using = tolerations.iter().filter(|t| tolerates(t, taint)).peekable();
+        let mut using = tolerations
+            .iter()
+            .filter(|t| tolerates(t, taint))
+            .peekable();
         if using.peek().is_none() {
             return Stay::No;
         }
@@ -41,7 +46,11 @@ pub(crate) fn stay(tolerations: &[Toleration], taints: &[Taint]) -> Stay {
 }
 
 /// Whether every taint with one of these effects is tolerated.
-pub(crate) fn tolerates_all(tolerations: &[Toleration], taints: &[Taint], effects: &[&str]) -> bool {
+pub(crate) fn tolerates_all(
+    tolerations: &[Toleration],
+    taints: &[Taint],
+    effects: &[&str],
+) -> bool {
     taints
         .iter()
         .filter(|taint| effects.contains(&taint.effect.as_str()))
@@ -53,7 +62,12 @@ mod tests {
     use super::*;
 
     fn taint(key: &str, value: &str, effect: &str) -> Taint {
-        Taint { key: key.into(), value: Some(value.into()), effect: effect.into(), time_added: None }
+        Taint {
+            key: key.into(),
+            value: Some(value.into()),
+            effect: effect.into(),
+            time_added: None,
+        }
     }
 
     fn toleration(text: &str) -> Toleration {
@@ -69,7 +83,10 @@ mod tests {
             (r#"{"key":"k","operator":"Exists"}"#, true),
             (r#"{"operator":"Exists"}"#, true),
             (r#"{"operator":"Equal"}"#, false),
-            (r#"{"key":"k","operator":"Exists","effect":"NoSchedule"}"#, false),
+            (
+                r#"{"key":"k","operator":"Exists","effect":"NoSchedule"}"#,
+                false,
+            ),
             (r#"{"key":"other","operator":"Exists"}"#, false),
         ];
         for (text, wanted) in cases {

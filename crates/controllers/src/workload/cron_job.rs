@@ -38,7 +38,13 @@ struct Due {
 }
 
 /// Times between the last run and now. Pure.
-fn due(schedule: &Schedule, zone: &TimeZone, since: Timestamp, deadline_seconds: Option<i64>, now: Timestamp) -> Due {
+fn due(
+    schedule: &Schedule,
+    zone: &TimeZone,
+    since: Timestamp,
+    deadline_seconds: Option<i64>,
+    now: Timestamp,
+) -> Due {
     let earliest = match deadline_seconds {
         Some(seconds) => since.max(clock::after(now, -seconds)),
         None => since,
@@ -50,19 +56,31 @@ fn due(schedule: &Schedule, zone: &TimeZone, since: Timestamp, deadline_seconds:
         at = Some(time);
         missed += 1;
         // After a long absence the times are skipped, not walked through one by one.
-        let from = if missed > MANY_MISSED { time.max(clock::after(now, -(7 * 86_400))) } else { time };
+        let from = if missed > MANY_MISSED {
+            time.max(clock::after(now, -(7 * 86_400)))
+        } else {
+            time
+        };
         if missed > 100_000 {
             next = schedule.next(now, zone);
             break;
         }
         next = schedule.next(from, zone);
     }
-    Due { at, next, many_missed: missed > MANY_MISSED }
+    Due {
+        at,
+        next,
+        many_missed: missed > MANY_MISSED,
+    }
 }
 
 impl CronJobController {
     pub(crate) fn new(context: &ControllerContext) -> Self {
-        let this = Self { context: context.clone(), cron_jobs: context.informer(), jobs: context.informer() };
+        let this = Self {
+            context: context.clone(),
+            cron_jobs: context.informer(),
+            jobs: context.informer(),
+        };
         children::index(&this.jobs);
         this
     }
@@ -79,18 +97,25 @@ impl CronJobController {
             match (listed, finished_condition(job)) {
                 (Some(position), Some(condition)) => {
                     active.remove(position);
-                    let message = format!("Saw completed job: {name}, condition: {}", condition.type_);
+                    let message =
+                        format!("Saw completed job: {name}, condition: {}", condition.type_);
                     events.normal(&observed, "SawCompletedJob", message);
                 }
                 (None, None) => {
-                    let message = format!("Saw a job that the controller did not create or forgot: {name}");
+                    let message =
+                        format!("Saw a job that the controller did not create or forgot: {name}");
                     events.warning(&observed, "UnexpectedJob", message);
                 }
                 _ => {}
             }
             let completed = job.status.as_ref().and_then(|s| s.completion_time.as_ref());
-            if let Some(time) = completed.filter(|_| finished_condition(job).is_some_and(|c| c.type_ == "Complete")) {
-                let newer = status.last_successful_time.as_ref().is_none_or(|t| t.0 < time.0);
+            if let Some(time) =
+                completed.filter(|_| finished_condition(job).is_some_and(|c| c.type_ == "Complete"))
+            {
+                let newer = status
+                    .last_successful_time
+                    .as_ref()
+                    .is_none_or(|t| t.0 < time.0);
                 if newer {
                     status.last_successful_time = Some(time.clone());
                 }
@@ -100,7 +125,11 @@ impl CronJobController {
             let there = jobs.iter().any(|j| j.metadata.uid == r.uid);
             if !there {
                 let name = r.name.as_deref().unwrap_or_default();
-                events.normal(&observed, "MissingJob", format!("Active job went missing: {name}"));
+                events.normal(
+                    &observed,
+                    "MissingJob",
+                    format!("Active job went missing: {name}"),
+                );
             }
             there
         });
@@ -110,13 +139,22 @@ impl CronJobController {
     async fn delete_job(&self, cron: &CronJob, job: &Job) -> Result<(), ReconcileError> {
         let name = pod::name(&job.metadata);
         let options = DeleteOptions::background().uid(pod::uid(&job.metadata));
-        match self.context.client.delete::<Job>(pod::namespace(&job.metadata), name, &options).await {
+        match self
+            .context
+            .client
+            .delete::<Job>(pod::namespace(&job.metadata), name, &options)
+            .await
+        {
             Err(error) if !error.is_not_found() => {
-                self.context.events.warning(cron, "FailedDelete", format!("Deleted job: {error}"));
+                self.context
+                    .events
+                    .warning(cron, "FailedDelete", format!("Deleted job: {error}"));
                 Err(error.into())
             }
             _ => {
-                self.context.events.normal(cron, "SuccessfulDelete", format!("Deleted job {name}"));
+                self.context
+                    .events
+                    .normal(cron, "SuccessfulDelete", format!("Deleted job {name}"));
                 Ok(())
             }
         }
@@ -124,12 +162,27 @@ impl CronJobController {
 
     async fn clean_up(&self, cron: &CronJob, jobs: &[Arc<Job>]) -> Result<(), ReconcileError> {
         let spec = &cron.spec;
-        let limits = [("Complete", spec.successful_jobs_history_limit), ("Failed", spec.failed_jobs_history_limit)];
+        let limits = [
+            ("Complete", spec.successful_jobs_history_limit),
+            ("Failed", spec.failed_jobs_history_limit),
+        ];
         for (kind, limit) in limits {
-            let Some(limit) = limit.and_then(|l| usize::try_from(l).ok()) else { continue };
-            let mut finished: Vec<&Arc<Job>> =
-                jobs.iter().filter(|j| finished_condition(j).is_some_and(|c| c.type_ == kind)).collect();
-            finished.sort_by_key(|j| (j.status.as_ref().and_then(|s| s.start_time.as_ref()).map(|t| t.0), j.metadata.name.clone()));
+            let Some(limit) = limit.and_then(|l| usize::try_from(l).ok()) else {
+                continue;
+            };
+            let mut finished: Vec<&Arc<Job>> = jobs
+                .iter()
+                .filter(|j| finished_condition(j).is_some_and(|c| c.type_ == kind))
+                .collect();
+            finished.sort_by_key(|j| {
+                (
+                    j.status
+                        .as_ref()
+                        .and_then(|s| s.start_time.as_ref())
+                        .map(|t| t.0),
+                    j.metadata.name.clone(),
+                )
+            });
             let surplus = finished.len().saturating_sub(limit);
             for job in finished.into_iter().take(surplus) {
                 self.delete_job(cron, job).await?;
@@ -139,10 +192,19 @@ impl CronJobController {
     }
 
     /// Starts the Job of a time; returns whether that time is served.
-    async fn start(&self, cron: &mut CronJob, jobs: &[Arc<Job>], at: Timestamp) -> Result<(), ReconcileError> {
+    async fn start(
+        &self,
+        cron: &mut CronJob,
+        jobs: &[Arc<Job>],
+        at: Timestamp,
+    ) -> Result<(), ReconcileError> {
         let events = &self.context.events;
         let spec = cron.spec.clone();
-        let active = cron.status.as_ref().and_then(|s| s.active.clone()).unwrap_or_default();
+        let active = cron
+            .status
+            .as_ref()
+            .and_then(|s| s.active.clone())
+            .unwrap_or_default();
         let name = format!("{}-{}", pod::name(&cron.metadata), at.as_second() / 60);
         match spec.concurrency_policy.as_deref() {
             Some("Forbid") if !active.is_empty() => {
@@ -164,7 +226,10 @@ impl CronJobController {
         let template = spec.job_template;
         let from = template.metadata.unwrap_or_default();
         let mut annotations = from.annotations.unwrap_or_default();
-        annotations.insert(SCHEDULED_AT.to_owned(), at.strftime("%Y-%m-%dT%H:%M:%SZ").to_string());
+        annotations.insert(
+            SCHEDULED_AT.to_owned(),
+            at.strftime("%Y-%m-%dT%H:%M:%SZ").to_string(),
+        );
         let job = Job {
             metadata: ObjectMeta {
                 name: Some(name.clone()),
@@ -184,7 +249,11 @@ impl CronJobController {
             }
             Err(error) if error.is_already_exists() => {
                 // Made by an earlier pass that did not get to write the status.
-                let known = self.context.client.get::<Job>(&owner.namespace, &name).await?;
+                let known = self
+                    .context
+                    .client
+                    .get::<Job>(&owner.namespace, &name)
+                    .await?;
                 if !owner.owns(&known.metadata) {
                     return Err(error.into());
                 }
@@ -214,7 +283,11 @@ impl CronJobController {
     }
 
     /// Everything that the clock asks for; returns when to look again.
-    async fn run_due(&self, cron: &mut CronJob, jobs: &[Arc<Job>]) -> Result<Option<Duration>, ReconcileError> {
+    async fn run_due(
+        &self,
+        cron: &mut CronJob,
+        jobs: &[Arc<Job>],
+    ) -> Result<Option<Duration>, ReconcileError> {
         let spec = cron.spec.clone();
         let events = &self.context.events;
         if cron.metadata.deletion_timestamp.is_some() || spec.suspend == Some(true) {
@@ -225,7 +298,11 @@ impl CronJobController {
             Some(name) => match TimeZone::get(name) {
                 Ok(zone) => zone,
                 Err(error) => {
-                    events.warning(cron, "UnknownTimeZone", format!("invalid timeZone: {name:?}: {error}"));
+                    events.warning(
+                        cron,
+                        "UnknownTimeZone",
+                        format!("invalid timeZone: {name:?}: {error}"),
+                    );
                     return Ok(None);
                 }
             },
@@ -239,8 +316,13 @@ impl CronJobController {
             }
         };
         let now = clock::now();
-        let last = cron.status.as_ref().and_then(|s| s.last_schedule_time.as_ref());
-        let since = last.or(cron.metadata.creation_timestamp.as_ref()).map_or(now, |t| t.0);
+        let last = cron
+            .status
+            .as_ref()
+            .and_then(|s| s.last_schedule_time.as_ref());
+        let since = last
+            .or(cron.metadata.creation_timestamp.as_ref())
+            .map_or(now, |t| t.0);
         let due = due(&schedule, &zone, since, spec.starting_deadline_seconds, now);
         if due.many_missed {
             let message = "too many missed start times. Set or decrease .spec.startingDeadlineSeconds or check clock skew";
@@ -249,7 +331,10 @@ impl CronJobController {
         if let Some(at) = due.at {
             self.start(cron, jobs, at).await?;
         }
-        Ok(due.next.and_then(|next| clock::until(now, next)).map(|left| left + Duration::from_millis(100)))
+        Ok(due
+            .next
+            .and_then(|next| clock::until(now, next))
+            .map(|left| left + Duration::from_millis(100)))
     }
 }
 
@@ -276,7 +361,9 @@ impl Controller for CronJobController {
     }
 
     async fn reconcile(&self, key: &Key) -> Result<Outcome, ReconcileError> {
-        let Some(known) = self.cron_jobs.get(&key.namespace, &key.name) else { return Ok(Outcome::Done) };
+        let Some(known) = self.cron_jobs.get(&key.namespace, &key.name) else {
+            return Ok(Outcome::Done);
+        };
         let jobs = children::controlled(&self.jobs, pod::uid(&known.metadata));
         let mut cron = CronJob::clone(&known);
         self.refresh(&mut cron, &jobs).await;
@@ -303,7 +390,13 @@ mod tests {
     #[test]
     fn only_the_newest_missed_time_is_run() {
         let schedule = Schedule::parse("*/10 * * * *").unwrap();
-        let found = due(&schedule, &TimeZone::UTC, at("2026-01-01T00:00:00Z"), None, at("2026-01-01T00:35:00Z"));
+        let found = due(
+            &schedule,
+            &TimeZone::UTC,
+            at("2026-01-01T00:00:00Z"),
+            None,
+            at("2026-01-01T00:35:00Z"),
+        );
         assert_eq!(found.at, Some(at("2026-01-01T00:30:00Z")));
         assert_eq!(found.next, Some(at("2026-01-01T00:40:00Z")));
         assert!(!found.many_missed);
@@ -312,7 +405,13 @@ mod tests {
     #[test]
     fn a_deadline_forgets_older_times() {
         let schedule = Schedule::parse("0 * * * *").unwrap();
-        let found = due(&schedule, &TimeZone::UTC, at("2026-01-01T00:00:00Z"), Some(60), at("2026-01-01T03:30:00Z"));
+        let found = due(
+            &schedule,
+            &TimeZone::UTC,
+            at("2026-01-01T00:00:00Z"),
+            Some(60),
+            at("2026-01-01T03:30:00Z"),
+        );
         assert_eq!(found.at, None);
         assert_eq!(found.next, Some(at("2026-01-01T04:00:00Z")));
     }
@@ -320,7 +419,13 @@ mod tests {
     #[test]
     fn a_long_absence_is_reported_and_bounded() {
         let schedule = Schedule::parse("* * * * *").unwrap();
-        let found = due(&schedule, &TimeZone::UTC, at("2020-01-01T00:00:00Z"), None, at("2026-01-01T00:00:30Z"));
+        let found = due(
+            &schedule,
+            &TimeZone::UTC,
+            at("2020-01-01T00:00:00Z"),
+            None,
+            at("2026-01-01T00:00:30Z"),
+        );
         assert!(found.many_missed);
         assert_eq!(found.at, Some(at("2026-01-01T00:00:00Z")));
     }

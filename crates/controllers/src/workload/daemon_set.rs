@@ -43,16 +43,29 @@ impl DaemonSetController {
         this
     }
 
-    async fn apply(&self, set: &DaemonSet, owner: &Owner, hash: &str, plan: Plan) -> Result<Outcome, ReconcileError> {
+    async fn apply(
+        &self,
+        set: &DaemonSet,
+        owner: &Owner,
+        hash: &str,
+        plan: Plan,
+    ) -> Result<Outcome, ReconcileError> {
         for (name, node) in &plan.failed {
-            let message = format!("Found failed daemon pod {}/{name} on node {node}, will try to kill it", owner.namespace);
+            let message = format!(
+                "Found failed daemon pod {}/{name} on node {node}, will try to kill it",
+                owner.namespace
+            );
             self.context.events.warning(set, "FailedDaemonPod", message);
         }
         let (client, events) = (&self.context.client, &self.context.events);
         let deleting = children::delete_pods(client, events, set, &plan.delete).await;
         let creating = children::slow_start(plan.create.len(), |position| {
             let draft = draft(set, owner, hash, &plan.create[position]);
-            async move { children::create_pod(client, events, set, &draft).await.map(drop) }
+            async move {
+                children::create_pod(client, events, set, &draft)
+                    .await
+                    .map(drop)
+            }
         })
         .await
         .filter(|error| !error.is_namespace_terminating());
@@ -64,11 +77,22 @@ impl DaemonSetController {
         }
     }
 
-    async fn write_status(&self, set: &DaemonSet, status: DaemonSetStatus) -> Result<(), ReconcileError> {
-        if set.status.as_ref().is_some_and(|known| same(known, &status)) {
+    async fn write_status(
+        &self,
+        set: &DaemonSet,
+        status: DaemonSetStatus,
+    ) -> Result<(), ReconcileError> {
+        if set
+            .status
+            .as_ref()
+            .is_some_and(|known| same(known, &status))
+        {
             return Ok(());
         }
-        let next = DaemonSet { status: Some(status), ..set.clone() };
+        let next = DaemonSet {
+            status: Some(status),
+            ..set.clone()
+        };
         match self.context.client.update_status(&next).await {
             Err(error) if !error.is_not_found() => Err(error.into()),
             _ => Ok(()),
@@ -95,8 +119,17 @@ fn same(a: &DaemonSetStatus, b: &DaemonSetStatus) -> bool {
 
 /// The pod for one node: it goes through the scheduler, but only that node will do.
 fn draft(set: &DaemonSet, owner: &Owner, hash: &str, node: &str) -> Pod {
-    let template = set.spec.as_ref().map(|s| s.template.clone()).unwrap_or_default();
-    let mut p = pod::from_template(&template, &owner.namespace, Some(format!("{}-", owner.name)), owner.reference());
+    let template = set
+        .spec
+        .as_ref()
+        .map(|s| s.template.clone())
+        .unwrap_or_default();
+    let mut p = pod::from_template(
+        &template,
+        &owner.namespace,
+        Some(format!("{}-", owner.name)),
+        owner.reference(),
+    );
     let labels = p.metadata.labels.get_or_insert_with(BTreeMap::new);
     labels.insert(REVISION_LABEL.to_owned(), hash.to_owned());
     let generation = pod::annotation(&set.metadata, TEMPLATE_GENERATION).map(str::to_owned);
@@ -118,12 +151,20 @@ fn pin(spec: &mut PodSpec, node: &str) {
         operator: "In".to_owned(),
         values: Some(vec![node.to_owned()]),
     };
-    let affinity = spec.affinity.get_or_insert_with(Affinity::default).node_affinity.get_or_insert_default();
+    let affinity = spec
+        .affinity
+        .get_or_insert_with(Affinity::default)
+        .node_affinity
+        .get_or_insert_default();
     let required = affinity
         .required_during_scheduling_ignored_during_execution
-        .get_or_insert_with(|| NodeSelector { node_selector_terms: Vec::new() });
+        .get_or_insert_with(|| NodeSelector {
+            node_selector_terms: Vec::new(),
+        });
     if required.node_selector_terms.is_empty() {
-        required.node_selector_terms.push(NodeSelectorTerm::default());
+        required
+            .node_selector_terms
+            .push(NodeSelectorTerm::default());
     }
     for term in &mut required.node_selector_terms {
         term.match_fields = Some(vec![requirement.clone()]);
@@ -152,7 +193,9 @@ impl Controller for DaemonSetController {
         watches.owned(&self.revisions, "DaemonSet");
         let sets = self.sets.clone();
         watches.mapped(&self.pods, move |change| {
-            children::adopters(&sets, change, |d, meta| d.spec.as_ref().is_some_and(|s| selects(s, meta)))
+            children::adopters(&sets, change, |d, meta| {
+                d.spec.as_ref().is_some_and(|s| selects(s, meta))
+            })
         });
         let sets = self.sets.clone();
         watches.mapped(&self.nodes, move |change| {
@@ -166,10 +209,15 @@ impl Controller for DaemonSetController {
     }
 
     async fn reconcile(&self, key: &Key) -> Result<Outcome, ReconcileError> {
-        let Some(set) = self.sets.get(&key.namespace, &key.name) else { return Ok(Outcome::Done) };
-        let Some(spec) = &set.spec else { return Ok(Outcome::Done) };
+        let Some(set) = self.sets.get(&key.namespace, &key.name) else {
+            return Ok(Outcome::Done);
+        };
+        let Some(spec) = &set.spec else {
+            return Ok(Outcome::Done);
+        };
         if selector::is_empty(&spec.selector) {
-            let message = "This daemon set is selecting all pods. A non-empty selector is required.";
+            let message =
+                "This daemon set is selecting all pods. A non-empty selector is required.";
             self.context.events.warning(&*set, "SelectingAll", message);
             return Ok(Outcome::Done);
         }
@@ -192,20 +240,42 @@ impl Controller for DaemonSetController {
             let mut status = set.status.clone().unwrap_or_default();
             status.collision_count = Some(status.collision_count.unwrap_or(0) + 1);
             self.write_status(&set, status).await?;
-            return Err(ReconcileError::Other(format!("the name of a revision of DaemonSet {key} is taken")));
+            return Err(ReconcileError::Other(format!(
+                "the name of a revision of DaemonSet {key} is taken"
+            )));
         };
-        let hash = pod::label(&current.metadata, REVISION_LABEL).unwrap_or_default().to_owned();
+        let hash = pod::label(&current.metadata, REVISION_LABEL)
+            .unwrap_or_default()
+            .to_owned();
         let candidates = children::candidates(&self.pods, &owner);
         let pods: Vec<Arc<Pod>> =
-            children::claim::<DaemonSet, Pod>(&self.context.client, &owner, candidates, |meta| selects(spec, meta)).await?;
+            children::claim::<DaemonSet, Pod>(&self.context.client, &owner, candidates, |meta| {
+                selects(spec, meta)
+            })
+            .await?;
         let nodes = self.nodes.list();
-        let plan = plan::plan(&Input { set: &set, nodes: &nodes, pods: &pods, hash: &hash, now: clock::now() });
+        let plan = plan::plan(&Input {
+            set: &set,
+            nodes: &nodes,
+            pods: &pods,
+            hash: &hash,
+            now: clock::now(),
+        });
         let outcome = self.apply(&set, &owner, &hash, plan).await?;
         let in_use = |r: &ControllerRevision| {
             let hash = pod::label(&r.metadata, REVISION_LABEL);
-            r.metadata.uid == current.metadata.uid || pods.iter().any(|p| pod::label(&p.metadata, REVISION_LABEL) == hash)
+            r.metadata.uid == current.metadata.uid
+                || pods
+                    .iter()
+                    .any(|p| pod::label(&p.metadata, REVISION_LABEL) == hash)
         };
-        history.truncate(&revisions, spec.revision_history_limit.unwrap_or(10), in_use).await?;
+        history
+            .truncate(
+                &revisions,
+                spec.revision_history_limit.unwrap_or(10),
+                in_use,
+            )
+            .await?;
         Ok(outcome)
     }
 }

@@ -63,13 +63,25 @@ pub(crate) fn tolerations(spec: &PodSpec) -> Vec<Toleration> {
 }
 
 pub(crate) fn place(set: &DaemonSetSpec, node: &Node) -> Place {
-    let nowhere = Place { run: false, stay: false };
-    let Some(spec) = &set.template.spec else { return nowhere };
-    let elsewhere = spec.node_name.as_deref().is_some_and(|n| !n.is_empty() && n != pod::name(&node.metadata));
+    let nowhere = Place {
+        run: false,
+        stay: false,
+    };
+    let Some(spec) = &set.template.spec else {
+        return nowhere;
+    };
+    let elsewhere = spec
+        .node_name
+        .as_deref()
+        .is_some_and(|n| !n.is_empty() && n != pod::name(&node.metadata));
     if elsewhere || !affinity::fits(spec, node) {
         return nowhere;
     }
-    let taints = node.spec.as_ref().and_then(|s| s.taints.clone()).unwrap_or_default();
+    let taints = node
+        .spec
+        .as_ref()
+        .and_then(|s| s.taints.clone())
+        .unwrap_or_default();
     let tolerations = tolerations(spec);
     Place {
         run: tolerance::tolerates_all(&tolerations, &taints, &["NoSchedule", "NoExecute"]),
@@ -91,7 +103,10 @@ pub(crate) fn target_node(p: &Pod) -> Option<String> {
         .as_ref()?
         .required_during_scheduling_ignored_during_execution
         .as_ref()?;
-    let fields = required.node_selector_terms.iter().flat_map(|t| t.match_fields.iter().flatten());
+    let fields = required
+        .node_selector_terms
+        .iter()
+        .flat_map(|t| t.match_fields.iter().flatten());
     fields
         .filter(|r| r.key == "metadata.name" && r.operator == "In")
         .find_map(|r| r.values.as_ref()?.first().cloned())
@@ -114,18 +129,29 @@ struct Pass<'a> {
 }
 
 pub(crate) fn plan(input: &Input) -> Plan {
-    let Some(spec) = &input.set.spec else { return Plan::default() };
+    let Some(spec) = &input.set.spec else {
+        return Plan::default();
+    };
     let mut by_node: BTreeMap<String, Vec<Arc<Pod>>> = BTreeMap::new();
     for p in input.pods {
         if let Some(node) = target_node(p) {
             by_node.entry(node).or_default().push(p.clone());
         }
     }
-    let mut pass = Pass { input, spec, by_node, plan: Plan::default() };
+    let mut pass = Pass {
+        input,
+        spec,
+        by_node,
+        plan: Plan::default(),
+    };
     pass.status();
     if input.set.metadata.deletion_timestamp.is_none() {
         pass.place_all();
-        let rolling = spec.update_strategy.as_ref().and_then(|s| s.type_.as_deref()) != Some("OnDelete");
+        let rolling = spec
+            .update_strategy
+            .as_ref()
+            .and_then(|s| s.type_.as_deref())
+            != Some("OnDelete");
         if rolling {
             pass.roll();
         }
@@ -159,7 +185,9 @@ impl Pass<'_> {
             let place = place(self.spec, node);
             let pods = self.pods_on(&name);
             if !place.stay {
-                self.plan.delete.extend(pods.into_iter().filter(|p| !pod::is_terminating(p)));
+                self.plan
+                    .delete
+                    .extend(pods.into_iter().filter(|p| !pod::is_terminating(p)));
                 continue;
             }
             let mut running = Vec::new();
@@ -169,7 +197,9 @@ impl Pass<'_> {
                     stopping = true;
                 } else if pod::is_terminal(&p) {
                     if pod::phase(&p) == "Failed" {
-                        self.plan.failed.push((pod::name(&p.metadata).to_owned(), name.clone()));
+                        self.plan
+                            .failed
+                            .push((pod::name(&p.metadata).to_owned(), name.clone()));
                     }
                     self.plan.delete.push(p);
                     stopping = true;
@@ -193,11 +223,16 @@ impl Pass<'_> {
     /// gets ready.
     fn delete_doubled(&mut self, mut running: Vec<Arc<Pod>>, surge: bool) {
         running.sort_by_key(|p| {
-            (pod::node_name(p).is_none(), p.metadata.creation_timestamp.as_ref().map(|t| t.0), p.metadata.name.clone())
+            (
+                pod::node_name(p).is_none(),
+                p.metadata.creation_timestamp.as_ref().map(|t| t.0),
+                p.metadata.name.clone(),
+            )
         });
         let mut groups: Vec<Vec<Arc<Pod>>> = Vec::new();
         if surge {
-            let (new, old): (Vec<_>, Vec<_>) = running.into_iter().partition(|p| self.is_updated(p));
+            let (new, old): (Vec<_>, Vec<_>) =
+                running.into_iter().partition(|p| self.is_updated(p));
             groups.push(old);
             groups.push(new);
         } else {
@@ -211,17 +246,29 @@ impl Pass<'_> {
     /// Pods that wait for a node which is gone can never be scheduled.
     fn delete_stranded(&mut self) {
         for (name, pods) in &self.by_node {
-            if self.input.nodes.iter().any(|n| pod::name(&n.metadata) == name) {
+            if self
+                .input
+                .nodes
+                .iter()
+                .any(|n| pod::name(&n.metadata) == name)
+            {
                 continue;
             }
-            self.plan
-                .delete
-                .extend(pods.iter().filter(|p| pod::node_name(p).is_none() && !pod::is_terminating(p)).cloned());
+            self.plan.delete.extend(
+                pods.iter()
+                    .filter(|p| pod::node_name(p).is_none() && !pod::is_terminating(p))
+                    .cloned(),
+            );
         }
     }
 
     fn desired(&self) -> i32 {
-        let count = self.input.nodes.iter().filter(|n| place(self.spec, n).run).count();
+        let count = self
+            .input
+            .nodes
+            .iter()
+            .filter(|n| place(self.spec, n).run)
+            .count();
         i32::try_from(count).unwrap_or(i32::MAX)
     }
 
@@ -230,7 +277,11 @@ impl Pass<'_> {
     }
 
     fn max_surge(&self) -> i32 {
-        scaled(self.rolling().and_then(|r| r.max_surge.as_ref()), self.desired(), true)
+        scaled(
+            self.rolling().and_then(|r| r.max_surge.as_ref()),
+            self.desired(),
+            true,
+        )
     }
 
     fn max_unavailable(&self) -> i32 {
@@ -240,12 +291,21 @@ impl Pass<'_> {
             Some(value) => scaled(value, self.desired(), true),
         };
         // Neither surge nor unavailability would stop every update.
-        if count == 0 && self.max_surge() == 0 { 1 } else { count }
+        if count == 0 && self.max_surge() == 0 {
+            1
+        } else {
+            count
+        }
     }
 
     fn roll(&mut self) {
         let (surge, unavailable) = (self.max_surge(), self.max_unavailable());
-        let doomed: Vec<Option<String>> = self.plan.delete.iter().map(|p| p.metadata.uid.clone()).collect();
+        let doomed: Vec<Option<String>> = self
+            .plan
+            .delete
+            .iter()
+            .map(|p| p.metadata.uid.clone())
+            .collect();
         let mut budget_used = 0;
         let mut surging = 0;
         let mut free = Vec::new();
@@ -276,7 +336,11 @@ impl Pass<'_> {
                     }
                 }
                 (Some(old), None) => {
-                    if self.is_available(&old) { newcomers.push(name.to_owned()) } else { free.push(old) }
+                    if self.is_available(&old) {
+                        newcomers.push(name.to_owned())
+                    } else {
+                        free.push(old)
+                    }
                 }
                 (Some(old), Some(new)) => {
                     if self.is_available(&new) {
@@ -313,13 +377,24 @@ impl Pass<'_> {
                 continue;
             }
             current += 1;
-            alive.sort_by_key(|p| (p.metadata.creation_timestamp.as_ref().map(|t| t.0), p.metadata.name.clone()));
+            alive.sort_by_key(|p| {
+                (
+                    p.metadata.creation_timestamp.as_ref().map(|t| t.0),
+                    p.metadata.name.clone(),
+                )
+            });
             // While surging, the pod that serves is the one that counts.
-            let first = alive.iter().find(|p| self.is_available(p)).unwrap_or(&alive[0]);
+            let first = alive
+                .iter()
+                .find(|p| self.is_available(p))
+                .unwrap_or(&alive[0]);
             ready += i32::from(pod::is_ready(first));
             available += i32::from(self.is_available(first));
             updated += i32::from(alive.iter().any(|p| self.is_updated(p)));
-            let wait = alive.iter().filter_map(|p| pod::until_available(p, self.min_ready(), self.input.now)).min();
+            let wait = alive
+                .iter()
+                .filter_map(|p| pod::until_available(p, self.min_ready(), self.input.now))
+                .min();
             self.plan.requeue = clock::sooner(self.plan.requeue, wait);
         }
         let some = |n: i32| Some(n).filter(|n| *n != 0);
@@ -350,7 +425,10 @@ mod tests {
     }
 
     fn node(name: &str, taints: Value) -> Arc<Node> {
-        Arc::new(serde_json::from_value(json!({"metadata": {"name": name}, "spec": {"taints": taints}})).unwrap())
+        Arc::new(
+            serde_json::from_value(json!({"metadata": {"name": name}, "spec": {"taints": taints}}))
+                .unwrap(),
+        )
     }
 
     fn pod(name: &str, node: &str, hash: &str, phase: &str, ready: bool) -> Arc<Pod> {
@@ -366,7 +444,13 @@ mod tests {
     }
 
     fn run(set: &DaemonSet, nodes: &[Arc<Node>], pods: &[Arc<Pod>]) -> Plan {
-        plan(&Input { set, nodes, pods, hash: "new", now: "2026-01-01T01:00:00Z".parse().unwrap() })
+        plan(&Input {
+            set,
+            nodes,
+            pods,
+            hash: "new",
+            now: "2026-01-01T01:00:00Z".parse().unwrap(),
+        })
     }
 
     fn names(pods: &[Arc<Pod>]) -> Vec<&str> {
@@ -377,15 +461,31 @@ mod tests {
     fn every_fitting_node_gets_one_pod() {
         let nodes = [
             node("a", json!([])),
-            node("b", json!([{"key": "node.kubernetes.io/unschedulable", "effect": "NoSchedule"}])),
+            node(
+                "b",
+                json!([{"key": "node.kubernetes.io/unschedulable", "effect": "NoSchedule"}]),
+            ),
             node("c", json!([{"key": "mine", "effect": "NoSchedule"}])),
             node("d", json!([{"key": "mine", "effect": "NoExecute"}])),
         ];
-        let pods = [pod("pc", "c", "new", "Running", true), pod("pd", "d", "new", "Running", true)];
+        let pods = [
+            pod("pc", "c", "new", "Running", true),
+            pod("pd", "d", "new", "Running", true),
+        ];
         let plan = run(&set(json!({})), &nodes, &pods);
         assert_eq!(plan.create, ["a", "b"]);
-        assert_eq!(names(&plan.delete), ["pd"], "NoSchedule lets what runs stay, NoExecute does not");
-        assert_eq!((plan.status.desired_number_scheduled, plan.status.number_misscheduled), (2, 2));
+        assert_eq!(
+            names(&plan.delete),
+            ["pd"],
+            "NoSchedule lets what runs stay, NoExecute does not"
+        );
+        assert_eq!(
+            (
+                plan.status.desired_number_scheduled,
+                plan.status.number_misscheduled
+            ),
+            (2, 2)
+        );
     }
 
     #[test]
@@ -403,29 +503,56 @@ mod tests {
 
     #[test]
     fn rolling_respects_max_unavailable() {
-        let nodes = [node("a", json!([])), node("b", json!([])), node("c", json!([]))];
+        let nodes = [
+            node("a", json!([])),
+            node("b", json!([])),
+            node("c", json!([])),
+        ];
         let pods = [
             pod("a", "a", "old", "Running", true),
             pod("b", "b", "old", "Running", true),
             pod("c", "c", "old", "Running", true),
         ];
-        let one = run(&set(json!({"type": "RollingUpdate", "rollingUpdate": {"maxUnavailable": 1}})), &nodes, &pods);
+        let one = run(
+            &set(json!({"type": "RollingUpdate", "rollingUpdate": {"maxUnavailable": 1}})),
+            &nodes,
+            &pods,
+        );
         assert_eq!(names(&one.delete), ["a"]);
         let none = run(&set(json!({"type": "OnDelete"})), &nodes, &pods);
         assert!(none.delete.is_empty());
-        let busy = [pod("a", "a", "new", "Running", false), pods[1].clone(), pods[2].clone()];
-        let waiting = run(&set(json!({"type": "RollingUpdate", "rollingUpdate": {"maxUnavailable": 1}})), &nodes, &busy);
+        let busy = [
+            pod("a", "a", "new", "Running", false),
+            pods[1].clone(),
+            pods[2].clone(),
+        ];
+        let waiting = run(
+            &set(json!({"type": "RollingUpdate", "rollingUpdate": {"maxUnavailable": 1}})),
+            &nodes,
+            &busy,
+        );
         assert!(waiting.delete.is_empty());
     }
 
     #[test]
     fn surging_starts_the_new_before_stopping_the_old() {
-        let strategy = json!({"type": "RollingUpdate", "rollingUpdate": {"maxSurge": 1, "maxUnavailable": 0}});
+        let strategy =
+            json!({"type": "RollingUpdate", "rollingUpdate": {"maxSurge": 1, "maxUnavailable": 0}});
         let nodes = [node("a", json!([])), node("b", json!([]))];
-        let old = [pod("a", "a", "old", "Running", true), pod("b", "b", "old", "Running", true)];
+        let old = [
+            pod("a", "a", "old", "Running", true),
+            pod("b", "b", "old", "Running", true),
+        ];
         let start = run(&set(strategy.clone()), &nodes, &old);
-        assert_eq!((start.create.as_slice(), start.delete.len()), (["a".to_owned()].as_slice(), 0));
-        let both = [old[0].clone(), pod("a2", "a", "new", "Running", true), old[1].clone()];
+        assert_eq!(
+            (start.create.as_slice(), start.delete.len()),
+            (["a".to_owned()].as_slice(), 0)
+        );
+        let both = [
+            old[0].clone(),
+            pod("a2", "a", "new", "Running", true),
+            old[1].clone(),
+        ];
         let next = run(&set(strategy), &nodes, &both);
         assert_eq!(names(&next.delete), ["a"]);
         assert_eq!(next.create, ["b"]);

@@ -43,7 +43,11 @@ impl DeploymentController {
             .any(|p| !pod::is_terminal(&p))
     }
 
-    async fn apply(&self, deployment: &Deployment, mut plan: Plan) -> Result<Outcome, ReconcileError> {
+    async fn apply(
+        &self,
+        deployment: &Deployment,
+        mut plan: Plan,
+    ) -> Result<Outcome, ReconcileError> {
         let annotated;
         let mut deployment = deployment;
         if let Some(annotations) = &plan.annotate {
@@ -59,7 +63,12 @@ impl DeploymentController {
         for set in &plan.delete {
             let options = DeleteOptions::background().uid(pod::uid(&set.metadata));
             let name = pod::name(&set.metadata);
-            match self.context.client.delete::<ReplicaSet>(pod::namespace(&set.metadata), name, &options).await {
+            match self
+                .context
+                .client
+                .delete::<ReplicaSet>(pod::namespace(&set.metadata), name, &options)
+                .await
+            {
                 Err(error) if !error.is_not_found() => return Err(error.into()),
                 _ => {}
             }
@@ -90,17 +99,31 @@ impl DeploymentController {
                 if count > 0 {
                     let name = pod::name(&created.metadata);
                     let message = format!("Scaled up replica set {name} from 0 to {count}");
-                    self.context.events.normal(deployment, "ScalingReplicaSet", message);
+                    self.context
+                        .events
+                        .normal(deployment, "ScalingReplicaSet", message);
                 }
                 Ok(())
             }
             Err(error) if error.is_already_exists() => self.collide(deployment, &set).await,
             Err(error) if error.is_namespace_terminating() => Ok(()),
             Err(error) => {
-                let message = format!("Failed to create new replica set \"{}\": {error}", pod::name(&set.metadata));
-                self.context.events.warning(deployment, "ReplicaSetCreateError", message.clone());
+                let message = format!(
+                    "Failed to create new replica set \"{}\": {error}",
+                    pod::name(&set.metadata)
+                );
+                self.context
+                    .events
+                    .warning(deployment, "ReplicaSetCreateError", message.clone());
                 let mut conditions = status.conditions.take().unwrap_or_default();
-                set_condition(&mut conditions, "Progressing", "False", "ReplicaSetCreateError", error.to_string(), clock::now());
+                set_condition(
+                    &mut conditions,
+                    "Progressing",
+                    "False",
+                    "ReplicaSetCreateError",
+                    error.to_string(),
+                    clock::now(),
+                );
                 status.conditions = Some(conditions);
                 self.write_status(deployment, status.clone()).await?;
                 Err(error.into())
@@ -110,17 +133,28 @@ impl DeploymentController {
 
     /// The name is taken: by our own ReplicaSet that the cache does not show yet, or by a hash
     /// collision, which the next hash avoids.
-    async fn collide(&self, deployment: &Deployment, set: &ReplicaSet) -> Result<(), ReconcileError> {
+    async fn collide(
+        &self,
+        deployment: &Deployment,
+        set: &ReplicaSet,
+    ) -> Result<(), ReconcileError> {
         let (namespace, name) = (pod::namespace(&set.metadata), pod::name(&set.metadata));
-        let existing = self.context.client.get::<ReplicaSet>(namespace, name).await?;
-        let ours = controller_of(&existing.metadata).is_some_and(|r| Some(&r.uid) == deployment.metadata.uid.as_ref());
+        let existing = self
+            .context
+            .client
+            .get::<ReplicaSet>(namespace, name)
+            .await?;
+        let ours = controller_of(&existing.metadata)
+            .is_some_and(|r| Some(&r.uid) == deployment.metadata.uid.as_ref());
         if ours && plan::find_new(deployment, &[Arc::new(existing)]).is_some() {
             return Ok(());
         }
         let mut status = deployment.status.clone().unwrap_or_default();
         status.collision_count = Some(status.collision_count.unwrap_or(0) + 1);
         self.write_status(deployment, status).await?;
-        Err(ReconcileError::Other(format!("the name of ReplicaSet {namespace}/{name} is taken")))
+        Err(ReconcileError::Other(format!(
+            "the name of ReplicaSet {namespace}/{name} is taken"
+        )))
     }
 
     async fn resize(&self, deployment: &Deployment, resize: &Resize) -> Result<(), ReconcileError> {
@@ -130,16 +164,25 @@ impl DeploymentController {
             let verb = if to > from { "up" } else { "down" };
             let name = pod::name(&resize.set.metadata);
             let message = format!("Scaled {verb} replica set {name} from {from} to {to}");
-            self.context.events.normal(deployment, "ScalingReplicaSet", message);
+            self.context
+                .events
+                .normal(deployment, "ScalingReplicaSet", message);
         }
         Ok(())
     }
 
-    async fn write_status(&self, deployment: &Deployment, status: DeploymentStatus) -> Result<(), ReconcileError> {
+    async fn write_status(
+        &self,
+        deployment: &Deployment,
+        status: DeploymentStatus,
+    ) -> Result<(), ReconcileError> {
         if deployment.status.as_ref().is_some_and(|s| same(s, &status)) {
             return Ok(());
         }
-        let next = Deployment { status: Some(status), ..deployment.clone() };
+        let next = Deployment {
+            status: Some(status),
+            ..deployment.clone()
+        };
         match self.context.client.update_status(&next).await {
             Ok(_) => Ok(()),
             Err(error) if error.is_not_found() => Ok(()),
@@ -210,7 +253,8 @@ impl Controller for DeploymentController {
         let (deployments, sets) = (self.deployments.clone(), self.sets.clone());
         watches.mapped(&self.pods, move |change| {
             let meta = &change.object().metadata;
-            let finished = matches!(change, keelson_client::Change::Deleted(_)) || pod::is_terminal(change.object());
+            let finished = matches!(change, keelson_client::Change::Deleted(_))
+                || pod::is_terminal(change.object());
             if !finished {
                 return Vec::new();
             }
@@ -231,19 +275,29 @@ impl Controller for DeploymentController {
     }
 
     async fn reconcile(&self, key: &Key) -> Result<Outcome, ReconcileError> {
-        let Some(deployment) = self.deployments.get(&key.namespace, &key.name) else { return Ok(Outcome::Done) };
-        let Some(spec) = &deployment.spec else { return Ok(Outcome::Done) };
+        let Some(deployment) = self.deployments.get(&key.namespace, &key.name) else {
+            return Ok(Outcome::Done);
+        };
+        let Some(spec) = &deployment.spec else {
+            return Ok(Outcome::Done);
+        };
         if selector::is_empty(&spec.selector) {
             return self.refuse_everything(&deployment).await;
         }
         let owner = Owner::new("apps/v1", "Deployment", &deployment.metadata);
         let candidates = children::candidates(&self.sets, &owner);
-        let sets = children::claim::<Deployment, ReplicaSet>(&self.context.client, &owner, candidates, |meta| {
-            selects(spec, meta)
-        })
+        let sets = children::claim::<Deployment, ReplicaSet>(
+            &self.context.client,
+            &owner,
+            candidates,
+            |meta| selects(spec, meta),
+        )
         .await?;
         let mut seen = HashSet::new();
-        let sets: Vec<_> = sets.into_iter().filter(|s| seen.insert(s.metadata.uid.clone())).collect();
+        let sets: Vec<_> = sets
+            .into_iter()
+            .filter(|s| seen.insert(s.metadata.uid.clone()))
+            .collect();
         let new = plan::find_new(&deployment, &sets);
         let input = Input {
             deployment: &deployment,

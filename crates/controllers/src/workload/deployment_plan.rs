@@ -55,7 +55,11 @@ pub(crate) struct Input<'a> {
 }
 
 pub(crate) fn replicas(deployment: &Deployment) -> i32 {
-    deployment.spec.as_ref().and_then(|s| s.replicas).unwrap_or(1)
+    deployment
+        .spec
+        .as_ref()
+        .and_then(|s| s.replicas)
+        .unwrap_or(1)
 }
 
 pub(crate) fn size(set: &ReplicaSet) -> i32 {
@@ -102,7 +106,11 @@ pub(crate) fn fence_posts(deployment: &Deployment) -> (i32, i32) {
         .and_then(|s| s.rolling_update.as_ref());
     let total = replicas(deployment);
     let surge = scaled(rolling.and_then(|r| r.max_surge.as_ref()), total, true);
-    let unavailable = scaled(rolling.and_then(|r| r.max_unavailable.as_ref()), total, false);
+    let unavailable = scaled(
+        rolling.and_then(|r| r.max_unavailable.as_ref()),
+        total,
+        false,
+    );
     if surge == 0 && unavailable == 0 {
         (0, 1)
     } else {
@@ -118,7 +126,11 @@ pub(crate) fn scaled(value: Option<&IntOrString>, total: i32, round_up: bool) ->
         Some(IntOrString::String(text)) => {
             let percent: i64 = text.trim_end_matches('%').parse().unwrap_or(0);
             let product = percent.saturating_mul(i64::from(total));
-            let rounded = if round_up { (product + 99).div_euclid(100) } else { product.div_euclid(100) };
+            let rounded = if round_up {
+                (product + 99).div_euclid(100)
+            } else {
+                product.div_euclid(100)
+            };
             i32::try_from(rounded).unwrap_or(i32::MAX)
         }
     }
@@ -253,7 +265,12 @@ impl Step<'_> {
 
     fn pause_condition(&mut self) {
         let deployment = self.input.deployment;
-        if deployment.spec.as_ref().and_then(|s| s.progress_deadline_seconds).is_none_or(|s| s == i32::MAX) {
+        if deployment
+            .spec
+            .as_ref()
+            .and_then(|s| s.progress_deadline_seconds)
+            .is_none_or(|s| s == i32::MAX)
+        {
             return;
         }
         let known = find(&self.conditions, "Progressing").and_then(|c| c.reason.as_deref());
@@ -262,9 +279,19 @@ impl Step<'_> {
         }
         let was_paused = known == Some("DeploymentPaused");
         if is_paused(deployment) && !was_paused {
-            self.set("Progressing", "Unknown", "DeploymentPaused", "Deployment is paused".into());
+            self.set(
+                "Progressing",
+                "Unknown",
+                "DeploymentPaused",
+                "Deployment is paused".into(),
+            );
         } else if !is_paused(deployment) && was_paused {
-            self.set("Progressing", "Unknown", "DeploymentResumed", "Deployment is resumed".into());
+            self.set(
+                "Progressing",
+                "Unknown",
+                "DeploymentResumed",
+                "Deployment is resumed".into(),
+            );
         }
     }
 
@@ -287,7 +314,12 @@ impl Step<'_> {
             if let Some(had) = had {
                 let mut history: Vec<String> = annotations
                     .get(REVISION_HISTORY)
-                    .map(|h| h.split(',').filter(|s| !s.is_empty()).map(str::to_owned).collect())
+                    .map(|h| {
+                        h.split(',')
+                            .filter(|s| !s.is_empty())
+                            .map(str::to_owned)
+                            .collect()
+                    })
                     .unwrap_or_default();
                 history.push(had);
                 // Old entries go first: the annotation must not grow without end.
@@ -302,7 +334,11 @@ impl Step<'_> {
         spec.min_ready_seconds = min_ready;
         if changed || min_ready_changed {
             let count = size(&set);
-            self.put(Resize { set: set.clone(), from: count, to: count });
+            self.put(Resize {
+                set: set.clone(),
+                from: count,
+                to: count,
+            });
         }
         self.annotate_deployment(revision(&set.metadata));
         if find(&self.conditions, "Progressing").is_none() && self.has_deadline() {
@@ -313,7 +349,13 @@ impl Step<'_> {
     }
 
     fn annotate_deployment(&mut self, number: i64) {
-        let mut annotations = self.input.deployment.metadata.annotations.clone().unwrap_or_default();
+        let mut annotations = self
+            .input
+            .deployment
+            .metadata
+            .annotations
+            .clone()
+            .unwrap_or_default();
         let before = annotations.clone();
         annotations.insert(REVISION.into(), number.to_string());
         annotations.remove(ROLLBACK_TO);
@@ -333,11 +375,18 @@ impl Step<'_> {
         let collisions = deployment.status.as_ref().and_then(|s| s.collision_count);
         let hash = pod::template_hash(&spec.template, collisions);
         let mut template = spec.template.clone();
-        let labels = template.metadata.get_or_insert_default().labels.get_or_insert_default();
+        let labels = template
+            .metadata
+            .get_or_insert_default()
+            .labels
+            .get_or_insert_default();
         labels.insert(HASH_LABEL.into(), hash.clone());
         let labels = labels.clone();
         let mut selector = spec.selector.clone();
-        selector.match_labels.get_or_insert_default().insert(HASH_LABEL.into(), hash.clone());
+        selector
+            .match_labels
+            .get_or_insert_default()
+            .insert(HASH_LABEL.into(), hash.clone());
         let number = old.iter().map(|s| revision(&s.metadata)).max().unwrap_or(0) + 1;
         let mut annotations: BTreeMap<String, String> = deployment
             .metadata
@@ -404,7 +453,9 @@ impl Step<'_> {
         annotations.insert(DESIRED.into(), wanted.to_string());
         annotations.insert(
             MAX.into(),
-            wanted.saturating_add(fence_posts(self.input.deployment).0).to_string(),
+            wanted
+                .saturating_add(fence_posts(self.input.deployment).0)
+                .to_string(),
         );
     }
 
@@ -420,12 +471,20 @@ impl Step<'_> {
         if before == next {
             return false;
         }
-        self.put(Resize { set: next, from: size(set), to });
+        self.put(Resize {
+            set: next,
+            from: size(set),
+            to,
+        });
         true
     }
 
     fn put(&mut self, resize: Resize) {
-        match self.sets.iter_mut().find(|r| r.set.metadata.uid == resize.set.metadata.uid) {
+        match self
+            .sets
+            .iter_mut()
+            .find(|r| r.set.metadata.uid == resize.set.metadata.uid)
+        {
             Some(known) => {
                 known.to = resize.to;
                 known.set = resize.set;
@@ -441,7 +500,11 @@ impl Step<'_> {
         };
         let wanted = self.replicas();
         let have = size(&new);
-        let target = if have > wanted { wanted } else { self.room_for_new(Some(&new), old) };
+        let target = if have > wanted {
+            wanted
+        } else {
+            self.room_for_new(Some(&new), old)
+        };
         if target != have && self.resize(&new, target) {
             return;
         }
@@ -510,7 +573,11 @@ impl Step<'_> {
     /// takes it all, several share the difference in proportion to their sizes.
     fn scale(&mut self, new: Option<ReplicaSet>, old: &[&Arc<ReplicaSet>]) {
         let wanted = self.replicas();
-        let mut active: Vec<ReplicaSet> = old.iter().filter(|s| size(s) > 0).map(|s| ReplicaSet::clone(s)).collect();
+        let mut active: Vec<ReplicaSet> = old
+            .iter()
+            .filter(|s| size(s) > 0)
+            .map(|s| ReplicaSet::clone(s))
+            .collect();
         active.extend(new.clone().filter(|s| size(s) > 0));
         if active.len() <= 1 {
             let newest_old = || old.last().map(|s| ReplicaSet::clone(s));
@@ -532,19 +599,30 @@ impl Step<'_> {
             return;
         }
         let total: i32 = active.iter().map(size).sum();
-        let allowed = if wanted > 0 { wanted.saturating_add(fence_posts(self.input.deployment).0) } else { 0 };
+        let allowed = if wanted > 0 {
+            wanted.saturating_add(fence_posts(self.input.deployment).0)
+        } else {
+            0
+        };
         let to_add = allowed - total;
         for (set, count) in self.proportional(active, to_add, allowed) {
             self.resize(&set, count);
         }
     }
 
-    fn proportional(&self, mut sets: Vec<ReplicaSet>, to_add: i32, allowed: i32) -> Vec<(ReplicaSet, i32)> {
+    fn proportional(
+        &self,
+        mut sets: Vec<ReplicaSet>,
+        to_add: i32,
+        allowed: i32,
+    ) -> Vec<(ReplicaSet, i32)> {
         // The larger sets come first and, among equals, the newer when growing and the older when
         // shrinking, because whatever is left over after rounding goes to the first.
         sets.sort_by(|a, b| {
             let by_age = created(a).cmp(&created(b));
-            size(b).cmp(&size(a)).then(if to_add > 0 { by_age.reverse() } else { by_age })
+            size(b)
+                .cmp(&size(a))
+                .then(if to_add > 0 { by_age.reverse() } else { by_age })
         });
         let mut added = 0;
         let mut sizes = Vec::with_capacity(sets.len());
@@ -574,19 +652,38 @@ impl Step<'_> {
             let annotated = pod::annotation(&set.metadata, MAX)
                 .and_then(|v| v.parse::<i32>().ok())
                 .filter(|m| *m > 0)
-                .unwrap_or_else(|| self.input.deployment.status.as_ref().and_then(|s| s.replicas).unwrap_or(0).max(1));
+                .unwrap_or_else(|| {
+                    self.input
+                        .deployment
+                        .status
+                        .as_ref()
+                        .and_then(|s| s.replicas)
+                        .unwrap_or(0)
+                        .max(1)
+                });
             let exact = f64::from(count) * f64::from(allowed) / f64::from(annotated);
             #[allow(clippy::cast_possible_truncation)]
             let rounded = exact.round() as i32;
             rounded - count
         };
         let left = to_add - added;
-        if to_add > 0 { fraction.min(left) } else { fraction.max(left) }
+        if to_add > 0 {
+            fraction.min(left)
+        } else {
+            fraction.max(left)
+        }
     }
 
     /// Old and empty ReplicaSets beyond the history limit go, once the rollout is complete.
     fn clean_up(&mut self, old: &[&Arc<ReplicaSet>]) {
-        let Some(limit) = self.input.deployment.spec.as_ref().and_then(|s| s.revision_history_limit).or(Some(10)) else {
+        let Some(limit) = self
+            .input
+            .deployment
+            .spec
+            .as_ref()
+            .and_then(|s| s.revision_history_limit)
+            .or(Some(10))
+        else {
             return;
         };
         if !is_paused(self.input.deployment) && !self.is_complete_now(old) {
@@ -597,42 +694,68 @@ impl Step<'_> {
             .copied()
             .filter(|s| s.metadata.deletion_timestamp.is_none())
             .collect();
-        let surplus = candidates.len().saturating_sub(usize::try_from(limit).unwrap_or(usize::MAX));
+        let surplus = candidates
+            .len()
+            .saturating_sub(usize::try_from(limit).unwrap_or(usize::MAX));
         candidates.sort_by_key(|s| (revision(&s.metadata), created(s)));
         self.deleted = candidates
             .into_iter()
             .take(surplus)
             .filter(|s| {
-                let observed = s.status.as_ref().and_then(|s| s.observed_generation).unwrap_or(0);
-                status_of(s).0 == 0 && size(s) == 0 && s.metadata.generation.unwrap_or(0) <= observed
+                let observed = s
+                    .status
+                    .as_ref()
+                    .and_then(|s| s.observed_generation)
+                    .unwrap_or(0);
+                status_of(s).0 == 0
+                    && size(s) == 0
+                    && s.metadata.generation.unwrap_or(0) <= observed
             })
             .cloned()
             .collect();
     }
 
     fn is_complete_now(&self, old: &[&Arc<ReplicaSet>]) -> bool {
-        let Some(new) = find_new(self.input.deployment, self.input.sets) else { return false };
+        let Some(new) = find_new(self.input.deployment, self.input.sets) else {
+            return false;
+        };
         let wanted = self.replicas();
         let (replicas, _, available) = status_of(new);
         replicas == wanted && available == wanted && old.iter().all(|s| status_of(s).0 == 0)
     }
 
     fn set(&mut self, kind: &str, status: &str, reason: &str, message: String) {
-        set_condition(&mut self.conditions, kind, status, reason, message, self.input.now);
+        set_condition(
+            &mut self.conditions,
+            kind,
+            status,
+            reason,
+            message,
+            self.input.now,
+        );
     }
 
     fn finish(mut self, new: Option<&Arc<ReplicaSet>>, old: &[&Arc<ReplicaSet>]) -> Plan {
         let deployment = self.input.deployment;
         let known = deployment.status.clone().unwrap_or_default();
         let all: Vec<&Arc<ReplicaSet>> = old.iter().copied().chain(new).collect();
-        let sum = |part: fn((i32, i32, i32)) -> i32| all.iter().map(|s| part(status_of(s))).sum::<i32>();
+        let sum =
+            |part: fn((i32, i32, i32)) -> i32| all.iter().map(|s| part(status_of(s))).sum::<i32>();
         let (total, ready, up) = (sum(|s| s.0), sum(|s| s.1), sum(|s| s.2));
         let asked: i32 = all.iter().map(|s| size(s)).sum();
         let updated = new.map_or(0, |s| status_of(s).0);
-        let terminating: i32 = all.iter().filter_map(|s| s.status.as_ref()?.terminating_replicas).sum();
+        let terminating: i32 = all
+            .iter()
+            .filter_map(|s| s.status.as_ref()?.terminating_replicas)
+            .sum();
         let wanted = self.replicas();
         if up >= wanted - max_unavailable(deployment) {
-            self.set("Available", "True", "MinimumReplicasAvailable", "Deployment has minimum availability.".into());
+            self.set(
+                "Available",
+                "True",
+                "MinimumReplicasAvailable",
+                "Deployment has minimum availability.".into(),
+            );
         } else {
             self.set(
                 "Available",
@@ -669,21 +792,33 @@ impl Step<'_> {
         }
     }
 
-    fn progress(&mut self, known: &DeploymentStatus, status: &DeploymentStatus, new: Option<&Arc<ReplicaSet>>) {
+    fn progress(
+        &mut self,
+        known: &DeploymentStatus,
+        status: &DeploymentStatus,
+        new: Option<&Arc<ReplicaSet>>,
+    ) {
         let Some(deadline) = deadline(self.input.deployment) else {
             self.conditions.retain(|c| c.type_ != "Progressing");
             return;
         };
         let count = |n: Option<i32>| n.unwrap_or(0);
         let current = find(&self.conditions, "Progressing").cloned();
-        let reason = current.as_ref().and_then(|c| c.reason.clone()).unwrap_or_default();
-        let was_complete = count(status.replicas) == count(status.updated_replicas) && reason == "NewReplicaSetAvailable";
+        let reason = current
+            .as_ref()
+            .and_then(|c| c.reason.clone())
+            .unwrap_or_default();
+        let was_complete = count(status.replicas) == count(status.updated_replicas)
+            && reason == "NewReplicaSetAvailable";
         if was_complete {
             return;
         }
         let subject = |verb: &str| match new {
             Some(set) => format!("ReplicaSet \"{}\" {verb}", pod::name(&set.metadata)),
-            None => format!("Deployment \"{}\" {verb}", pod::name(&self.input.deployment.metadata)),
+            None => format!(
+                "Deployment \"{}\" {verb}",
+                pod::name(&self.input.deployment.metadata)
+            ),
         };
         if is_complete(self.input.deployment, status) {
             let message = subject("has successfully progressed.");
@@ -699,10 +834,18 @@ impl Step<'_> {
             let message = subject("is progressing.");
             // The time of the last update restarts the deadline, so it moves even when nothing
             // else about the condition does.
-            let since = current.as_ref().filter(|c| c.status == "True").and_then(|c| c.last_transition_time.clone());
+            let since = current
+                .as_ref()
+                .filter(|c| c.status == "True")
+                .and_then(|c| c.last_transition_time.clone());
             self.conditions.retain(|c| c.type_ != "Progressing");
             self.set("Progressing", "True", "ReplicaSetUpdated", message);
-            if let (Some(since), Some(c)) = (since, self.conditions.iter_mut().find(|c| c.type_ == "Progressing")) {
+            if let (Some(since), Some(c)) = (
+                since,
+                self.conditions
+                    .iter_mut()
+                    .find(|c| c.type_ == "Progressing"),
+            ) {
                 c.last_transition_time = Some(since);
             }
         } else if timed_out(current.as_ref(), deadline, self.input.now) {
@@ -732,27 +875,49 @@ impl Step<'_> {
     }
 
     /// When to look again for a missed deadline: nothing else would wake the controller.
-    fn deadline_check(&self, status: &DeploymentStatus, _new: Option<&Arc<ReplicaSet>>) -> Option<Duration> {
+    fn deadline_check(
+        &self,
+        status: &DeploymentStatus,
+        _new: Option<&Arc<ReplicaSet>>,
+    ) -> Option<Duration> {
         let deadline = deadline(self.input.deployment)?;
         if is_paused(self.input.deployment) || is_complete(self.input.deployment, status) {
             return None;
         }
         let condition = find(&self.conditions, "Progressing")?;
-        if matches!(condition.reason.as_deref(), Some("ProgressDeadlineExceeded" | "NewReplicaSetAvailable")) {
+        if matches!(
+            condition.reason.as_deref(),
+            Some("ProgressDeadlineExceeded" | "NewReplicaSetAvailable")
+        ) {
             return None;
         }
-        let at = clock::after(condition.last_update_time.as_ref()?.0, i64::from(deadline) + 1);
+        let at = clock::after(
+            condition.last_update_time.as_ref()?.0,
+            i64::from(deadline) + 1,
+        );
         Some(clock::until(self.input.now, at).unwrap_or(Duration::from_secs(1)))
     }
 }
 
 fn is_own_annotation(key: &str) -> bool {
-    [LAST_APPLIED, REVISION, REVISION_HISTORY, DESIRED, MAX, ROLLBACK_TO].contains(&key)
+    [
+        LAST_APPLIED,
+        REVISION,
+        REVISION_HISTORY,
+        DESIRED,
+        MAX,
+        ROLLBACK_TO,
+    ]
+    .contains(&key)
 }
 
 /// The deadline in seconds; the largest number means none.
 fn deadline(deployment: &Deployment) -> Option<i32> {
-    deployment.spec.as_ref()?.progress_deadline_seconds.filter(|s| *s != i32::MAX)
+    deployment
+        .spec
+        .as_ref()?
+        .progress_deadline_seconds
+        .filter(|s| *s != i32::MAX)
 }
 
 pub(crate) fn is_complete(deployment: &Deployment, status: &DeploymentStatus) -> bool {
@@ -764,7 +929,9 @@ pub(crate) fn is_complete(deployment: &Deployment, status: &DeploymentStatus) ->
 }
 
 fn timed_out(condition: Option<&DeploymentCondition>, deadline: i32, now: Timestamp) -> bool {
-    let Some(condition) = condition else { return false };
+    let Some(condition) = condition else {
+        return false;
+    };
     match condition.reason.as_deref() {
         Some("NewReplicaSetAvailable") => false,
         Some("ProgressDeadlineExceeded") => true,

@@ -38,39 +38,65 @@ fn data(template: &PodTemplateSpec) -> Value {
 
 /// The template that a revision stores.
 pub(crate) fn template(revision: &ControllerRevision) -> Option<PodTemplateSpec> {
-    let mut value = revision.data.as_ref()?.0.get("spec")?.get("template")?.clone();
+    let mut value = revision
+        .data
+        .as_ref()?
+        .0
+        .get("spec")?
+        .get("template")?
+        .clone();
     value.as_object_mut()?.remove("$patch");
     serde_json::from_value(value).ok()
 }
 
 impl History<'_> {
     /// Adopts, and returns every revision of the owner, oldest first.
-    pub(crate) async fn list<O: Object>(&self) -> Result<Vec<Arc<ControllerRevision>>, ReconcileError> {
+    pub(crate) async fn list<O: Object>(
+        &self,
+    ) -> Result<Vec<Arc<ControllerRevision>>, ReconcileError> {
         let candidates = children::candidates(self.informer, self.owner);
-        let mut ours = children::claim::<O, ControllerRevision>(self.client, self.owner, candidates, |meta| {
-            selector::matches(self.selector, meta.labels.as_ref())
-        })
-        .await?;
+        let mut ours =
+            children::claim::<O, ControllerRevision>(self.client, self.owner, candidates, |meta| {
+                selector::matches(self.selector, meta.labels.as_ref())
+            })
+            .await?;
         ours.sort_by(|a, b| (a.revision, &a.metadata.name).cmp(&(b.revision, &b.metadata.name)));
         Ok(ours)
     }
 
     /// The revision of the present template, created or made the newest where needed. The second
     /// value is true when the name was taken by something else: the owner must count a collision.
-    pub(crate) async fn current(&self, known: &[Arc<ControllerRevision>]) -> Result<(Option<Arc<ControllerRevision>>, bool), ReconcileError> {
+    pub(crate) async fn current(
+        &self,
+        known: &[Arc<ControllerRevision>],
+    ) -> Result<(Option<Arc<ControllerRevision>>, bool), ReconcileError> {
         let data = data(self.template);
         let next = known.last().map_or(0, |r| r.revision) + 1;
-        let equal = known.iter().rev().find(|r| r.data.as_ref().map(|d| &d.0) == Some(&data));
+        let equal = known
+            .iter()
+            .rev()
+            .find(|r| r.data.as_ref().map(|d| &d.0) == Some(&data));
         if let Some(equal) = equal {
-            if known.last().is_some_and(|last| last.metadata.uid == equal.metadata.uid) {
+            if known
+                .last()
+                .is_some_and(|last| last.metadata.uid == equal.metadata.uid)
+            {
                 return Ok((Some(equal.clone()), false));
             }
             // Going back to an old template makes its revision the newest.
-            let bumped = ControllerRevision { revision: next, ..ControllerRevision::clone(equal) };
+            let bumped = ControllerRevision {
+                revision: next,
+                ..ControllerRevision::clone(equal)
+            };
             return Ok((Some(Arc::new(self.client.update(&bumped).await?)), false));
         }
         let hash = pod::digest(&data, self.collisions);
-        let mut labels = self.template.metadata.as_ref().and_then(|m| m.labels.clone()).unwrap_or_default();
+        let mut labels = self
+            .template
+            .metadata
+            .as_ref()
+            .and_then(|m| m.labels.clone())
+            .unwrap_or_default();
         labels.insert(self.hash_label.to_owned(), hash.clone());
         let revision = ControllerRevision {
             metadata: ObjectMeta {
@@ -87,8 +113,13 @@ impl History<'_> {
             Ok(created) => Ok((Some(Arc::new(created)), false)),
             Err(error) if error.is_already_exists() => {
                 let name = pod::name(&revision.metadata);
-                let known = self.client.get::<ControllerRevision>(&self.owner.namespace, name).await?;
-                if self.owner.owns(&known.metadata) && known.data.as_ref().map(|d| &d.0) == Some(&data) {
+                let known = self
+                    .client
+                    .get::<ControllerRevision>(&self.owner.namespace, name)
+                    .await?;
+                if self.owner.owns(&known.metadata)
+                    && known.data.as_ref().map(|d| &d.0) == Some(&data)
+                {
                     return Ok((Some(Arc::new(known)), false));
                 }
                 Ok((None, true))
@@ -98,12 +129,27 @@ impl History<'_> {
     }
 
     /// Deletes the oldest revisions beyond the limit that no pod uses.
-    pub(crate) async fn truncate(&self, known: &[Arc<ControllerRevision>], limit: i32, is_live: impl Fn(&ControllerRevision) -> bool) -> Result<(), ReconcileError> {
+    pub(crate) async fn truncate(
+        &self,
+        known: &[Arc<ControllerRevision>],
+        limit: i32,
+        is_live: impl Fn(&ControllerRevision) -> bool,
+    ) -> Result<(), ReconcileError> {
         let unused: Vec<_> = known.iter().filter(|r| !is_live(r)).collect();
-        let surplus = unused.len().saturating_sub(usize::try_from(limit).unwrap_or(0));
+        let surplus = unused
+            .len()
+            .saturating_sub(usize::try_from(limit).unwrap_or(0));
         for revision in unused.into_iter().take(surplus) {
             let options = DeleteOptions::default().uid(pod::uid(&revision.metadata));
-            match self.client.delete::<ControllerRevision>(&self.owner.namespace, pod::name(&revision.metadata), &options).await {
+            match self
+                .client
+                .delete::<ControllerRevision>(
+                    &self.owner.namespace,
+                    pod::name(&revision.metadata),
+                    &options,
+                )
+                .await
+            {
                 Err(error) if !error.is_not_found() => return Err(error.into()),
                 _ => {}
             }
@@ -118,9 +164,14 @@ mod tests {
 
     #[test]
     fn a_revision_gives_its_template_back() {
-        let original: PodTemplateSpec =
-            serde_json::from_value(json!({"metadata": {"labels": {"a": "b"}}, "spec": {"containers": [{"name": "c"}]}})).unwrap();
-        let revision = ControllerRevision { data: Some(RawExtension(data(&original))), ..ControllerRevision::default() };
+        let original: PodTemplateSpec = serde_json::from_value(
+            json!({"metadata": {"labels": {"a": "b"}}, "spec": {"containers": [{"name": "c"}]}}),
+        )
+        .unwrap();
+        let revision = ControllerRevision {
+            data: Some(RawExtension(data(&original))),
+            ..ControllerRevision::default()
+        };
         assert_eq!(template(&revision), Some(original));
     }
 }

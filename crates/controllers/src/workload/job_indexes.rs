@@ -9,7 +9,10 @@ use crate::pod;
 pub(crate) const INDEX: &str = "batch.kubernetes.io/job-completion-index";
 
 pub(crate) fn index_of(p: &Pod) -> Option<i32> {
-    pod::annotation(&p.metadata, INDEX)?.parse().ok().filter(|n| *n >= 0)
+    pod::annotation(&p.metadata, INDEX)?
+        .parse()
+        .ok()
+        .filter(|n| *n >= 0)
 }
 
 /// Reads the notation; what lies at or above `limit` is left out, so that a hostile status cannot

@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use k8s_openapi::api::batch::v1::{
-    Job, JobCondition, JobSpec, JobStatus, PodFailurePolicy, PodFailurePolicyOnExitCodesRequirement,
-    UncountedTerminatedPods,
+    Job, JobCondition, JobSpec, JobStatus, PodFailurePolicy,
+    PodFailurePolicyOnExitCodesRequirement, UncountedTerminatedPods,
 };
 use k8s_openapi::api::core::v1::{ContainerStatus, Pod};
 
@@ -62,11 +62,17 @@ pub(crate) fn is_finished(job: &Job) -> bool {
 
 pub(crate) fn finished_condition(job: &Job) -> Option<&JobCondition> {
     let conditions = job.status.as_ref()?.conditions.as_ref()?;
-    conditions.iter().find(|c| matches!(c.type_.as_str(), "Complete" | "Failed") && c.status == "True")
+    conditions
+        .iter()
+        .find(|c| matches!(c.type_.as_str(), "Complete" | "Failed") && c.status == "True")
 }
 
 pub(crate) fn is_tracked(p: &Pod) -> bool {
-    p.metadata.finalizers.iter().flatten().any(|f| f == FINALIZER)
+    p.metadata
+        .finalizers
+        .iter()
+        .flatten()
+        .any(|f| f == FINALIZER)
 }
 
 pub(crate) fn is_indexed(job: &JobSpec) -> bool {
@@ -115,7 +121,9 @@ struct Pass<'a> {
 
 /// Moves pods whose finalizer is gone from the uncounted lists into the counters.
 pub(crate) fn fold(status: &mut JobStatus, still_tracked: &HashSet<String>) {
-    let Some(uncounted) = &mut status.uncounted_terminated_pods else { return };
+    let Some(uncounted) = &mut status.uncounted_terminated_pods else {
+        return;
+    };
     let settle = |list: &mut Option<Vec<String>>| -> i32 {
         let Some(uids) = list else { return 0 };
         let before = uids.len();
@@ -134,7 +142,8 @@ pub(crate) fn fold(status: &mut JobStatus, still_tracked: &HashSet<String>) {
 
 pub(crate) fn is_counted(status: &JobStatus) -> bool {
     status.uncounted_terminated_pods.as_ref().is_none_or(|u| {
-        u.succeeded.as_ref().is_none_or(Vec::is_empty) && u.failed.as_ref().is_none_or(Vec::is_empty)
+        u.succeeded.as_ref().is_none_or(Vec::is_empty)
+            && u.failed.as_ref().is_none_or(Vec::is_empty)
     })
 }
 
@@ -142,7 +151,11 @@ pub(crate) fn plan(job: &Job, pods: &[Arc<Pod>], now: Timestamp) -> Option<Plan>
     let spec = job.spec.as_ref()?;
     let mut status = job.status.clone().unwrap_or_default();
     status.uncounted_terminated_pods.get_or_insert_default();
-    let tracked: HashSet<String> = pods.iter().filter(|p| is_tracked(p)).map(|p| uid(p)).collect();
+    let tracked: HashSet<String> = pods
+        .iter()
+        .filter(|p| is_tracked(p))
+        .map(|p| uid(p))
+        .collect();
     fold(&mut status, &tracked);
     let uncounted = status.uncounted_terminated_pods.clone().unwrap_or_default();
     let mut pass = Pass {
@@ -169,13 +182,16 @@ impl Pass<'_> {
     }
 
     fn is_known(&self, p: &Pod) -> (bool, bool) {
-        let has = |list: &Option<Vec<String>>| list.iter().flatten().any(|u| *u == pod::uid(&p.metadata));
+        let has =
+            |list: &Option<Vec<String>>| list.iter().flatten().any(|u| *u == pod::uid(&p.metadata));
         (has(&self.uncounted.succeeded), has(&self.uncounted.failed))
     }
 
     /// Every end of a pod that is visible now, counted or not.
     fn count(&mut self) {
-        let lists = |list: &Option<Vec<String>>| i32::try_from(list.as_ref().map_or(0, Vec::len)).unwrap_or(0);
+        let lists = |list: &Option<Vec<String>>| {
+            i32::try_from(list.as_ref().map_or(0, Vec::len)).unwrap_or(0)
+        };
         self.succeeded = self.status.succeeded.unwrap_or(0) + lists(&self.uncounted.succeeded);
         self.failed = self.status.failed.unwrap_or(0) + lists(&self.uncounted.failed);
         for p in self.pods.iter().filter(|p| is_tracked(p)) {
@@ -185,7 +201,9 @@ impl Pass<'_> {
             }
             if pod::phase(p) == "Succeeded" {
                 self.succeeded += 1;
-            } else if is_failed(p, self.spec) && !is_ignored(self.spec.pod_failure_policy.as_ref(), p) {
+            } else if is_failed(p, self.spec)
+                && !is_ignored(self.spec.pod_failure_policy.as_ref(), p)
+            {
                 self.failed += 1;
             }
         }
@@ -196,16 +214,41 @@ impl Pass<'_> {
 
     fn count_indexes(&mut self) {
         let limit = self.completions();
-        self.succeeded_indexes = indexes::parse(self.status.completed_indexes.as_deref().unwrap_or_default(), limit);
-        let finished = self.pods.iter().filter(|p| is_tracked(p) && pod::phase(p) == "Succeeded");
-        self.succeeded_indexes.extend(finished.filter_map(|p| index_of(p)).filter(|i| *i < limit));
+        self.succeeded_indexes = indexes::parse(
+            self.status.completed_indexes.as_deref().unwrap_or_default(),
+            limit,
+        );
+        let finished = self
+            .pods
+            .iter()
+            .filter(|p| is_tracked(p) && pod::phase(p) == "Succeeded");
+        self.succeeded_indexes
+            .extend(finished.filter_map(|p| index_of(p)).filter(|i| *i < limit));
         self.succeeded = i32::try_from(self.succeeded_indexes.len()).unwrap_or(i32::MAX);
-        let Some(per_index) = self.spec.backoff_limit_per_index else { return };
-        self.failed_indexes = indexes::parse(self.status.failed_indexes.as_deref().unwrap_or_default(), limit);
-        let failed: Vec<_> = self.pods.iter().filter(|p| is_tracked(p) && is_failed(p, self.spec)).cloned().collect();
+        let Some(per_index) = self.spec.backoff_limit_per_index else {
+            return;
+        };
+        self.failed_indexes = indexes::parse(
+            self.status.failed_indexes.as_deref().unwrap_or_default(),
+            limit,
+        );
+        let failed: Vec<_> = self
+            .pods
+            .iter()
+            .filter(|p| is_tracked(p) && is_failed(p, self.spec))
+            .cloned()
+            .collect();
         for p in &failed {
-            let Some(index) = index_of(p).filter(|i| *i < limit && !self.succeeded_indexes.contains(i)) else { continue };
-            let rule = self.spec.pod_failure_policy.as_ref().and_then(|policy| judge(policy, p));
+            let Some(index) =
+                index_of(p).filter(|i| *i < limit && !self.succeeded_indexes.contains(i))
+            else {
+                continue;
+            };
+            let rule = self
+                .spec
+                .pod_failure_policy
+                .as_ref()
+                .and_then(|policy| judge(policy, p));
             let ignored = rule.as_ref().is_some_and(|r| r.action == "Ignore");
             let fail_now = rule.is_some_and(|r| r.action == "FailIndex");
             if fail_now || (!ignored && failures(p).0 >= per_index) {
@@ -214,11 +257,19 @@ impl Pass<'_> {
         }
         let replaced: HashSet<i32> = self.active.iter().filter_map(|p| index_of(p)).collect();
         for p in failed {
-            let Some(index) = index_of(&p).filter(|i| *i < limit) else { continue };
-            if self.succeeded_indexes.contains(&index) || self.failed_indexes.contains(&index) || replaced.contains(&index) {
+            let Some(index) = index_of(&p).filter(|i| *i < limit) else {
+                continue;
+            };
+            if self.succeeded_indexes.contains(&index)
+                || self.failed_indexes.contains(&index)
+                || replaced.contains(&index)
+            {
                 continue;
             }
-            let newer = self.delayed.get(&index).is_none_or(|known| total_failures(known) <= total_failures(&p));
+            let newer = self
+                .delayed
+                .get(&index)
+                .is_none_or(|known| total_failures(known) <= total_failures(&p));
             if newer {
                 self.delayed.insert(index, p);
             }
@@ -254,10 +305,24 @@ impl Pass<'_> {
         let strip = self.track(end.as_ref());
         self.write_counts(&delete, create.len());
         if let Some(end) = &end {
-            let kind = if end.success { "SuccessCriteriaMet" } else { "FailureTarget" };
-            set_condition(&mut self.status, kind, "True", &end.reason, &end.message, self.now);
+            let kind = if end.success {
+                "SuccessCriteriaMet"
+            } else {
+                "FailureTarget"
+            };
+            set_condition(
+                &mut self.status,
+                kind,
+                "True",
+                &end.reason,
+                &end.message,
+                self.now,
+            );
         }
-        let stopping = self.pods.iter().any(|p| pod::is_terminating(p) && !pod::is_terminal(p));
+        let stopping = self
+            .pods
+            .iter()
+            .any(|p| pod::is_terminating(p) && !pod::is_terminal(p));
         Plan {
             may_finish: end.is_some() && delete.is_empty() && !stopping,
             status: self.status,
@@ -273,7 +338,11 @@ impl Pass<'_> {
     /// An end that was decided in an earlier pass stands.
     fn earlier_end(&self) -> Option<End> {
         let conditions = self.status.conditions.as_ref()?;
-        let found = |kind: &str| conditions.iter().find(|c| c.type_ == kind && c.status == "True");
+        let found = |kind: &str| {
+            conditions
+                .iter()
+                .find(|c| c.type_ == kind && c.status == "True")
+        };
         let end = |c: &JobCondition, success| End {
             success,
             reason: c.reason.clone().unwrap_or_default(),
@@ -285,24 +354,52 @@ impl Pass<'_> {
     }
 
     fn failure(&self, requeue: &mut Option<Duration>) -> Option<End> {
-        let fail = |reason: &str, message: String| Some(End { success: false, reason: reason.into(), message });
+        let fail = |reason: &str, message: String| {
+            Some(End {
+                success: false,
+                reason: reason.into(),
+                message,
+            })
+        };
         if let Some(policy) = &self.spec.pod_failure_policy {
-            let fatal = self.pods.iter().filter(|p| is_failed(p, self.spec)).find_map(|p| {
-                judge(policy, p).filter(|rule| rule.action == "FailJob").map(|rule| rule.message)
-            });
+            let fatal = self
+                .pods
+                .iter()
+                .filter(|p| is_failed(p, self.spec))
+                .find_map(|p| {
+                    judge(policy, p)
+                        .filter(|rule| rule.action == "FailJob")
+                        .map(|rule| rule.message)
+                });
             if let Some(message) = fatal {
                 return fail("PodFailurePolicy", message);
             }
         }
-        let limit = self.spec.backoff_limit.unwrap_or(if self.spec.backoff_limit_per_index.is_some() { i32::MAX } else { 6 });
+        let limit =
+            self.spec
+                .backoff_limit
+                .unwrap_or(if self.spec.backoff_limit_per_index.is_some() {
+                    i32::MAX
+                } else {
+                    6
+                });
         if self.failed > limit || self.restarts_exceed(limit) {
-            return fail("BackoffLimitExceeded", "Job has reached the specified backoff limit".into());
+            return fail(
+                "BackoffLimitExceeded",
+                "Job has reached the specified backoff limit".into(),
+            );
         }
-        if let (Some(seconds), Some(start)) = (self.spec.active_deadline_seconds, &self.status.start_time)
+        if let (Some(seconds), Some(start)) =
+            (self.spec.active_deadline_seconds, &self.status.start_time)
             && !is_suspended(self.spec)
         {
             match clock::until(self.now, clock::after(start.0, seconds)) {
-                None => return fail("DeadlineExceeded", "Job was active longer than specified deadline".into()),
+                None => {
+                    return fail(
+                        "DeadlineExceeded",
+                        "Job was active longer than specified deadline".into(),
+                    );
+                }
                 left => *requeue = clock::sooner(*requeue, left),
             }
         }
@@ -322,7 +419,12 @@ impl Pass<'_> {
 
     /// Containers that restart in place count against the limit as well.
     fn restarts_exceed(&self, limit: i32) -> bool {
-        let policy = self.spec.template.spec.as_ref().and_then(|s| s.restart_policy.as_deref());
+        let policy = self
+            .spec
+            .template
+            .spec
+            .as_ref()
+            .and_then(|s| s.restart_policy.as_deref());
         if policy != Some("OnFailure") {
             return false;
         }
@@ -331,9 +433,18 @@ impl Pass<'_> {
             .iter()
             .filter(|p| matches!(pod::phase(p), "Running" | "Pending"))
             .filter_map(|p| p.status.as_ref())
-            .flat_map(|s| s.init_container_statuses.iter().flatten().chain(s.container_statuses.iter().flatten()));
+            .flat_map(|s| {
+                s.init_container_statuses
+                    .iter()
+                    .flatten()
+                    .chain(s.container_statuses.iter().flatten())
+            });
         let restarts = statuses.fold(0_i32, |sum, s| sum.saturating_add(s.restart_count));
-        if limit == 0 { restarts > 0 } else { restarts >= limit }
+        if limit == 0 {
+            restarts > 0
+        } else {
+            restarts >= limit
+        }
     }
 
     fn success_policy(&self) -> Option<End> {
@@ -365,16 +476,20 @@ impl Pass<'_> {
         let wanted = match self.spec.completions {
             None if self.succeeded > 0 => active,
             None => parallelism,
-            Some(completions) => {
-                (completions - self.succeeded).clamp(0, parallelism.max(0))
-            }
+            Some(completions) => (completions - self.succeeded).clamp(0, parallelism.max(0)),
         };
         let delete = self.surplus(usize::try_from((active - wanted).max(0)).unwrap_or(0));
         if !delete.is_empty() {
             return (delete, Vec::new());
         }
-        let terminating = if replaces_failed_only(self.spec) { self.terminating() } else { 0 };
-        let missing = usize::try_from((wanted - terminating - active).max(0)).unwrap_or(0).min(MAX_PER_PASS);
+        let terminating = if replaces_failed_only(self.spec) {
+            self.terminating()
+        } else {
+            0
+        };
+        let missing = usize::try_from((wanted - terminating - active).max(0))
+            .unwrap_or(0)
+            .min(MAX_PER_PASS);
         if missing == 0 {
             return (Vec::new(), Vec::new());
         }
@@ -385,13 +500,26 @@ impl Pass<'_> {
             return (Vec::new(), Vec::new());
         }
         if !is_indexed(self.spec) {
-            return (Vec::new(), vec![NewPod { index: None, failures: None }; missing]);
+            return (
+                Vec::new(),
+                vec![
+                    NewPod {
+                        index: None,
+                        failures: None
+                    };
+                    missing
+                ],
+            );
         }
         (Vec::new(), self.pending_indexes(missing, requeue))
     }
 
     fn terminating(&self) -> i32 {
-        let count = self.pods.iter().filter(|p| pod::is_terminating(p) && !pod::is_terminal(p)).count();
+        let count = self
+            .pods
+            .iter()
+            .filter(|p| pod::is_terminating(p) && !pod::is_terminal(p))
+            .count();
         i32::try_from(count).unwrap_or(i32::MAX)
     }
 
@@ -406,7 +534,10 @@ impl Pass<'_> {
             // The best to keep come last in the deletion order.
             for p in ranked.iter().rev() {
                 let fits = index_of(p).is_some_and(|i| {
-                    i < self.completions() && !self.succeeded_indexes.contains(&i) && !self.failed_indexes.contains(&i) && kept.insert(i)
+                    i < self.completions()
+                        && !self.succeeded_indexes.contains(&i)
+                        && !self.failed_indexes.contains(&i)
+                        && kept.insert(i)
                 });
                 if !fits {
                     chosen.push(p.clone());
@@ -429,12 +560,18 @@ impl Pass<'_> {
     fn backoff(&self) -> Option<Duration> {
         let ended = |success: bool| {
             self.pods.iter().filter(move |p| {
-                if success { pod::phase(p) == "Succeeded" } else { is_failed(p, self.spec) }
+                if success {
+                    pod::phase(p) == "Succeeded"
+                } else {
+                    is_failed(p, self.spec)
+                }
             })
         };
         let last_success = ended(true).filter_map(|p| finish_time(p)).max();
-        let failures: Vec<Timestamp> =
-            ended(false).filter_map(|p| finish_time(p)).filter(|t| last_success.is_none_or(|s| *t > s)).collect();
+        let failures: Vec<Timestamp> = ended(false)
+            .filter_map(|p| finish_time(p))
+            .filter(|t| last_success.is_none_or(|s| *t > s))
+            .collect();
         let last = failures.iter().max()?;
         let delay = delay_seconds(i32::try_from(failures.len()).unwrap_or(i32::MAX));
         clock::until(self.now, clock::after(*last, delay))
@@ -443,7 +580,10 @@ impl Pass<'_> {
     fn pending_indexes(&self, missing: usize, requeue: &mut Option<Duration>) -> Vec<NewPod> {
         let taken: HashSet<i32> = self.active.iter().filter_map(|p| index_of(p)).collect();
         let blocked: HashSet<i32> = if replaces_failed_only(self.spec) {
-            let stopping = self.pods.iter().filter(|p| pod::is_terminating(p) && !pod::is_terminal(p));
+            let stopping = self
+                .pods
+                .iter()
+                .filter(|p| pod::is_terminating(p) && !pod::is_terminal(p));
             stopping.filter_map(|p| index_of(p)).collect()
         } else {
             HashSet::new()
@@ -453,25 +593,39 @@ impl Pass<'_> {
             if chosen.len() == missing {
                 break;
             }
-            let done = self.succeeded_indexes.contains(&index) || self.failed_indexes.contains(&index);
+            let done =
+                self.succeeded_indexes.contains(&index) || self.failed_indexes.contains(&index);
             if done || taken.contains(&index) || blocked.contains(&index) {
                 continue;
             }
             if self.spec.backoff_limit_per_index.is_none() {
-                chosen.push(NewPod { index: Some(index), failures: None });
+                chosen.push(NewPod {
+                    index: Some(index),
+                    failures: None,
+                });
                 continue;
             }
             let mut counts = (0, 0);
             if let Some(last) = self.delayed.get(&index) {
                 counts = failures(last);
-                if is_ignored(self.spec.pod_failure_policy.as_ref(), last) { counts.1 += 1 } else { counts.0 += 1 }
-                let at = clock::after(finish_time(last).unwrap_or(self.now), delay_seconds(counts.0 + counts.1));
+                if is_ignored(self.spec.pod_failure_policy.as_ref(), last) {
+                    counts.1 += 1
+                } else {
+                    counts.0 += 1
+                }
+                let at = clock::after(
+                    finish_time(last).unwrap_or(self.now),
+                    delay_seconds(counts.0 + counts.1),
+                );
                 if let Some(wait) = clock::until(self.now, at) {
                     *requeue = clock::sooner(*requeue, Some(wait));
                     continue;
                 }
             }
-            chosen.push(NewPod { index: Some(index), failures: Some(counts) });
+            chosen.push(NewPod {
+                index: Some(index),
+                failures: Some(counts),
+            });
         }
         chosen
     }
@@ -488,15 +642,35 @@ impl Pass<'_> {
     }
 
     fn note_suspension(&mut self) -> Option<(&'static str, &'static str)> {
-        let known = self.status.conditions.iter().flatten().find(|c| c.type_ == "Suspended").map(|c| c.status.clone());
+        let known = self
+            .status
+            .conditions
+            .iter()
+            .flatten()
+            .find(|c| c.type_ == "Suspended")
+            .map(|c| c.status.clone());
         match (is_suspended(self.spec), known.as_deref()) {
             (true, Some("True")) | (false, None | Some("False")) => None,
             (true, _) => {
-                set_condition(&mut self.status, "Suspended", "True", "JobSuspended", "Job suspended", self.now);
+                set_condition(
+                    &mut self.status,
+                    "Suspended",
+                    "True",
+                    "JobSuspended",
+                    "Job suspended",
+                    self.now,
+                );
                 Some(("Suspended", "Job suspended"))
             }
             (false, _) => {
-                set_condition(&mut self.status, "Suspended", "False", "JobResumed", "Job resumed", self.now);
+                set_condition(
+                    &mut self.status,
+                    "Suspended",
+                    "False",
+                    "JobResumed",
+                    "Job resumed",
+                    self.now,
+                );
                 // The deadline counts the time of being active without a break.
                 self.status.start_time = Some(clock::stamp(self.now));
                 Some(("Resumed", "Job resumed"))
@@ -517,7 +691,9 @@ impl Pass<'_> {
             if !(deleting || end.is_some() || succeeded || failed) {
                 continue;
             }
-            let awaits_replacement = index_of(p).and_then(|i| self.delayed.get(&i)).is_some_and(|d| d.metadata.uid == p.metadata.uid);
+            let awaits_replacement = index_of(p)
+                .and_then(|i| self.delayed.get(&i))
+                .is_some_and(|d| d.metadata.uid == p.metadata.uid);
             if awaits_replacement && end.is_none() && !deleting {
                 continue;
             }
@@ -525,9 +701,16 @@ impl Pass<'_> {
             let in_range = !indexed || index_of(p).is_some_and(|i| i < self.completions());
             if succeeded && !known_failure {
                 if !indexed && !known_success {
-                    self.uncounted.succeeded.get_or_insert_default().push(uid(p));
+                    self.uncounted
+                        .succeeded
+                        .get_or_insert_default()
+                        .push(uid(p));
                 }
-            } else if (failed || failing) && !known_failure && in_range && !is_ignored(self.spec.pod_failure_policy.as_ref(), p) {
+            } else if (failed || failing)
+                && !known_failure
+                && in_range
+                && !is_ignored(self.spec.pod_failure_policy.as_ref(), p)
+            {
                 self.uncounted.failed.get_or_insert_default().push(uid(p));
             }
             strip.push(p.clone());
@@ -541,14 +724,19 @@ impl Pass<'_> {
 
     fn write_counts(&mut self, delete: &[Arc<Pod>], created: usize) {
         let gone: HashSet<&Option<String>> = delete.iter().map(|p| &p.metadata.uid).collect();
-        let staying: Vec<_> = self.active.iter().filter(|p| !gone.contains(&p.metadata.uid)).collect();
+        let staying: Vec<_> = self
+            .active
+            .iter()
+            .filter(|p| !gone.contains(&p.metadata.uid))
+            .collect();
         let number = |n: usize| i32::try_from(n).unwrap_or(i32::MAX);
         self.status.active = Some(number(staying.len() + created)).filter(|n| *n != 0);
         self.status.ready = Some(number(staying.iter().filter(|p| pod::is_ready(p)).count()));
         self.status.terminating = Some(self.terminating() + number(delete.len()));
         if is_indexed(self.spec) {
             self.status.succeeded = Some(self.succeeded).filter(|n| *n != 0);
-            self.status.completed_indexes = Some(indexes::write(&self.succeeded_indexes)).filter(|s| !s.is_empty());
+            self.status.completed_indexes =
+                Some(indexes::write(&self.succeeded_indexes)).filter(|s| !s.is_empty());
             if self.spec.backoff_limit_per_index.is_some() {
                 self.status.failed_indexes = Some(indexes::write(&self.failed_indexes));
             }
@@ -558,7 +746,11 @@ impl Pass<'_> {
 
 /// Counted and ignored failures of a pod's index before this pod.
 fn failures(p: &Pod) -> (i32, i32) {
-    let number = |key| pod::annotation(&p.metadata, key).and_then(|v| v.parse().ok()).unwrap_or(0);
+    let number = |key| {
+        pod::annotation(&p.metadata, key)
+            .and_then(|v| v.parse().ok())
+            .unwrap_or(0)
+    };
     (number(FAILURES), number(IGNORED_FAILURES))
 }
 
@@ -579,10 +771,24 @@ fn delay_seconds(failures: i32) -> i64 {
 
 /// When a pod ended: its last container's end, else when it stopped being ready or was deleted.
 fn finish_time(p: &Pod) -> Option<Timestamp> {
-    let ended = |s: &ContainerStatus| s.state.as_ref()?.terminated.as_ref()?.finished_at.as_ref().map(|t| t.0);
-    let containers = p.status.as_ref().and_then(|s| s.container_statuses.as_ref());
+    let ended = |s: &ContainerStatus| {
+        s.state
+            .as_ref()?
+            .terminated
+            .as_ref()?
+            .finished_at
+            .as_ref()
+            .map(|t| t.0)
+    };
+    let containers = p
+        .status
+        .as_ref()
+        .and_then(|s| s.container_statuses.as_ref());
     let by_containers = containers.filter(|c| !c.is_empty()).and_then(|c| {
-        c.iter().map(ended).collect::<Option<Vec<_>>>().and_then(|times| times.into_iter().max())
+        c.iter()
+            .map(ended)
+            .collect::<Option<Vec<_>>>()
+            .and_then(|times| times.into_iter().max())
     });
     by_containers
         .or_else(|| {
@@ -591,7 +797,10 @@ fn finish_time(p: &Pod) -> Option<Timestamp> {
         })
         .or_else(|| {
             let grace = p.metadata.deletion_grace_period_seconds.unwrap_or(0);
-            p.metadata.deletion_timestamp.as_ref().map(|t| clock::after(t.0, -grace))
+            p.metadata
+                .deletion_timestamp
+                .as_ref()
+                .map(|t| clock::after(t.0, -grace))
         })
         .or_else(|| p.metadata.creation_timestamp.as_ref().map(|t| t.0))
 }
@@ -603,7 +812,9 @@ struct Judgement {
 }
 
 fn is_ignored(policy: Option<&PodFailurePolicy>, p: &Pod) -> bool {
-    policy.and_then(|policy| judge(policy, p)).is_some_and(|rule| rule.action == "Ignore")
+    policy
+        .and_then(|policy| judge(policy, p))
+        .is_some_and(|rule| rule.action == "Ignore")
 }
 
 /// The first rule that matches.
@@ -626,11 +837,23 @@ fn judge(policy: &PodFailurePolicy, p: &Pod) -> Option<Judgement> {
     })
 }
 
-fn matching_container(wanted: &PodFailurePolicyOnExitCodesRequirement, p: &Pod) -> Option<(String, i32)> {
+fn matching_container(
+    wanted: &PodFailurePolicyOnExitCodesRequirement,
+    p: &Pod,
+) -> Option<(String, i32)> {
     let status = p.status.as_ref()?;
-    let all = status.container_statuses.iter().flatten().chain(status.init_container_statuses.iter().flatten());
+    let all = status
+        .container_statuses
+        .iter()
+        .flatten()
+        .chain(status.init_container_statuses.iter().flatten());
     all.filter(|s| wanted.container_name.as_ref().is_none_or(|n| *n == s.name))
-        .filter_map(|s| Some((s.name.clone(), s.state.as_ref()?.terminated.as_ref()?.exit_code)))
+        .filter_map(|s| {
+            Some((
+                s.name.clone(),
+                s.state.as_ref()?.terminated.as_ref()?.exit_code,
+            ))
+        })
         .filter(|(_, code)| *code != 0)
         .find(|(_, code)| match wanted.operator.as_str() {
             "In" => wanted.values.contains(code),
@@ -639,9 +862,19 @@ fn matching_container(wanted: &PodFailurePolicyOnExitCodesRequirement, p: &Pod) 
         })
 }
 
-pub(crate) fn set_condition(status: &mut JobStatus, kind: &str, value: &str, reason: &str, message: &str, now: Timestamp) {
+pub(crate) fn set_condition(
+    status: &mut JobStatus,
+    kind: &str,
+    value: &str,
+    reason: &str,
+    message: &str,
+    now: Timestamp,
+) {
     let conditions = status.conditions.get_or_insert_default();
-    if conditions.iter().any(|c| c.type_ == kind && c.status == value && c.reason.as_deref() == Some(reason)) {
+    if conditions
+        .iter()
+        .any(|c| c.type_ == kind && c.status == value && c.reason.as_deref() == Some(reason))
+    {
         return;
     }
     let next = JobCondition {

@@ -23,7 +23,8 @@ pub(crate) trait Replicated: Object {
     fn selects(&self, labels: &ObjectMeta) -> bool;
     fn template(&self) -> Option<&PodTemplateSpec>;
     /// The object with the status that these counts mean, or `None` when it has it already.
-    fn with_status(&self, counts: Counts, failure: Option<Failure>, now: Timestamp) -> Option<Self>;
+    fn with_status(&self, counts: Counts, failure: Option<Failure>, now: Timestamp)
+    -> Option<Self>;
 }
 
 pub(crate) struct ReplicaController<K: Replicated> {
@@ -37,7 +38,11 @@ impl<K: Replicated> ReplicaController<K> {
         let (sets, pods) = (context.informer::<K>(), context.informer::<Pod>());
         children::index(&sets);
         children::index(&pods);
-        Self { context: context.clone(), sets, pods }
+        Self {
+            context: context.clone(),
+            sets,
+            pods,
+        }
     }
 
     /// Active pods of every set under the same parent: deleting prefers crowded nodes.
@@ -52,8 +57,15 @@ impl<K: Replicated> ReplicaController<K> {
             .collect()
     }
 
-    async fn write_status(&self, set: &K, counts: Counts, failure: Option<Failure>) -> Result<(), ReconcileError> {
-        let Some(next) = set.with_status(counts, failure, clock::now()) else { return Ok(()) };
+    async fn write_status(
+        &self,
+        set: &K,
+        counts: Counts,
+        failure: Option<Failure>,
+    ) -> Result<(), ReconcileError> {
+        let Some(next) = set.with_status(counts, failure, clock::now()) else {
+            return Ok(());
+        };
         match self.context.client.update_status(&next).await {
             Ok(_) => Ok(()),
             Err(error) if error.is_not_found() => Ok(()),
@@ -82,14 +94,18 @@ impl<K: Replicated> Controller for ReplicaController<K> {
     }
 
     async fn reconcile(&self, key: &Key) -> Result<Outcome, ReconcileError> {
-        let Some(set) = self.sets.get(&key.namespace, &key.name) else { return Ok(Outcome::Done) };
+        let Some(set) = self.sets.get(&key.namespace, &key.name) else {
+            return Ok(Outcome::Done);
+        };
         let meta = set.metadata();
         let owner = Owner::new(K::API_VERSION, K::KIND, meta);
         let candidates = children::candidates(&self.pods, &owner)
             .into_iter()
             .filter(|p| !pod::is_terminal(p) || owner.owns(&p.metadata))
             .collect();
-        let pods = children::claim::<K, Pod>(&self.context.client, &owner, candidates, |m| set.selects(m)).await?;
+        let pods =
+            children::claim::<K, Pod>(&self.context.client, &owner, candidates, |m| set.selects(m))
+                .await?;
         let related = self.related(&set, &pods);
         let template = set.template().cloned().unwrap_or_default();
         let plan = replicas::plan(
@@ -101,7 +117,8 @@ impl<K: Replicated> Controller for ReplicaController<K> {
                 min_ready_seconds: set.min_ready_seconds(),
                 fully_labeled: &|p| {
                     let wanted = template.metadata.as_ref().and_then(|m| m.labels.as_ref());
-                    wanted.is_none_or(|w| crate::selector::map_matches(w, p.metadata.labels.as_ref()))
+                    wanted
+                        .is_none_or(|w| crate::selector::map_matches(w, p.metadata.labels.as_ref()))
                 },
             },
             clock::now(),
@@ -110,15 +127,27 @@ impl<K: Replicated> Controller for ReplicaController<K> {
         let mut error = None;
         if plan.create > 0 {
             let prefix = format!("{}-", key.name);
-            let new = pod::from_template(&template, &key.namespace, Some(prefix), owner.reference());
+            let new =
+                pod::from_template(&template, &key.namespace, Some(prefix), owner.reference());
             error = children::slow_start(plan.create, |_| async {
-                children::create_pod(&self.context.client, &self.context.events, &*set, &new).await.map(drop)
+                children::create_pod(&self.context.client, &self.context.events, &*set, &new)
+                    .await
+                    .map(drop)
             })
             .await;
         } else if !plan.delete.is_empty() {
-            error = children::delete_pods(&self.context.client, &self.context.events, &*set, &plan.delete).await;
+            error = children::delete_pods(
+                &self.context.client,
+                &self.context.events,
+                &*set,
+                &plan.delete,
+            )
+            .await;
         }
-        if error.as_ref().is_some_and(keelson_client::Error::is_namespace_terminating) {
+        if error
+            .as_ref()
+            .is_some_and(keelson_client::Error::is_namespace_terminating)
+        {
             error = None;
         }
         let failure = replicas::failure(diff, error.as_ref().map(ToString::to_string));

@@ -17,7 +17,10 @@ impl Replicated for ReplicaSet {
     }
 
     fn min_ready_seconds(&self) -> i32 {
-        self.spec.as_ref().and_then(|s| s.min_ready_seconds).unwrap_or(0)
+        self.spec
+            .as_ref()
+            .and_then(|s| s.min_ready_seconds)
+            .unwrap_or(0)
     }
 
     fn selects(&self, meta: &ObjectMeta) -> bool {
@@ -30,13 +33,19 @@ impl Replicated for ReplicaSet {
         self.spec.as_ref()?.template.as_ref()
     }
 
-    fn with_status(&self, counts: Counts, failure: Option<Failure>, now: Timestamp) -> Option<Self> {
+    fn with_status(
+        &self,
+        counts: Counts,
+        failure: Option<Failure>,
+        now: Timestamp,
+    ) -> Option<Self> {
         let known = self.status.clone().unwrap_or_default();
         let mut conditions = known.conditions.clone().unwrap_or_default();
         match failure {
-            Some(failure) if conditions.iter().any(|c| {
-                c.type_ == REPLICA_FAILURE && c.reason.as_deref() == Some(failure.reason)
-            }) => {}
+            Some(failure)
+                if conditions.iter().any(|c| {
+                    c.type_ == REPLICA_FAILURE && c.reason.as_deref() == Some(failure.reason)
+                }) => {}
             Some(failure) => {
                 conditions.retain(|c| c.type_ != REPLICA_FAILURE);
                 conditions.push(ReplicaSetCondition {
@@ -62,7 +71,10 @@ impl Replicated for ReplicaSet {
         if same(&known, &next) {
             return None;
         }
-        Some(Self { status: Some(next), ..self.clone() })
+        Some(Self {
+            status: Some(next),
+            ..self.clone()
+        })
     }
 }
 
@@ -75,5 +87,6 @@ fn same(a: &ReplicaSetStatus, b: &ReplicaSetStatus) -> bool {
         && zero(a.available_replicas) == zero(b.available_replicas)
         && zero(a.terminating_replicas) == zero(b.terminating_replicas)
         && a.observed_generation == b.observed_generation
-        && a.conditions.as_deref().unwrap_or_default() == b.conditions.as_deref().unwrap_or_default()
+        && a.conditions.as_deref().unwrap_or_default()
+            == b.conditions.as_deref().unwrap_or_default()
 }

@@ -120,11 +120,14 @@ fn choose_surplus(
 /// with the first pass that has none.
 pub(crate) fn failure(diff: i64, error: Option<String>) -> Option<Failure> {
     error.map(|message| Failure {
-        reason: if diff < 0 { "FailedCreate" } else { "FailedDelete" },
+        reason: if diff < 0 {
+            "FailedCreate"
+        } else {
+            "FailedDelete"
+        },
         message,
     })
 }
-
 
 #[cfg(test)]
 mod tests {
@@ -165,7 +168,13 @@ mod tests {
         assert!(plan.delete.is_empty());
         assert_eq!(
             plan.counts,
-            Counts { replicas: 1, fully_labeled: 1, ready: 1, available: 0, terminating: 1 }
+            Counts {
+                replicas: 1,
+                fully_labeled: 1,
+                ready: 1,
+                available: 0,
+                terminating: 1
+            }
         );
         assert_eq!(plan.recheck, Some(Duration::from_secs(3)));
     }

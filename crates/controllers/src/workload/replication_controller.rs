@@ -19,26 +19,36 @@ impl Replicated for ReplicationController {
     }
 
     fn min_ready_seconds(&self) -> i32 {
-        self.spec.as_ref().and_then(|s| s.min_ready_seconds).unwrap_or(0)
+        self.spec
+            .as_ref()
+            .and_then(|s| s.min_ready_seconds)
+            .unwrap_or(0)
     }
 
     fn selects(&self, meta: &ObjectMeta) -> bool {
-        self.spec.as_ref().and_then(|s| s.selector.as_ref()).is_some_and(|s| {
-            !s.is_empty() && selector::map_matches(s, meta.labels.as_ref())
-        })
+        self.spec
+            .as_ref()
+            .and_then(|s| s.selector.as_ref())
+            .is_some_and(|s| !s.is_empty() && selector::map_matches(s, meta.labels.as_ref()))
     }
 
     fn template(&self) -> Option<&PodTemplateSpec> {
         self.spec.as_ref()?.template.as_ref()
     }
 
-    fn with_status(&self, counts: Counts, failure: Option<Failure>, now: Timestamp) -> Option<Self> {
+    fn with_status(
+        &self,
+        counts: Counts,
+        failure: Option<Failure>,
+        now: Timestamp,
+    ) -> Option<Self> {
         let known = self.status.clone().unwrap_or_default();
         let mut conditions = known.conditions.clone().unwrap_or_default();
         match failure {
-            Some(failure) if conditions.iter().any(|c| {
-                c.type_ == REPLICA_FAILURE && c.reason.as_deref() == Some(failure.reason)
-            }) => {}
+            Some(failure)
+                if conditions.iter().any(|c| {
+                    c.type_ == REPLICA_FAILURE && c.reason.as_deref() == Some(failure.reason)
+                }) => {}
             Some(failure) => {
                 conditions.retain(|c| c.type_ != REPLICA_FAILURE);
                 conditions.push(ReplicationControllerCondition {
@@ -75,6 +85,9 @@ impl Replicated for ReplicationController {
         if unchanged {
             return None;
         }
-        Some(Self { status: Some(next), ..self.clone() })
+        Some(Self {
+            status: Some(next),
+            ..self.clone()
+        })
     }
 }

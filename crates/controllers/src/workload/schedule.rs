@@ -27,7 +27,9 @@ pub(crate) struct Fields {
     weekday_is_star: bool,
 }
 
-const MONTHS: [&str; 12] = ["jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec"];
+const MONTHS: [&str; 12] = [
+    "jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec",
+];
 const DAYS: [&str; 7] = ["sun", "mon", "tue", "wed", "thu", "fri", "sat"];
 /// No schedule is looked for further ahead: 29 February comes within eight years.
 const HORIZON_DAYS: usize = 8 * 366;
@@ -48,7 +50,10 @@ impl Schedule {
         };
         let parts: Vec<&str> = fields.split_whitespace().collect();
         let [minute, hour, day, month, weekday] = parts[..] else {
-            return Err(ScheduleError(format!("expected exactly 5 fields, found {}: {parts:?}", parts.len())));
+            return Err(ScheduleError(format!(
+                "expected exactly 5 fields, found {}: {parts:?}",
+                parts.len()
+            )));
         };
         let (weekday_bits, weekday_is_star) = field(weekday, 0, 7, &DAYS, 0)?;
         let (day_bits, day_is_star) = field(day, 1, 31, &[], 0)?;
@@ -68,7 +73,9 @@ impl Schedule {
     pub(crate) fn next(&self, after: Timestamp, zone: &TimeZone) -> Option<Timestamp> {
         match self {
             Self::Every(seconds) => {
-                let at = after.checked_add(SignedDuration::from_secs(*seconds)).ok()?;
+                let at = after
+                    .checked_add(SignedDuration::from_secs(*seconds))
+                    .ok()?;
                 Timestamp::from_second(at.as_second()).ok()
             }
             Self::Fields(fields) => fields.next(after, zone),
@@ -105,7 +112,11 @@ impl Fields {
         }
         let day = has(self.day, date.day());
         let weekday = has(self.weekday, date.weekday().to_sunday_zero_offset());
-        if self.day_is_star || self.weekday_is_star { day && weekday } else { day || weekday }
+        if self.day_is_star || self.weekday_is_star {
+            day && weekday
+        } else {
+            day || weekday
+        }
     }
 }
 
@@ -130,7 +141,10 @@ fn every(span: &str) -> Result<Schedule, ScheduleError> {
             _ => return Err(bad()),
         };
         let count: i64 = number.parse().map_err(|_| bad())?;
-        seconds = count.checked_mul(unit).and_then(|n| seconds.checked_add(n)).ok_or_else(bad)?;
+        seconds = count
+            .checked_mul(unit)
+            .and_then(|n| seconds.checked_add(n))
+            .ok_or_else(bad)?;
         number.clear();
         seen = true;
     }
@@ -141,12 +155,20 @@ fn every(span: &str) -> Result<Schedule, ScheduleError> {
 }
 
 /// One field as a set of bits, and whether it is unrestricted.
-fn field(text: &str, low: u32, high: u32, names: &[&str], base: u32) -> Result<(u64, bool), ScheduleError> {
+fn field(
+    text: &str,
+    low: u32,
+    high: u32,
+    names: &[&str],
+    base: u32,
+) -> Result<(u64, bool), ScheduleError> {
     let mut set = 0_u64;
     let mut star = false;
     for part in text.split(',') {
         let bad = |why: &str| ScheduleError(format!("{why}: {part}"));
-        let (range, step) = part.split_once('/').map_or((part, None), |(range, step)| (range, Some(step)));
+        let (range, step) = part
+            .split_once('/')
+            .map_or((part, None), |(range, step)| (range, Some(step)));
         let number = |word: &str| -> Result<u32, ScheduleError> {
             let lower = word.to_ascii_lowercase();
             if let Some(position) = names.iter().position(|n| *n == lower) {
@@ -169,7 +191,11 @@ fn field(text: &str, low: u32, high: u32, names: &[&str], base: u32) -> Result<(
         }
         let step: u32 = match step {
             None => 1,
-            Some(step) => step.parse().ok().filter(|s| *s > 0).ok_or_else(|| bad("bad step"))?,
+            Some(step) => step
+                .parse()
+                .ok()
+                .filter(|s| *s > 0)
+                .ok_or_else(|| bad("bad step"))?,
         };
         let mut n = first;
         while n <= last {
@@ -186,22 +212,53 @@ mod tests {
 
     fn next(schedule: &str, after: &str) -> String {
         let schedule = Schedule::parse(schedule).unwrap();
-        schedule.next(after.parse().unwrap(), &TimeZone::UTC).unwrap().to_string()
+        schedule
+            .next(after.parse().unwrap(), &TimeZone::UTC)
+            .unwrap()
+            .to_string()
     }
 
     #[test]
     fn next_times() {
         let cases = [
-            ("*/5 * * * *", "2026-01-01T00:03:00Z", "2026-01-01T00:05:00Z"),
-            ("*/5 * * * *", "2026-01-01T00:05:00Z", "2026-01-01T00:10:00Z"),
+            (
+                "*/5 * * * *",
+                "2026-01-01T00:03:00Z",
+                "2026-01-01T00:05:00Z",
+            ),
+            (
+                "*/5 * * * *",
+                "2026-01-01T00:05:00Z",
+                "2026-01-01T00:10:00Z",
+            ),
             ("0 0 * * *", "2026-01-01T12:00:00Z", "2026-01-02T00:00:00Z"),
             ("@hourly", "2026-01-01T12:30:00Z", "2026-01-01T13:00:00Z"),
             ("0 0 29 2 *", "2026-01-01T00:00:00Z", "2028-02-29T00:00:00Z"),
-            ("0 9 * * MON-FRI", "2026-01-02T10:00:00Z", "2026-01-05T09:00:00Z"),
-            ("0 0 13 * fri", "2026-01-01T00:00:00Z", "2026-01-02T00:00:00Z"),
-            ("0 0 * jan 7", "2026-01-01T00:00:00Z", "2026-01-04T00:00:00Z"),
-            ("@every 1h30m", "2026-01-01T00:00:00Z", "2026-01-01T01:30:00Z"),
-            ("59 23 31 12 *", "2026-12-31T23:59:00Z", "2027-12-31T23:59:00Z"),
+            (
+                "0 9 * * MON-FRI",
+                "2026-01-02T10:00:00Z",
+                "2026-01-05T09:00:00Z",
+            ),
+            (
+                "0 0 13 * fri",
+                "2026-01-01T00:00:00Z",
+                "2026-01-02T00:00:00Z",
+            ),
+            (
+                "0 0 * jan 7",
+                "2026-01-01T00:00:00Z",
+                "2026-01-04T00:00:00Z",
+            ),
+            (
+                "@every 1h30m",
+                "2026-01-01T00:00:00Z",
+                "2026-01-01T01:30:00Z",
+            ),
+            (
+                "59 23 31 12 *",
+                "2026-12-31T23:59:00Z",
+                "2027-12-31T23:59:00Z",
+            ),
         ];
         for (schedule, after, wanted) in cases {
             assert_eq!(next(schedule, after), wanted, "{schedule}");
@@ -211,15 +268,33 @@ mod tests {
     #[test]
     fn zones_shift_the_time() {
         let zone = TimeZone::fixed(jiff::tz::offset(2));
-        let at = Schedule::parse("0 1 * * *").unwrap().next("2026-01-01T00:00:00Z".parse().unwrap(), &zone).unwrap();
+        let at = Schedule::parse("0 1 * * *")
+            .unwrap()
+            .next("2026-01-01T00:00:00Z".parse().unwrap(), &zone)
+            .unwrap();
         assert_eq!(at.to_string(), "2026-01-01T23:00:00Z");
     }
 
     #[test]
     fn bad_schedules_are_refused() {
-        for text in ["", "* * * *", "60 * * * *", "* * 0 * *", "a * * * *", "*/0 * * * *", "5-1 * * * *", "@every x", "@every 5"] {
+        for text in [
+            "",
+            "* * * *",
+            "60 * * * *",
+            "* * 0 * *",
+            "a * * * *",
+            "*/0 * * * *",
+            "5-1 * * * *",
+            "@every x",
+            "@every 5",
+        ] {
             assert!(Schedule::parse(text).is_err(), "{text}");
         }
-        assert!(Schedule::parse("0 0 31 2 *").unwrap().next("2026-01-01T00:00:00Z".parse().unwrap(), &TimeZone::UTC).is_none());
+        assert!(
+            Schedule::parse("0 0 31 2 *")
+                .unwrap()
+                .next("2026-01-01T00:00:00Z".parse().unwrap(), &TimeZone::UTC)
+                .is_none()
+        );
     }
 }
