@@ -9,7 +9,7 @@ use std::time::Duration;
 use keelson_ports::{Error, Result};
 use rustix::mount::OpenTreeFlags;
 use tokio::io::unix::AsyncFd;
-use tokio::io::{AsyncReadExt, Interest};
+use tokio::io::AsyncReadExt;
 
 use crate::shim::protocol::{self, MAX_MESSAGE_BYTES, Reply, Request};
 use crate::shim::{READY, SHIM_ARGUMENT};
@@ -37,7 +37,7 @@ impl Connection {
             match rustix::net::connect(&socket, &address) {
                 Ok(()) => {
                     return Ok(Connection {
-                        socket: AsyncFd::register_with_interest(socket, Interest::READABLE | Interest::WRITABLE)?,
+                        socket: sys::watch_readiness(socket)?,
                         buffer: vec![0; MAX_MESSAGE_BYTES],
                     });
                 }

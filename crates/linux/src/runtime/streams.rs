@@ -143,7 +143,7 @@ impl Inner {
                 self.start_command(id, request.command, true, [false; 3], Vec::new()).await?;
             let master = master.ok_or_else(|| Error::Failed("the command has no terminal".to_owned()))?;
             rustix::io::ioctl_fionbio(&master, true).map_err(|error| stream_error(error.into()))?;
-            let terminal = Arc::new(AsyncFd::register(master).map_err(stream_error)?);
+            let terminal = Arc::new(sys::watch_readiness(master).map_err(stream_error)?);
             let (resize, mut sizes) = tokio::sync::mpsc::channel::<(u16, u16)>(4);
             let resized = Arc::downgrade(&terminal);
             tokio::spawn(async move {
