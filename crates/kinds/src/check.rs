@@ -292,14 +292,6 @@ pub(crate) fn name_is_dns1123_label(name: &str, prefix: bool) -> Vec<String> {
     validation::is_dns1123_label(masked(name, prefix))
 }
 
-pub(crate) fn name_is_dns1123_subdomain(name: &str, prefix: bool) -> Vec<String> {
-    validation::is_dns1123_subdomain(masked(name, prefix))
-}
-
-pub(crate) fn name_is_dns1035_label(name: &str, prefix: bool) -> Vec<String> {
-    validation::is_dns1035_label(masked(name, prefix))
-}
-
 /// A name that is one segment of a URL path.
 pub(crate) fn name_is_path_segment(name: &str, prefix: bool) -> Vec<String> {
     let mut out = Vec::new();
@@ -312,4 +304,47 @@ pub(crate) fn name_is_path_segment(name: &str, prefix: bool) -> Vec<String> {
         }
     }
     out
+}
+
+/// A domain, a slash and a path: how controllers are named.
+pub(crate) fn domain_prefixed_path(at: &At, e: &mut ErrorList) {
+    if at.is_empty() {
+        return e.push(at.required(""));
+    }
+    match at.text().split_once('/') {
+        Some((domain, path)) if !domain.is_empty() && !path.is_empty() => {
+            e.extend(validation::is_dns1123_subdomain(domain).into_iter().map(|m| FieldError::invalid(&at.path, domain, m)));
+            let fine = |c: char| c.is_ascii_alphanumeric() || "/%-._~!$&'()*+,;=:".contains(c);
+            if !path.chars().all(fine) {
+                e.push(FieldError::invalid(&at.path, path, "Invalid path"));
+            }
+        }
+        _ => e.push(at.invalid("must be a domain-prefixed path (such as \"acme.io/foo\")")),
+    }
+}
+
+/// `status.conditions` as every API of today has them.
+pub(crate) fn conditions(list: &At, e: &mut ErrorList) {
+    let mut seen = std::collections::BTreeSet::new();
+    for c in list.each() {
+        let kind = c.at("type");
+        kind.required_conforms(e, validation::is_qualified_name);
+        if !kind.is_empty() && !seen.insert(kind.text()) {
+            e.push(kind.duplicate());
+        }
+        c.at("status").required_one_of(e, &["False", "True", "Unknown"]);
+        c.at("observedGeneration").non_negative(e);
+        if c.at("lastTransitionTime").is_empty() {
+            e.push(c.at("lastTransitionTime").required("must be set"));
+        }
+        let reason = c.at("reason");
+        if reason.is_empty() {
+            e.push(reason.required(""));
+        } else if reason.len() > 1024 {
+            e.push(FieldError::too_long(&reason.path, 1024));
+        }
+        if c.at("message").len() > 32768 {
+            e.push(FieldError::too_long(&c.at("message").path, 32768));
+        }
+    }
 }

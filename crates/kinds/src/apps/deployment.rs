@@ -1,7 +1,7 @@
 //! Deployment.
 
 use keelson_machinery::field::{ErrorList, FieldError};
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use crate::cell;
 use crate::check::At;
@@ -155,6 +155,7 @@ fn cells(obj: &Value, now: i64) -> Vec<Value> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use serde_json::json;
 
     fn deployment() -> Value {
         let mut obj = json!({

@@ -5,7 +5,7 @@ use keelson_machinery::validation;
 use serde_json::Value;
 
 use crate::cell;
-use crate::check::{At, same};
+use crate::check::{At, domain_prefixed_path, same};
 use crate::core::pod;
 use crate::kind::{Column, Kind, UpdateContext};
 use crate::rules;
@@ -204,16 +204,7 @@ fn managed_by(at: &At, e: &mut ErrorList) {
     if !at.exists() {
         return;
     }
-    if at.is_empty() {
-        e.push(at.required(""));
-    } else {
-        match at.text().split_once('/') {
-            Some((domain, path)) if !domain.is_empty() && !path.is_empty() => {
-                e.extend(validation::is_dns1123_subdomain(domain).into_iter().map(|m| FieldError::invalid(&at.path, domain, m)));
-            }
-            _ => e.push(at.invalid("must be a domain-prefixed path (such as \"acme.io/foo\")")),
-        }
-    }
+    domain_prefixed_path(at, e);
     if at.text().len() > 63 {
         e.push(FieldError::too_long(&at.path, 63));
     }

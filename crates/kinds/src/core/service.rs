@@ -41,7 +41,7 @@ pub(crate) static SERVICE: Kind = Kind {
         vec![("spec.clusterIP", obj.text("spec.clusterIP").to_owned()), ("spec.type", obj.text("spec.type").to_owned())]
     },
     selectable_names: &["spec.clusterIP", "spec.type"],
-    validate_name: check::name_is_dns1035_label,
+    validate_name: check::name_is_dns1123_label,
     ..Kind::GENERIC
 };
 

@@ -12,7 +12,7 @@ pub(crate) mod volumes;
 
 use serde_json::{Value, json};
 
-pub(crate) use validate::{annotation_names, legacy_ip as validate_legacy_ip, pod_template};
+pub(crate) use validate::{legacy_ip as validate_legacy_ip, pod_template};
 
 use crate::check::At;
 use crate::kind::{Column, Kind};

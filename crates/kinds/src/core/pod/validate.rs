@@ -77,7 +77,7 @@ pub(crate) fn pod_template(template: &At, e: &mut ErrorList) {
     }
 }
 
-pub(crate) fn annotation_names(annotations: &At, e: &mut ErrorList) {
+fn annotation_names(annotations: &At, e: &mut ErrorList) {
     for (key, _) in annotations.entries() {
         let lower = key.to_lowercase();
         e.extend(validation::is_qualified_name(&lower).into_iter().map(|m| FieldError::invalid(&annotations.path, key, m)));

@@ -1,0 +1,4 @@
+//! The group `apiextensions.k8s.io`.
+
+pub(crate) mod custom_resource_definition;
+mod schema;

@@ -1,0 +1,59 @@
+//! IPAddress.
+
+use keelson_machinery::field::ErrorList;
+use keelson_machinery::validation;
+use serde_json::Value;
+
+use crate::cell::{self, NONE};
+use crate::check::{At, name_is_path_segment};
+use crate::kind::{Column, Kind};
+use crate::tree::Tree;
+use crate::workload;
+
+pub(crate) static IP_ADDRESS: Kind = Kind {
+    group: "networking.k8s.io",
+    resource: "ipaddresses",
+    validate,
+    validate_update: |new, old, _| {
+        let mut e = ErrorList::new();
+        workload::immutable(new, old, "spec.parentRef", &mut e);
+        e
+    },
+    columns: &[Column::text("ParentRef"), Column::AGE],
+    cells: |obj, now| {
+        let parent = obj.at("spec.parentRef");
+        let mut text = NONE.to_owned();
+        if parent.is_object() {
+            let resource = parent.text("resource").to_lowercase();
+            text = match parent.text("group") {
+                "" => resource,
+                group => format!("{resource}.{}", group.to_lowercase()),
+            };
+            for part in ["namespace", "name"] {
+                if part == "name" || !parent.text(part).is_empty() {
+                    text.push('/');
+                    text.push_str(parent.text(part));
+                }
+            }
+        }
+        vec![text.into(), cell::age(obj, now)]
+    },
+    selectable: |obj| vec![("spec.parentRef.name", obj.text("spec.parentRef.name").to_owned())],
+    selectable_names: &["spec.parentRef.name"],
+    validate_name: |name, _| validation::is_valid_ip(name),
+    ..Kind::GENERIC
+};
+
+fn validate(obj: &Value) -> ErrorList {
+    let mut e = ErrorList::new();
+    let parent = At::new(obj, "spec").at("parentRef");
+    if !parent.exists() {
+        return vec![parent.required("")];
+    }
+    parent.at("group").optional_conforms(&mut e, validation::is_dns1123_subdomain);
+    for field in ["resource", "name"] {
+        parent.at(field).required_conforms(&mut e, |n| name_is_path_segment(n, false));
+    }
+    parent.at("namespace").optional_conforms(&mut e, |n| name_is_path_segment(n, false));
+    e
+}
