@@ -134,3 +134,19 @@ pub async fn run_all(informers: Informers, client_for: impl Fn(&str) -> Client, 
         .collect();
     join_all(running).await;
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::HashSet;
+
+    #[test]
+    fn rows_are_unique_and_say_what_they_write() {
+        let mut names = HashSet::new();
+        for row in CONTROLLERS {
+            assert!(names.insert(row.name), "{} stands twice", row.name);
+            assert!(!row.writes.is_empty(), "{} writes nothing", row.name);
+            assert!(!row.service_account.is_empty());
+        }
+    }
+}

@@ -974,3 +974,7 @@ pub(crate) fn set_condition(
         last_transition_time: Some(transition),
     });
 }
+
+#[cfg(test)]
+#[path = "deployment_plan_tests.rs"]
+mod tests;
