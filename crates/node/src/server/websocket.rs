@@ -1,0 +1,185 @@
+//! WebSocket upgrades, and messages whose first byte names a channel.
+
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use bytes::{Buf, Bytes};
+use futures::{SinkExt, Stream, StreamExt};
+use http::header::{CONNECTION, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_PROTOCOL, UPGRADE};
+use http::{HeaderValue, Request, Response, StatusCode};
+use hyper::body::Incoming;
+use hyper::upgrade::{OnUpgrade, Upgraded};
+use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::sync::mpsc;
+use tokio_tungstenite::WebSocketStream;
+use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
+use tokio_tungstenite::tungstenite::protocol::{Message, Role};
+
+use super::{Body, full, text};
+
+pub(super) type Socket = WebSocketStream<TokioIo<Upgraded>>;
+
+pub(super) fn is_upgrade<B>(request: &Request<B>, protocol: &str) -> bool {
+    let lists = |name, wanted: &str| {
+        request
+            .headers()
+            .get_all(name)
+            .iter()
+            .filter_map(|value| value.to_str().ok())
+            .flat_map(|value| value.split(','))
+            .any(|part| part.trim().eq_ignore_ascii_case(wanted))
+    };
+    lists(CONNECTION, "upgrade") && lists(UPGRADE, protocol)
+}
+
+/// Values of a header that may be given several times and in comma-separated lists.
+pub(super) fn header_list<B>(request: &Request<B>, name: &str) -> Vec<String> {
+    request
+        .headers()
+        .get_all(name)
+        .iter()
+        .filter_map(|value| value.to_str().ok())
+        .flat_map(|value| value.split(','))
+        .map(|part| part.trim().to_owned())
+        .filter(|part| !part.is_empty())
+        .collect()
+}
+
+/// The answer that switches protocols, the protocol chosen (empty when none was asked for), and
+/// what becomes the connection.
+pub(super) fn accept(
+    request: &mut Request<Incoming>,
+    supported: &[&'static str],
+) -> Result<(Response<Body>, String, OnUpgrade), Box<Response<Body>>> {
+    let bad = |message: &str| Box::new(text(StatusCode::BAD_REQUEST, message));
+    let Some(key) = request.headers().get(SEC_WEBSOCKET_KEY) else { return Err(bad("Sec-WebSocket-Key is missing")) };
+    let accept = derive_accept_key(key.as_bytes());
+    let offered = header_list(request, SEC_WEBSOCKET_PROTOCOL.as_str());
+    let chosen = supported.iter().find(|protocol| offered.iter().any(|offer| offer == *protocol));
+    if chosen.is_none() && !offered.is_empty() {
+        return Err(bad(&format!("none of the subprotocols {offered:?} is supported; supported are {supported:?}")));
+    }
+    let Ok(accept) = HeaderValue::from_str(&accept) else { return Err(bad("Sec-WebSocket-Key is invalid")) };
+    let mut response = Response::new(full(Bytes::new()));
+    *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
+    let headers = response.headers_mut();
+    headers.insert(CONNECTION, HeaderValue::from_static("Upgrade"));
+    headers.insert(UPGRADE, HeaderValue::from_static("websocket"));
+    headers.insert(SEC_WEBSOCKET_ACCEPT, accept);
+    if let Some(chosen) = chosen {
+        headers.insert(SEC_WEBSOCKET_PROTOCOL, HeaderValue::from_static(chosen));
+    }
+    Ok((response, chosen.map(|chosen| (*chosen).to_owned()).unwrap_or_default(), hyper::upgrade::on(request)))
+}
+
+pub(super) async fn open(upgrade: OnUpgrade) -> Result<Socket, hyper::Error> {
+    let upgraded = upgrade.await?;
+    Ok(WebSocketStream::from_raw_socket(TokioIo::new(upgraded), Role::Server, None).await)
+}
+
+/// One writer per socket: channels share it through a queue.
+#[derive(Clone)]
+pub(super) struct ChannelSender {
+    queue: mpsc::Sender<Message>,
+}
+
+impl ChannelSender {
+    pub(super) async fn send(&self, channel: u8, data: &[u8]) -> Result<(), ()> {
+        let mut message = Vec::with_capacity(data.len() + 1);
+        message.push(channel);
+        message.extend_from_slice(data);
+        self.queue.send(Message::Binary(message.into())).await.map_err(drop)
+    }
+}
+
+/// Splits a socket into channels: a sender, received `(channel, data)`, and the writing task, which
+/// ends when every sender is gone.
+pub(super) fn channels(
+    socket: Socket,
+) -> (ChannelSender, impl Stream<Item = (u8, Bytes)> + Send + Unpin, tokio::task::JoinHandle<()>) {
+    let (mut sink, stream) = socket.split();
+    let (queue, mut messages) = mpsc::channel::<Message>(64);
+    let writing = tokio::spawn(async move {
+        while let Some(message) = messages.recv().await {
+            if sink.send(message).await.is_err() {
+                return;
+            }
+        }
+        // The peer may have closed first.
+        let _ = sink.send(Message::Close(None)).await;
+        let _ = sink.close().await;
+    });
+    let received = stream
+        .take_while(|message| std::future::ready(message.is_ok()))
+        .filter_map(|message| {
+            std::future::ready(match message {
+                Ok(Message::Binary(data)) => Some(data),
+                Ok(Message::Text(text)) => Some(Bytes::from(text)),
+                _ => None,
+            })
+        })
+        .filter_map(|mut data| {
+            std::future::ready((!data.is_empty()).then(|| {
+                let channel = data.get_u8();
+                (channel, data)
+            }))
+        });
+    (ChannelSender { queue }, received, writing)
+}
+
+/// A byte stream inside a socket's binary messages: what tunnels SPDY.
+pub(super) struct Tunnel {
+    socket: Socket,
+    rest: Bytes,
+}
+
+impl Tunnel {
+    pub(super) fn new(socket: Socket) -> Self {
+        Self { socket, rest: Bytes::new() }
+    }
+}
+
+fn broken(error: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> std::io::Error {
+    std::io::Error::other(error)
+}
+
+impl AsyncRead for Tunnel {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<std::io::Result<()>> {
+        loop {
+            if !self.rest.is_empty() {
+                let count = self.rest.len().min(buffer.remaining());
+                buffer.put_slice(&self.rest[..count]);
+                self.rest.advance(count);
+                return Poll::Ready(Ok(()));
+            }
+            match self.socket.poll_next_unpin(cx) {
+                Poll::Pending => return Poll::Pending,
+                Poll::Ready(None | Some(Ok(Message::Close(_)))) => return Poll::Ready(Ok(())),
+                Poll::Ready(Some(Ok(Message::Binary(data)))) => self.rest = data,
+                Poll::Ready(Some(Ok(_))) => {}
+                Poll::Ready(Some(Err(error))) => return Poll::Ready(Err(broken(error))),
+            }
+        }
+    }
+}
+
+impl AsyncWrite for Tunnel {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, data: &[u8]) -> Poll<std::io::Result<usize>> {
+        match self.socket.poll_ready_unpin(cx) {
+            Poll::Pending => return Poll::Pending,
+            Poll::Ready(Err(error)) => return Poll::Ready(Err(broken(error))),
+            Poll::Ready(Ok(())) => {}
+        }
+        let message = Message::Binary(Bytes::copy_from_slice(data));
+        Poll::Ready(self.socket.start_send_unpin(message).map(|()| data.len()).map_err(broken))
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<std::io::Result<()>> {
+        self.socket.poll_flush_unpin(cx).map_err(broken)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<std::io::Result<()>> {
+        self.socket.poll_close_unpin(cx).map_err(broken)
+    }
+}
