@@ -90,10 +90,6 @@ impl WatchCache {
         }
     }
 
-    pub(crate) fn prefix(&self) -> &str {
-        &self.prefix
-    }
-
     pub(crate) fn get(&self, namespace: &str, name: &str) -> Option<Arc<Object>> {
         let key = if namespace.is_empty() {
             format!("{}{name}", self.prefix)
@@ -114,14 +110,6 @@ impl WatchCache {
             ))
             .map(|(_, object)| Arc::clone(object))
             .collect()
-    }
-
-    pub(crate) fn len(&self) -> usize {
-        self.read().objects.len()
-    }
-
-    pub(crate) fn is_empty(&self) -> bool {
-        self.len() == 0
     }
 
     /// The decoded form, kept between calls for the resources the server itself reads.

@@ -2,8 +2,8 @@
 //! place in it where the store stamps the resourceVersion. Adding an encoding is adding it here.
 
 use bytes::{BufMut, Bytes, BytesMut};
-use keelson_machinery::meta;
 use keelson_machinery::status::Status;
+use keelson_machinery::{default, meta, protobuf};
 use keelson_store::{Revision, Value as StoreValue};
 use serde_json::Value;
 
@@ -11,9 +11,6 @@ use super::negotiate::Encoding;
 use super::options::FieldValidation;
 use super::resources::ResourceEntry;
 use crate::request::{RequestContext, Response, Warnings};
-
-/// Whether protobuf can be negotiated.
-pub(crate) const PROTOBUF: bool = false;
 
 /// Bodies larger than this are refused before they are decoded.
 pub(crate) const BODY_LIMIT: usize = 3 << 20;
@@ -26,10 +23,38 @@ pub(crate) fn body_value(body: &Bytes, encoding: Encoding) -> Result<Value, Stat
             serde_json::from_slice(body).map_err(|err| Status::bad_request(json_error(body, &err)))
         }
         Encoding::Yaml => yaml(body),
-        Encoding::Protobuf => Err(Status::unsupported_media_type(
-            "protobuf bodies are not supported here",
-        )),
+        Encoding::Protobuf => protobuf::decode(body, protobuf_type)
+            .map_err(|err| Status::bad_request(err.to_string())),
     }
+}
+
+/// The message of a type as clients name it. A few types of meta/v1 go by any group's version.
+fn protobuf_type(api_version: &str, kind: &str) -> Option<&'static str> {
+    match kind {
+        "DeleteOptions" => Some("io.k8s.apimachinery.pkg.apis.meta.v1.DeleteOptions"),
+        "Status" => Some("io.k8s.apimachinery.pkg.apis.meta.v1.Status"),
+        "PartialObjectMetadata" => {
+            Some("io.k8s.apimachinery.pkg.apis.meta.v1.PartialObjectMetadata")
+        }
+        "PartialObjectMetadataList" => {
+            Some("io.k8s.apimachinery.pkg.apis.meta.v1.PartialObjectMetadataList")
+        }
+        _ => {
+            let (group, version) = meta::split_api_version(api_version);
+            keelson_api::kind_type(group, version, kind)
+        }
+    }
+}
+
+/// An object, list, Status or partial object with its envelope.
+pub(crate) fn to_protobuf(value: &Value) -> Result<Bytes, Status> {
+    let (api_version, kind) = (meta::api_version(value), meta::kind(value));
+    let type_name = protobuf_type(api_version, kind).ok_or_else(|| {
+        Status::not_acceptable(format!("{kind} in {api_version} has no protobuf form"))
+    })?;
+    protobuf::encode(value, type_name)
+        .map(Bytes::from)
+        .map_err(Status::internal)
 }
 
 pub(crate) fn check_size(body: &Bytes) -> Result<(), Status> {
@@ -98,6 +123,9 @@ pub(crate) fn decode_object(
 pub(crate) fn finish_object(entry: &ResourceEntry, value: &mut Value) -> Result<(), Status> {
     check_type(entry, value)?;
     meta::set_type(value, &entry.api_version(), &entry.kind);
+    if !entry.custom {
+        default::apply(value, &entry.schema);
+    }
     entry.rules.default(value);
     Ok(())
 }
@@ -145,7 +173,7 @@ pub(crate) fn decode_body(
     let schema = keelson_api::kind_type(group, version, kind)
         .and_then(keelson_api::schema)
         .ok_or_else(|| Status::internal(format!("no type {kind} in {api_version}")))?;
-    let value = body_value(body, super::negotiate::input(ctx)?)?;
+    let value = body_value(body, super::negotiate::input(ctx, true)?)?;
     let given = |field| value.get(field).and_then(Value::as_str).unwrap_or_default();
     let (given_version, given_kind) = (given("apiVersion").to_owned(), given("kind").to_owned());
     if !given_kind.is_empty() && given_kind != kind {
@@ -176,7 +204,7 @@ pub(crate) fn encode_answer(
     code: u16,
     value: &Value,
 ) -> Result<Response, Status> {
-    let output = super::negotiate::output(ctx, false)?;
+    let output = super::negotiate::output(ctx, false, true)?;
     super::render::value(code, &output, value)
 }
 

@@ -35,7 +35,7 @@ use serde_json::Value;
 use tokio::task::JoinHandle;
 
 use crate::admission::AdmissionChain;
-use crate::cache::{Caches, WatchCache};
+use crate::cache::Caches;
 use crate::request::{RequestContext, Response, respond_json, respond_status};
 
 use change::Change;
@@ -121,15 +121,6 @@ impl Registry {
 
     pub fn resources(&self) -> &Arc<Resources> {
         &self.resources
-    }
-
-    /// The cache of a served resource, by its storage group.
-    pub(crate) fn cache(&self, group: &str, resource: &str) -> Option<Arc<WatchCache>> {
-        self.caches.get(group, resource)
-    }
-
-    pub(crate) fn caches(&self) -> &Arc<Caches> {
-        &self.caches
     }
 
     pub fn store(&self) -> &SharedStore {
@@ -220,13 +211,13 @@ impl Registry {
     }
 
     async fn serve_get(&self, call: &Call<'_>) -> Result<Response, Status> {
-        let output = negotiate::output(call.ctx, false)?;
+        let output = negotiate::output(call.ctx, false, call.entry.has_protobuf())?;
         let kv = self.get(&call.entry, call.namespace, call.name).await?;
         Renderer::new(Arc::clone(&call.entry), output).object(200, &kv.value)
     }
 
     async fn serve_list(&self, call: &Call<'_>) -> Result<Response, Status> {
-        let output = negotiate::output(call.ctx, true)?;
+        let output = negotiate::output(call.ctx, true, call.entry.has_protobuf())?;
         let options = ListOptions::parse(call.ctx)?;
         let selection = Selection::parse(&call.entry, call.namespace, "", &options)?;
         match self.list(&call.entry, &selection, &options).await {
@@ -244,16 +235,16 @@ impl Registry {
     }
 
     async fn serve_watch(&self, call: &Call<'_>) -> Result<Response, Status> {
-        let output = negotiate::output(call.ctx, true)?;
+        let output = negotiate::output(call.ctx, true, call.entry.has_protobuf())?;
         let options = ListOptions::parse(call.ctx)?;
         let selection = Selection::parse(&call.entry, call.namespace, call.name, &options)?;
         self.watch(&call.entry, selection, &options, output).await
     }
 
     async fn serve_create(&self, call: &Call<'_>, body: Bytes) -> Result<Response, Status> {
-        let output = negotiate::output(call.ctx, false)?;
+        let output = negotiate::output(call.ctx, false, call.entry.has_protobuf())?;
         let options = WriteOptions::parse(call.ctx, "CreateOptions")?;
-        let encoding = negotiate::input(call.ctx)?;
+        let encoding = negotiate::input(call.ctx, call.entry.has_protobuf())?;
         let entry = &call.entry;
         let mut object = codec::decode_object(
             entry,
@@ -274,9 +265,9 @@ impl Registry {
     }
 
     async fn serve_update(&self, call: &Call<'_>, body: Bytes) -> Result<Response, Status> {
-        let output = negotiate::output(call.ctx, false)?;
+        let output = negotiate::output(call.ctx, false, call.entry.has_protobuf())?;
         let options = WriteOptions::parse(call.ctx, "UpdateOptions")?;
-        let encoding = negotiate::input(call.ctx)?;
+        let encoding = negotiate::input(call.ctx, call.entry.has_protobuf())?;
         let entry = &call.entry;
         let mut object = codec::decode_object(
             entry,
@@ -296,7 +287,7 @@ impl Registry {
     }
 
     async fn serve_patch(&self, call: &Call<'_>, body: Bytes) -> Result<Response, Status> {
-        let output = negotiate::output(call.ctx, false)?;
+        let output = negotiate::output(call.ctx, false, call.entry.has_protobuf())?;
         let options = WriteOptions::parse(call.ctx, "PatchOptions")?;
         let patch = Patch::parse(call, &options, &body)?;
         let written = self
@@ -307,7 +298,7 @@ impl Registry {
     }
 
     async fn serve_delete(&self, call: &Call<'_>, body: Bytes) -> Result<Response, Status> {
-        let output = negotiate::output(call.ctx, false)?;
+        let output = negotiate::output(call.ctx, false, call.entry.has_protobuf())?;
         let options = delete_options(call.ctx, &body)?;
         let write_options = delete_write_options(&options);
         let renderer = Renderer::new(Arc::clone(&call.entry), output);
@@ -333,7 +324,7 @@ impl Registry {
         call: &Call<'_>,
         body: Bytes,
     ) -> Result<Response, Status> {
-        let output = negotiate::output(call.ctx, true)?;
+        let output = negotiate::output(call.ctx, true, call.entry.has_protobuf())?;
         let options = delete_options(call.ctx, &body)?;
         let list_options = ListOptions::parse(call.ctx)?;
         let selection = Selection::parse(&call.entry, call.namespace, "", &list_options)?;
@@ -390,7 +381,7 @@ fn delete_options(ctx: &RequestContext, body: &Bytes) -> Result<DeleteOptions, S
     let body = if body.is_empty() {
         None
     } else {
-        Some(codec::body_value(body, negotiate::input(ctx)?)?)
+        Some(codec::body_value(body, negotiate::input(ctx, true)?)?)
     };
     DeleteOptions::parse(ctx.query(), body.filter(|body| !body.is_null()))
 }

@@ -5,27 +5,29 @@ use keelson_machinery::status::Status;
 
 use crate::request::RequestContext;
 
-const SUPPORTED: &str = "application/json, application/yaml, application/vnd.kubernetes.protobuf";
+const WITH_PROTOBUF: &str =
+    "application/json, application/yaml, application/vnd.kubernetes.protobuf";
+const WITHOUT_PROTOBUF: &str = "application/json, application/yaml";
 
 /// The bytes on the wire.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Encoding {
+pub(crate) enum Encoding {
     Json,
     Yaml,
     Protobuf,
 }
 
 impl Encoding {
-    fn of(media_type: &str) -> Option<Self> {
+    fn of(media_type: &str, protobuf: bool) -> Option<Self> {
         match media_type {
             "application/json" => Some(Self::Json),
             "application/yaml" => Some(Self::Yaml),
-            "application/vnd.kubernetes.protobuf" if super::codec::PROTOBUF => Some(Self::Protobuf),
+            "application/vnd.kubernetes.protobuf" if protobuf => Some(Self::Protobuf),
             _ => None,
         }
     }
 
-    pub fn content_type(self) -> &'static str {
+    pub(crate) fn content_type(self) -> &'static str {
         match self {
             Self::Json => "application/json",
             Self::Yaml => "application/yaml",
@@ -36,7 +38,7 @@ impl Encoding {
 
 /// What of the object is sent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Form {
+pub(crate) enum Form {
     Object,
     /// `as=Table`, with what each row carries of its object.
     Table(IncludeObject),
@@ -45,23 +47,23 @@ pub enum Form {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum IncludeObject {
+pub(crate) enum IncludeObject {
     None,
     Metadata,
     Object,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Output {
-    pub encoding: Encoding,
-    pub form: Form,
+pub(crate) struct Output {
+    pub(crate) encoding: Encoding,
+    pub(crate) form: Form,
     /// `meta.k8s.io` version of tables and partial objects.
-    pub meta_version: String,
-    pub pretty: bool,
+    pub(crate) meta_version: String,
+    pub(crate) pretty: bool,
 }
 
 impl Output {
-    pub const JSON: Self = Self {
+    pub(crate) const JSON: Self = Self {
         encoding: Encoding::Json,
         form: Form::Object,
         meta_version: String::new(),
@@ -69,7 +71,7 @@ impl Output {
     };
 
     /// Whether stored bytes can be sent as they are, where versions agree.
-    pub fn is_plain(&self) -> bool {
+    pub(crate) fn is_plain(&self) -> bool {
         self.encoding == Encoding::Json && self.form == Form::Object && !self.pretty
     }
 }
@@ -80,8 +82,9 @@ struct Accept<'a> {
     quality: f32,
 }
 
-/// The best of what the client accepts; 406 when there is nothing.
-pub fn output(ctx: &RequestContext, list: bool) -> Result<Output, Status> {
+/// The best of what the client accepts; 406 when there is nothing. `protobuf` says whether the
+/// kind has a message: custom resources have none.
+pub(crate) fn output(ctx: &RequestContext, list: bool, protobuf: bool) -> Result<Output, Status> {
     let header = ctx.header("accept").unwrap_or_default();
     let pretty = pretty(ctx);
     if header.trim().is_empty() {
@@ -100,10 +103,14 @@ pub fn output(ctx: &RequestContext, list: bool) -> Result<Output, Status> {
     for clause in &clauses {
         let encoding = match clause.media_type {
             "*/*" | "application/*" => Some(Encoding::Json),
-            media_type => Encoding::of(media_type),
+            media_type => Encoding::of(media_type, protobuf),
         };
         let Some(encoding) = encoding else { continue };
         if let Some((form, meta_version)) = form(ctx, &clause.parameters, list) {
+            // Tables have no message.
+            if encoding == Encoding::Protobuf && matches!(form, Form::Table(_)) {
+                continue;
+            }
             return Ok(Output {
                 encoding,
                 form,
@@ -113,12 +120,21 @@ pub fn output(ctx: &RequestContext, list: bool) -> Result<Output, Status> {
         }
     }
     Err(Status::not_acceptable(format!(
-        "only the following media types are accepted: {SUPPORTED}"
+        "only the following media types are accepted: {}",
+        supported(protobuf)
     )))
 }
 
+fn supported(protobuf: bool) -> &'static str {
+    if protobuf {
+        WITH_PROTOBUF
+    } else {
+        WITHOUT_PROTOBUF
+    }
+}
+
 /// The body's encoding; 415 when it is unknown.
-pub fn input(ctx: &RequestContext) -> Result<Encoding, Status> {
+pub(crate) fn input(ctx: &RequestContext, protobuf: bool) -> Result<Encoding, Status> {
     let header = ctx.header("content-type").unwrap_or_default();
     let media_type = header
         .split(';')
@@ -129,9 +145,10 @@ pub fn input(ctx: &RequestContext) -> Result<Encoding, Status> {
     if media_type.is_empty() {
         return Ok(Encoding::Json);
     }
-    Encoding::of(&media_type).ok_or_else(|| {
+    Encoding::of(&media_type, protobuf).ok_or_else(|| {
         Status::unsupported_media_type(format!(
-            "the body of the request was in an unknown format - accepted media types include: {SUPPORTED}"
+            "the body of the request was in an unknown format - accepted media types include: {}",
+            supported(protobuf)
         ))
     })
 }

@@ -237,7 +237,15 @@ impl Renderer {
             }
             _ => value,
         };
-        serde_json::to_vec(&value)
+        self.watch_value(&value)
+    }
+
+    /// Frames carry JSON trees in every encoding but protobuf.
+    fn watch_value(&self, value: &Value) -> Result<Bytes, Status> {
+        if self.output.encoding == Encoding::Protobuf {
+            return codec::to_protobuf(value);
+        }
+        serde_json::to_vec(value)
             .map(Bytes::from)
             .map_err(Status::internal)
     }
@@ -255,9 +263,7 @@ impl Renderer {
                 table::table(&self.entry, &self.output.meta_version, meta, rows, headers)
             }
         };
-        serde_json::to_vec(&value)
-            .map(Bytes::from)
-            .map_err(Status::internal)
+        self.watch_value(&value)
     }
 
     pub(crate) fn watch_frame(&self, out: &mut BytesMut, kind: &str, object: &[u8]) {
@@ -271,12 +277,16 @@ impl Renderer {
                 );
                 out.put_slice(b"---\n");
             }
-            _ => watch::json_frame(out, kind, object),
+            Encoding::Protobuf => {
+                out.put_slice(&keelson_machinery::protobuf::watch_frame(kind, object));
+            }
+            Encoding::Json => watch::json_frame(out, kind, object),
         }
     }
 
     pub(crate) fn status(&self, status: &Status) -> Bytes {
-        status.to_bytes().into()
+        self.watch_value(&status.to_value())
+            .unwrap_or_else(|_| status.to_bytes().into())
     }
 
     fn converted(&self, mut value: Value) -> Result<Value, Status> {
@@ -301,7 +311,7 @@ pub(crate) fn value(code: u16, output: &Output, value: &Value) -> Result<Respons
         Encoding::Yaml => serde_saphyr::to_string(value)
             .map_err(Status::internal)?
             .into(),
-        Encoding::Protobuf => return Err(Status::not_acceptable("protobuf is not supported here")),
+        Encoding::Protobuf => codec::to_protobuf(value)?,
     };
     Ok(response(code, output, full(bytes)))
 }

@@ -188,6 +188,11 @@ impl ResourceEntry {
         self.version == self.storage_version && self.group == self.storage_group
     }
 
+    /// Whether objects can be sent as protobuf; custom resources cannot.
+    pub fn has_protobuf(&self) -> bool {
+        !self.custom && keelson_machinery::protobuf::supports(self.schema.type_name())
+    }
+
     pub fn has_verb(&self, verb: &str) -> bool {
         self.verbs.iter().any(|v| v == verb)
     }

@@ -58,7 +58,7 @@ impl Registry {
     }
 
     async fn serve_scale(&self, call: &Call<'_>) -> Result<Response, Status> {
-        let output = negotiate::output(call.ctx, false)?;
+        let output = negotiate::output(call.ctx, false, call.entry.has_protobuf())?;
         let kv = self.get(&call.entry, call.namespace, call.name).await?;
         let scale = scale_of(&call.entry, &codec::parse(&kv.value)?);
         Renderer::new(Arc::clone(&call.entry), output).value(200, &scale)
@@ -70,7 +70,7 @@ impl Registry {
         body: Bytes,
         verb: &str,
     ) -> Result<Response, Status> {
-        let output = negotiate::output(call.ctx, false)?;
+        let output = negotiate::output(call.ctx, false, call.entry.has_protobuf())?;
         let kind = if verb == "patch" {
             "PatchOptions"
         } else {
@@ -85,7 +85,10 @@ impl Registry {
         let wanted = if verb == "patch" {
             Wanted::Patch(PatchKind::parse(call, &options, &body)?)
         } else {
-            let scale = codec::body_value(&body, negotiate::input(call.ctx)?)?;
+            let scale = codec::body_value(
+                &body,
+                negotiate::input(call.ctx, call.entry.has_protobuf())?,
+            )?;
             check_kind(&scale, "Scale")?;
             super::check_name(&scale, call.name)?;
             Wanted::Scale(scale)
@@ -122,9 +125,12 @@ impl Registry {
         call: &Call<'_>,
         body: Bytes,
     ) -> Result<Response, Status> {
-        let output = negotiate::output(call.ctx, false)?;
+        let output = negotiate::output(call.ctx, false, call.entry.has_protobuf())?;
         let options = WriteOptions::parse(call.ctx, "CreateOptions")?;
-        let mut binding = codec::body_value(&body, negotiate::input(call.ctx)?)?;
+        let mut binding = codec::body_value(
+            &body,
+            negotiate::input(call.ctx, call.entry.has_protobuf())?,
+        )?;
         check_kind(&binding, "Binding")?;
         super::write::ensure_namespace(&mut binding, call.namespace)?;
         let name = meta::name(&binding).to_owned();
@@ -162,9 +168,12 @@ impl Registry {
     }
 
     async fn serve_eviction(&self, call: &Call<'_>, body: Bytes) -> Result<Response, Status> {
-        let output = negotiate::output(call.ctx, false)?;
+        let output = negotiate::output(call.ctx, false, call.entry.has_protobuf())?;
         let options = WriteOptions::parse(call.ctx, "CreateOptions")?;
-        let mut eviction = codec::body_value(&body, negotiate::input(call.ctx)?)?;
+        let mut eviction = codec::body_value(
+            &body,
+            negotiate::input(call.ctx, call.entry.has_protobuf())?,
+        )?;
         check_kind(&eviction, "Eviction")?;
         super::write::ensure_namespace(&mut eviction, call.namespace)?;
         if meta::name(&eviction) != call.name {

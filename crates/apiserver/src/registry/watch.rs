@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 use tokio::time::Instant;
 
 use super::Registry;
-use super::negotiate::Output;
+use super::negotiate::{Encoding, Output};
 use super::options::ListOptions;
 use super::render::{self, Renderer};
 use super::resources::ResourceEntry;
@@ -113,7 +113,10 @@ impl Registry {
 }
 
 fn watch_content_type(output: &Output) -> String {
-    output.encoding.content_type().to_owned()
+    match output.encoding {
+        Encoding::Protobuf => format!("{};stream=watch", output.encoding.content_type()),
+        other => other.content_type().to_owned(),
+    }
 }
 
 fn too_old(requested: Revision, err: TooOld) -> Status {
