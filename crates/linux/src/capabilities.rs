@@ -2,18 +2,65 @@
 
 /// In the kernel's numbering; a name's position is its number.
 const NAMES: [&str; 41] = [
-    "CHOWN", "DAC_OVERRIDE", "DAC_READ_SEARCH", "FOWNER", "FSETID", "KILL", "SETGID", "SETUID", "SETPCAP",
-    "LINUX_IMMUTABLE", "NET_BIND_SERVICE", "NET_BROADCAST", "NET_ADMIN", "NET_RAW", "IPC_LOCK", "IPC_OWNER",
-    "SYS_MODULE", "SYS_RAWIO", "SYS_CHROOT", "SYS_PTRACE", "SYS_PACCT", "SYS_ADMIN", "SYS_BOOT", "SYS_NICE",
-    "SYS_RESOURCE", "SYS_TIME", "SYS_TTY_CONFIG", "MKNOD", "LEASE", "AUDIT_WRITE", "AUDIT_CONTROL", "SETFCAP",
-    "MAC_OVERRIDE", "MAC_ADMIN", "SYSLOG", "WAKE_ALARM", "BLOCK_SUSPEND", "AUDIT_READ", "PERFMON", "BPF",
+    "CHOWN",
+    "DAC_OVERRIDE",
+    "DAC_READ_SEARCH",
+    "FOWNER",
+    "FSETID",
+    "KILL",
+    "SETGID",
+    "SETUID",
+    "SETPCAP",
+    "LINUX_IMMUTABLE",
+    "NET_BIND_SERVICE",
+    "NET_BROADCAST",
+    "NET_ADMIN",
+    "NET_RAW",
+    "IPC_LOCK",
+    "IPC_OWNER",
+    "SYS_MODULE",
+    "SYS_RAWIO",
+    "SYS_CHROOT",
+    "SYS_PTRACE",
+    "SYS_PACCT",
+    "SYS_ADMIN",
+    "SYS_BOOT",
+    "SYS_NICE",
+    "SYS_RESOURCE",
+    "SYS_TIME",
+    "SYS_TTY_CONFIG",
+    "MKNOD",
+    "LEASE",
+    "AUDIT_WRITE",
+    "AUDIT_CONTROL",
+    "SETFCAP",
+    "MAC_OVERRIDE",
+    "MAC_ADMIN",
+    "SYSLOG",
+    "WAKE_ALARM",
+    "BLOCK_SUSPEND",
+    "AUDIT_READ",
+    "PERFMON",
+    "BPF",
     "CHECKPOINT_RESTORE",
 ];
 
 /// What a container has when its security context says nothing.
 const DEFAULT: [&str; 14] = [
-    "CHOWN", "DAC_OVERRIDE", "FSETID", "FOWNER", "MKNOD", "NET_RAW", "SETGID", "SETUID", "SETFCAP", "SETPCAP",
-    "NET_BIND_SERVICE", "SYS_CHROOT", "KILL", "AUDIT_WRITE",
+    "CHOWN",
+    "DAC_OVERRIDE",
+    "FSETID",
+    "FOWNER",
+    "MKNOD",
+    "NET_RAW",
+    "SETGID",
+    "SETUID",
+    "SETFCAP",
+    "SETPCAP",
+    "NET_BIND_SERVICE",
+    "SYS_CHROOT",
+    "KILL",
+    "AUDIT_WRITE",
 ];
 
 pub(crate) const LAST: u32 = NAMES.len() as u32 - 1;
@@ -22,7 +69,10 @@ pub(crate) const LAST: u32 = NAMES.len() as u32 - 1;
 pub(crate) fn number(name: &str) -> Option<u32> {
     let upper = name.to_ascii_uppercase();
     let bare = upper.strip_prefix("CAP_").unwrap_or(&upper);
-    NAMES.iter().position(|known| *known == bare).map(|position| position as u32)
+    NAMES
+        .iter()
+        .position(|known| *known == bare)
+        .map(|position| position as u32)
 }
 
 /// The set of a container as a bit mask. `Err` is the first unknown name.
@@ -35,7 +85,10 @@ pub(crate) fn plan(privileged: bool, add: &[String], drop: &[String]) -> Result<
         return Ok(every);
     }
     let is_all = |name: &String| name.eq_ignore_ascii_case("ALL");
-    let mut set = DEFAULT.iter().filter_map(|name| number(name)).fold(0, |set, n| set | 1 << n);
+    let mut set = DEFAULT
+        .iter()
+        .filter_map(|name| number(name))
+        .fold(0, |set, n| set | 1 << n);
     if add.iter().any(is_all) {
         set = every;
     }
@@ -77,9 +130,18 @@ mod tests {
 
     #[test]
     fn dropping_all_and_adding_one_leaves_one() {
-        assert_eq!(plan(false, &names(&["NET_BIND_SERVICE"]), &names(&["ALL"])), Ok(1 << 10));
-        assert_eq!(plan(false, &names(&["ALL"]), &names(&["CHOWN"])), Ok(((1 << 41) - 1) & !1));
-        assert_eq!(plan(false, &names(&["BOGUS"]), &[]), Err("BOGUS".to_owned()));
+        assert_eq!(
+            plan(false, &names(&["NET_BIND_SERVICE"]), &names(&["ALL"])),
+            Ok(1 << 10)
+        );
+        assert_eq!(
+            plan(false, &names(&["ALL"]), &names(&["CHOWN"])),
+            Ok(((1 << 41) - 1) & !1)
+        );
+        assert_eq!(
+            plan(false, &names(&["BOGUS"]), &[]),
+            Err("BOGUS".to_owned())
+        );
         assert_eq!(plan(true, &[], &names(&["ALL"])), Ok((1 << 41) - 1));
     }
 }

@@ -28,7 +28,9 @@ pub(crate) fn mount_of<'a>(mounts: &'a [MountEntry], path: &Path) -> Option<&'a 
 }
 
 fn parse(text: &[u8]) -> Vec<MountEntry> {
-    text.split(|byte| *byte == b'\n').filter_map(parse_line).collect()
+    text.split(|byte| *byte == b'\n')
+        .filter_map(parse_line)
+        .collect()
 }
 
 fn parse_line(line: &[u8]) -> Option<MountEntry> {
@@ -45,7 +47,13 @@ fn parse_line(line: &[u8]) -> Option<MountEntry> {
     }
     let fstype = String::from_utf8_lossy(fields.next()?).into_owned();
     let super_options = String::from_utf8_lossy(fields.nth(1)?).into_owned();
-    Some(MountEntry { root, target, shared, fstype, super_options })
+    Some(MountEntry {
+        root,
+        target,
+        shared,
+        fstype,
+        super_options,
+    })
 }
 
 /// The kernel writes space, tab, newline and backslash as three octal digits.
@@ -89,7 +97,13 @@ mod tests {
     fn the_deepest_and_latest_mount_wins() {
         let text = b"1 0 8:1 / / rw - ext4 a rw\n2 1 0:2 / /run rw - tmpfs b rw\n3 2 0:3 / /run rw - tmpfs c rw\n";
         let mounts = parse(text);
-        assert_eq!(mount_of(&mounts, Path::new("/run/x")).unwrap().target, Path::new("/run"));
-        assert_eq!(mount_of(&mounts, Path::new("/running")).unwrap().target, Path::new("/"));
+        assert_eq!(
+            mount_of(&mounts, Path::new("/run/x")).unwrap().target,
+            Path::new("/run")
+        );
+        assert_eq!(
+            mount_of(&mounts, Path::new("/running")).unwrap().target,
+            Path::new("/")
+        );
     }
 }

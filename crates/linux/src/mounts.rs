@@ -26,7 +26,9 @@ fn failed(what: &str, path: &Path) -> impl FnOnce(io::Error) -> Error {
         match error.kind() {
             io::ErrorKind::NotFound => Error::NotFound(message),
             _ => match error.raw_os_error() {
-                Some(libc::ENODEV) => Error::Unsupported(format!("{message} (the kernel lacks this file system)")),
+                Some(libc::ENODEV) => {
+                    Error::Unsupported(format!("{message} (the kernel lacks this file system)"))
+                }
                 Some(libc::ELOOP | libc::EXDEV) => Error::Invalid(message),
                 _ => Error::Failed(message),
             },
@@ -39,7 +41,9 @@ fn errno(what: &str, path: &Path) -> impl FnOnce(rustix::io::Errno) -> Error {
     move |error| failed(error.into())
 }
 
-async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T> + Send + 'static,
+) -> Result<T> {
     tokio::task::spawn_blocking(work)
         .await
         .map_err(|error| Error::Failed(format!("mount work was interrupted: {error}")))?
@@ -56,26 +60,41 @@ impl Mounts for LinuxMounts {
     async fn bind(&self, source: &Path, target: &Path, readonly: bool) -> Result<()> {
         let (source, target) = (source.to_path_buf(), target.to_path_buf());
         blocking(move || {
-            let flags =
-                OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC | OpenTreeFlags::AT_RECURSIVE;
-            let tree = rustix::mount::open_tree(CWD, &source, flags).map_err(errno("binding", &source))?;
+            let flags = OpenTreeFlags::OPEN_TREE_CLONE
+                | OpenTreeFlags::OPEN_TREE_CLOEXEC
+                | OpenTreeFlags::AT_RECURSIVE;
+            let tree =
+                rustix::mount::open_tree(CWD, &source, flags).map_err(errno("binding", &source))?;
             if readonly {
                 sys::set_mount_attributes(tree.as_fd(), sys::MOUNT_READONLY, 0, true)
                     .map_err(failed("binding read-only", &source))?;
             }
             let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH;
-            rustix::mount::move_mount(tree.as_fd(), "", CWD, &target, flags).map_err(errno("mounting on", &target))
+            rustix::mount::move_mount(tree.as_fd(), "", CWD, &target, flags)
+                .map_err(errno("mounting on", &target))
         })
         .await
     }
 
-    async fn mount(&self, fstype: &str, source: &str, target: &Path, options: &[String]) -> Result<()> {
+    async fn mount(
+        &self,
+        fstype: &str,
+        source: &str,
+        target: &Path,
+        options: &[String],
+    ) -> Result<()> {
         let (flags, data) = split_options(options);
         let data = sys::c_string(data.as_ref()).map_err(failed("mounting on", target))?;
         let (fstype, source, target) = (fstype.to_owned(), source.to_owned(), target.to_path_buf());
         blocking(move || {
-            rustix::mount::mount(source.as_str(), &target, fstype.as_str(), flags, data.as_c_str())
-                .map_err(errno(&format!("mounting {fstype} on"), &target))
+            rustix::mount::mount(
+                source.as_str(),
+                &target,
+                fstype.as_str(),
+                flags,
+                data.as_c_str(),
+            )
+            .map_err(errno(&format!("mounting {fstype} on"), &target))
         })
         .await
     }
@@ -84,7 +103,8 @@ impl Mounts for LinuxMounts {
         let target = target.to_path_buf();
         blocking(move || {
             loop {
-                match rustix::mount::unmount(&target, UnmountFlags::DETACH | UnmountFlags::NOFOLLOW) {
+                match rustix::mount::unmount(&target, UnmountFlags::DETACH | UnmountFlags::NOFOLLOW)
+                {
                     Ok(()) => {}
                     Err(rustix::io::Errno::INVAL | rustix::io::Errno::NOENT) => return Ok(()),
                     Err(error) => return Err(errno("unmounting", &target)(error)),
@@ -129,7 +149,8 @@ impl Mounts for LinuxMounts {
         let path = path.to_path_buf();
         blocking(move || {
             let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-            let fd = rustix::fs::open(&path, flags, Mode::empty()).map_err(errno("opening", &path))?;
+            let fd =
+                rustix::fs::open(&path, flags, Mode::empty()).map_err(errno("opening", &path))?;
             give_to_group(fd, gid, readonly, 0).map_err(failed("setting the group of", &path))
         })
         .await
@@ -143,7 +164,10 @@ impl Mounts for LinuxMounts {
             Ok(FsUsage {
                 capacity_bytes: stat.f_blocks.saturating_mul(block),
                 available_bytes: stat.f_bavail.saturating_mul(block),
-                used_bytes: stat.f_blocks.saturating_sub(stat.f_bfree).saturating_mul(block),
+                used_bytes: stat
+                    .f_blocks
+                    .saturating_sub(stat.f_bfree)
+                    .saturating_mul(block),
                 inodes: stat.f_files,
                 inodes_free: stat.f_ffree,
             })
@@ -156,7 +180,11 @@ impl Mounts for LinuxMounts {
 fn split_options(options: &[String]) -> (MountFlags, String) {
     let mut flags = MountFlags::empty();
     let mut data: Vec<&str> = Vec::new();
-    for option in options.iter().flat_map(|option| option.split(',')).filter(|option| !option.is_empty()) {
+    for option in options
+        .iter()
+        .flat_map(|option| option.split(','))
+        .filter(|option| !option.is_empty())
+    {
         match option {
             "ro" => flags |= MountFlags::RDONLY,
             "rw" => flags.remove(MountFlags::RDONLY),
@@ -169,7 +197,8 @@ fn split_options(options: &[String]) -> (MountFlags, String) {
             "strictatime" => flags |= MountFlags::STRICTATIME,
             "sync" => flags |= MountFlags::SYNCHRONOUS,
             "dirsync" => flags |= MountFlags::DIRSYNC,
-            "defaults" | "suid" | "dev" | "exec" | "async" | "auto" | "noauto" | "_netdev" | "nofail" => {}
+            "defaults" | "suid" | "dev" | "exec" | "async" | "auto" | "noauto" | "_netdev"
+            | "nofail" => {}
             other => data.push(other),
         }
     }
@@ -183,15 +212,23 @@ fn open_beneath(root: &Path, relative: &Path, create: bool) -> Result<OwnedFd> {
         .map(|component| match component {
             Component::Normal(name) => Ok(Some(name)),
             Component::CurDir => Ok(None),
-            _ => Err(Error::Invalid(format!("{:?} must be a relative path without ..", relative.display().to_string()))),
+            _ => Err(Error::Invalid(format!(
+                "{:?} must be a relative path without ..",
+                relative.display().to_string()
+            ))),
         })
         .filter_map(Result::transpose)
         .collect::<Result<_>>()?;
     let flags = OFlags::PATH | OFlags::CLOEXEC;
     let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_MAGICLINKS;
-    let base = rustix::fs::open(root, flags | OFlags::DIRECTORY, Mode::empty()).map_err(errno("opening", root))?;
-    let path: PathBuf = if names.is_empty() { PathBuf::from(".") } else { names.iter().collect() };
-    match rustix::fs::openat2(&base, &path, flags, Mode::empty(), resolve) {
+    let base = rustix::fs::open(root, flags | OFlags::DIRECTORY, Mode::empty())
+        .map_err(errno("opening", root))?;
+    let path: PathBuf = if names.is_empty() {
+        PathBuf::from(".")
+    } else {
+        names.iter().collect()
+    };
+    match sys::open_confined(base.as_fd(), &path, resolve) {
         Err(rustix::io::Errno::NOENT) if create => {}
         opened => return opened.map_err(errno("opening", &root.join(&path))),
     }
@@ -199,13 +236,13 @@ fn open_beneath(root: &Path, relative: &Path, create: bool) -> Result<OwnedFd> {
     let mut parent = base.try_clone().map_err(failed("opening", root))?;
     for name in names {
         done.push(name);
-        parent = match rustix::fs::openat2(&base, &done, flags, Mode::empty(), resolve) {
+        parent = match sys::open_confined(base.as_fd(), &done, resolve) {
             Err(rustix::io::Errno::NOENT) => {
                 match rustix::fs::mkdirat(&parent, name, Mode::from_raw_mode(0o750)) {
                     Ok(()) | Err(rustix::io::Errno::EXIST) => {}
                     Err(error) => return Err(errno("creating", &root.join(&done))(error)),
                 }
-                rustix::fs::openat2(&base, &done, flags, Mode::empty(), resolve)
+                sys::open_confined(base.as_fd(), &done, resolve)
                     .map_err(errno("opening", &root.join(&done)))?
             }
             opened => opened.map_err(errno("opening", &root.join(&done)))?,
@@ -251,7 +288,11 @@ mod tests {
 
     #[test]
     fn flags_and_data_are_told_apart() {
-        let (flags, data) = split_options(&["ro,nosuid".to_owned(), "size=1m".to_owned(), "mode=0755".to_owned()]);
+        let (flags, data) = split_options(&[
+            "ro,nosuid".to_owned(),
+            "size=1m".to_owned(),
+            "mode=0755".to_owned(),
+        ]);
         assert_eq!(flags, MountFlags::RDONLY | MountFlags::NOSUID);
         assert_eq!(data, "size=1m,mode=0755");
     }
@@ -268,7 +309,11 @@ mod tests {
         assert!(open_beneath(&root, Path::new("out/x"), true).is_err());
         assert!(open_beneath(&root, Path::new("../x"), true).is_err());
         assert!(open_beneath(&root, Path::new(""), false).is_ok());
-        assert!(open_beneath(&root, Path::new("missing"), false).unwrap_err().is_not_found());
+        assert!(
+            open_beneath(&root, Path::new("missing"), false)
+                .unwrap_err()
+                .is_not_found()
+        );
         std::fs::remove_dir_all(&root).unwrap();
     }
 }

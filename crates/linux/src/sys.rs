@@ -12,16 +12,28 @@ use std::path::Path;
 pub(crate) type Pid = i32;
 
 fn check(result: libc::c_int) -> io::Result<libc::c_int> {
-    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result) }
+    if result < 0 {
+        Err(io::Error::last_os_error())
+    } else {
+        Ok(result)
+    }
 }
 
 fn check_long(result: libc::c_long) -> io::Result<libc::c_long> {
-    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result) }
+    if result < 0 {
+        Err(io::Error::last_os_error())
+    } else {
+        Ok(result)
+    }
 }
 
 pub(crate) fn c_string(text: &OsStr) -> io::Result<CString> {
-    CString::new(text.as_bytes())
-        .map_err(|_| io::Error::new(io::ErrorKind::InvalidInput, "a NUL byte in a string for the kernel"))
+    CString::new(text.as_bytes()).map_err(|_| {
+        io::Error::new(
+            io::ErrorKind::InvalidInput,
+            "a NUL byte in a string for the kernel",
+        )
+    })
 }
 
 /// Clones the calling process into new namespaces. `None` is the child.
@@ -84,11 +96,19 @@ pub(crate) fn drop_bounding_capability(number: u32) -> io::Result<()> {
 }
 
 pub(crate) fn has_bounding_capability(number: u32) -> bool {
-    matches!(prctl(libc::PR_CAPBSET_READ, libc::c_ulong::from(number), 0), Ok(1))
+    matches!(
+        prctl(libc::PR_CAPBSET_READ, libc::c_ulong::from(number), 0),
+        Ok(1)
+    )
 }
 
 pub(crate) fn clear_ambient_capabilities() -> io::Result<()> {
-    prctl(libc::PR_CAP_AMBIENT, libc::PR_CAP_AMBIENT_CLEAR_ALL as libc::c_ulong, 0).map(drop)
+    prctl(
+        libc::PR_CAP_AMBIENT,
+        libc::PR_CAP_AMBIENT_CLEAR_ALL as libc::c_ulong,
+        0,
+    )
+    .map(drop)
 }
 
 #[repr(C)]
@@ -109,7 +129,10 @@ const CAPABILITY_VERSION_3: u32 = 0x2008_0522;
 
 /// Sets the three classic sets of the calling thread; bit `n` is capability `n`.
 pub(crate) fn set_capabilities(effective: u64, permitted: u64, inheritable: u64) -> io::Result<()> {
-    let header = CapabilityHeader { version: CAPABILITY_VERSION_3, pid: 0 };
+    let header = CapabilityHeader {
+        version: CAPABILITY_VERSION_3,
+        pid: 0,
+    };
     let half = |shift: u32| CapabilityData {
         effective: (effective >> shift) as u32,
         permitted: (permitted >> shift) as u32,
@@ -117,12 +140,14 @@ pub(crate) fn set_capabilities(effective: u64, permitted: u64, inheritable: u64)
     };
     let data = [half(0), half(32)];
     // SAFETY: both pointers are to live values of the layout that version 3 asks for.
-    check_long(unsafe { libc::syscall(libc::SYS_capset, &raw const header, data.as_ptr()) }).map(drop)
+    check_long(unsafe { libc::syscall(libc::SYS_capset, &raw const header, data.as_ptr()) })
+        .map(drop)
 }
 
 pub(crate) fn set_groups(groups: &[u32]) -> io::Result<()> {
     // SAFETY: pointer and length are of one live slice.
-    check_long(unsafe { libc::syscall(libc::SYS_setgroups, groups.len(), groups.as_ptr()) }).map(drop)
+    check_long(unsafe { libc::syscall(libc::SYS_setgroups, groups.len(), groups.as_ptr()) })
+        .map(drop)
 }
 
 pub(crate) fn set_gid(gid: u32) -> io::Result<()> {
@@ -146,12 +171,27 @@ pub(crate) fn install_seccomp(program: &[u64]) -> io::Result<()> {
             k: *word as u32,
         })
         .collect();
-    let len = u16::try_from(filters.len())
-        .map_err(|_| io::Error::new(io::ErrorKind::InvalidInput, "the seccomp program is too long"))?;
-    let program = libc::sock_fprog { len, filter: filters.as_ptr().cast_mut() };
+    let len = u16::try_from(filters.len()).map_err(|_| {
+        io::Error::new(
+            io::ErrorKind::InvalidInput,
+            "the seccomp program is too long",
+        )
+    })?;
+    let program = libc::sock_fprog {
+        len,
+        filter: filters.as_ptr().cast_mut(),
+    };
     const SECCOMP_SET_MODE_FILTER: libc::c_uint = 1;
     // SAFETY: the program points to `filters`, which lives until the call returns; the kernel copies it.
-    check_long(unsafe { libc::syscall(libc::SYS_seccomp, SECCOMP_SET_MODE_FILTER, 0, &raw const program) }).map(drop)
+    check_long(unsafe {
+        libc::syscall(
+            libc::SYS_seccomp,
+            SECCOMP_SET_MODE_FILTER,
+            0,
+            &raw const program,
+        )
+    })
+    .map(drop)
 }
 
 /// Blocks these signals for the process and gives a descriptor that reads them.
@@ -163,8 +203,16 @@ pub(crate) fn signal_fd(signals: &[libc::c_int]) -> io::Result<OwnedFd> {
         for signal in signals {
             libc::sigaddset(&mut set, *signal);
         }
-        check(libc::sigprocmask(libc::SIG_BLOCK, &set, std::ptr::null_mut()))?;
-        let fd = check(libc::signalfd(-1, &set, libc::SFD_CLOEXEC | libc::SFD_NONBLOCK))?;
+        check(libc::sigprocmask(
+            libc::SIG_BLOCK,
+            &set,
+            std::ptr::null_mut(),
+        ))?;
+        let fd = check(libc::signalfd(
+            -1,
+            &set,
+            libc::SFD_CLOEXEC | libc::SFD_NONBLOCK,
+        ))?;
         Ok(OwnedFd::from_raw_fd(fd))
     }
 }
@@ -233,9 +281,17 @@ pub(crate) fn kill(pid: Pid, signal: libc::c_int) -> io::Result<()> {
 }
 
 /// Replaces the process; returns only on failure.
-pub(crate) fn execute(program: &CString, arguments: &[CString], environment: &[CString]) -> io::Error {
+pub(crate) fn execute(
+    program: &CString,
+    arguments: &[CString],
+    environment: &[CString],
+) -> io::Error {
     let pointers = |strings: &[CString]| -> Vec<*const libc::c_char> {
-        strings.iter().map(|s| s.as_ptr()).chain(std::iter::once(std::ptr::null())).collect()
+        strings
+            .iter()
+            .map(|s| s.as_ptr())
+            .chain(std::iter::once(std::ptr::null()))
+            .collect()
     };
     let (argv, envp) = (pointers(arguments), pointers(environment));
     // SAFETY: null-terminated arrays of pointers to strings that outlive the call.
@@ -247,7 +303,15 @@ pub(crate) fn execute(program: &CString, arguments: &[CString], environment: &[C
 pub(crate) fn close_on_exec_from(first: libc::c_uint) -> io::Result<()> {
     const CLOSE_RANGE_CLOEXEC: libc::c_uint = 4;
     // SAFETY: plain integers.
-    check_long(unsafe { libc::syscall(libc::SYS_close_range, first, libc::c_uint::MAX, CLOSE_RANGE_CLOEXEC) }).map(drop)
+    check_long(unsafe {
+        libc::syscall(
+            libc::SYS_close_range,
+            first,
+            libc::c_uint::MAX,
+            CLOSE_RANGE_CLOEXEC,
+        )
+    })
+    .map(drop)
 }
 
 /// Makes `fd` the descriptor `target`, which survives exec.
@@ -277,7 +341,13 @@ pub(crate) fn join_new_keyring() {
     const KEYCTL_JOIN_SESSION_KEYRING: libc::c_int = 1;
     // SAFETY: a null name asks for an anonymous keyring. Kernels without keyrings refuse; then
     // there is nothing to hide.
-    unsafe { libc::syscall(libc::SYS_keyctl, KEYCTL_JOIN_SESSION_KEYRING, std::ptr::null::<libc::c_char>()) };
+    unsafe {
+        libc::syscall(
+            libc::SYS_keyctl,
+            KEYCTL_JOIN_SESSION_KEYRING,
+            std::ptr::null::<libc::c_char>(),
+        )
+    };
 }
 
 /// Brings the loopback interface of the current network namespace up.
@@ -294,9 +364,17 @@ pub(crate) fn bring_loopback_up() -> io::Result<()> {
         let mut request = std::mem::zeroed::<libc::ifreq>();
         request.ifr_name[0] = b'l' as libc::c_char;
         request.ifr_name[1] = b'o' as libc::c_char;
-        check(libc::ioctl(socket.as_fd().as_raw_fd(), libc::SIOCGIFFLAGS, &mut request))?;
+        check(libc::ioctl(
+            socket.as_fd().as_raw_fd(),
+            libc::SIOCGIFFLAGS,
+            &mut request,
+        ))?;
         request.ifr_ifru.ifru_flags |= libc::IFF_UP as libc::c_short;
-        check(libc::ioctl(socket.as_fd().as_raw_fd(), libc::SIOCSIFFLAGS, &request))?;
+        check(libc::ioctl(
+            socket.as_fd().as_raw_fd(),
+            libc::SIOCSIFFLAGS,
+            &request,
+        ))?;
     }
     Ok(())
 }
@@ -321,7 +399,12 @@ pub(crate) fn set_mount_attributes(
     propagation: libc::c_ulong,
     recursive: bool,
 ) -> io::Result<()> {
-    let attributes = MountAttributes { set, clear: 0, propagation, userns_fd: 0 };
+    let attributes = MountAttributes {
+        set,
+        clear: 0,
+        propagation,
+        userns_fd: 0,
+    };
     let flags = libc::AT_EMPTY_PATH | if recursive { libc::AT_RECURSIVE } else { 0 };
     // SAFETY: the path is an empty C string, the structure lives through the call and its size is given.
     check_long(unsafe {
@@ -338,7 +421,12 @@ pub(crate) fn set_mount_attributes(
 }
 
 /// Makes a device node or another special file; the mode carries the type.
-pub(crate) fn make_node(directory: BorrowedFd<'_>, name: &OsStr, mode: u32, device: u64) -> io::Result<()> {
+pub(crate) fn make_node(
+    directory: BorrowedFd<'_>,
+    name: &OsStr,
+    mode: u32,
+    device: u64,
+) -> io::Result<()> {
     let name = c_string(name)?;
     // SAFETY: the name is a live C string.
     check(unsafe { libc::mknodat(directory.as_raw_fd(), name.as_ptr(), mode, device) }).map(drop)
@@ -349,13 +437,26 @@ pub(crate) fn open_terminal_peer(master: BorrowedFd<'_>) -> io::Result<OwnedFd> 
     const TIOCGPTPEER: libc::c_ulong = 0x5441;
     // SAFETY: the request takes open flags and gives a new descriptor, which is ours.
     unsafe {
-        let fd = check(libc::ioctl(master.as_raw_fd(), TIOCGPTPEER as _, libc::O_RDWR | libc::O_NOCTTY | libc::O_CLOEXEC))?;
+        let fd = check(libc::ioctl(
+            master.as_raw_fd(),
+            TIOCGPTPEER as _,
+            libc::O_RDWR | libc::O_NOCTTY | libc::O_CLOEXEC,
+        ))?;
         Ok(OwnedFd::from_raw_fd(fd))
     }
 }
 
-pub(crate) fn set_terminal_size(terminal: BorrowedFd<'_>, columns: u16, rows: u16) -> io::Result<()> {
-    let size = libc::winsize { ws_row: rows, ws_col: columns, ws_xpixel: 0, ws_ypixel: 0 };
+pub(crate) fn set_terminal_size(
+    terminal: BorrowedFd<'_>,
+    columns: u16,
+    rows: u16,
+) -> io::Result<()> {
+    let size = libc::winsize {
+        ws_row: rows,
+        ws_col: columns,
+        ws_xpixel: 0,
+        ws_ypixel: 0,
+    };
     // SAFETY: the request reads the structure only.
     check(unsafe { libc::ioctl(terminal.as_raw_fd(), libc::TIOCSWINSZ, &raw const size) }).map(drop)
 }
@@ -366,7 +467,10 @@ pub(crate) fn set_host_name(name: &str) -> io::Result<()> {
 }
 
 /// Attaches a device filter to a cgroup v2 directory. The program is eBPF instructions.
-pub(crate) fn attach_device_program(cgroup: BorrowedFd<'_>, instructions: &[u64]) -> io::Result<()> {
+pub(crate) fn attach_device_program(
+    cgroup: BorrowedFd<'_>,
+    instructions: &[u64],
+) -> io::Result<()> {
     const BPF_PROG_LOAD: libc::c_int = 5;
     const BPF_PROG_ATTACH: libc::c_int = 8;
     const BPF_PROG_TYPE_CGROUP_DEVICE: u32 = 15;
@@ -403,7 +507,12 @@ pub(crate) fn attach_device_program(cgroup: BorrowedFd<'_>, instructions: &[u64]
     // SAFETY: the structures live through the calls, their sizes are given, and the new
     // descriptor is ours.
     unsafe {
-        let fd = check_long(libc::syscall(libc::SYS_bpf, BPF_PROG_LOAD, &raw const load, std::mem::size_of::<Load>()))?;
+        let fd = check_long(libc::syscall(
+            libc::SYS_bpf,
+            BPF_PROG_LOAD,
+            &raw const load,
+            std::mem::size_of::<Load>(),
+        ))?;
         let program = OwnedFd::from_raw_fd(fd as RawFd);
         let attach = Attach {
             target_fd: cgroup.as_raw_fd() as u32,
@@ -411,13 +520,22 @@ pub(crate) fn attach_device_program(cgroup: BorrowedFd<'_>, instructions: &[u64]
             attach_type: BPF_CGROUP_DEVICE,
             flags: BPF_F_ALLOW_MULTI,
         };
-        check_long(libc::syscall(libc::SYS_bpf, BPF_PROG_ATTACH, &raw const attach, std::mem::size_of::<Attach>()))?;
+        check_long(libc::syscall(
+            libc::SYS_bpf,
+            BPF_PROG_ATTACH,
+            &raw const attach,
+            std::mem::size_of::<Attach>(),
+        ))?;
     }
     Ok(())
 }
 
 /// Changes owner of what the descriptor stands for, also when it was opened as a path only.
-pub(crate) fn change_owner(fd: BorrowedFd<'_>, uid: Option<u32>, gid: Option<u32>) -> io::Result<()> {
+pub(crate) fn change_owner(
+    fd: BorrowedFd<'_>,
+    uid: Option<u32>,
+    gid: Option<u32>,
+) -> io::Result<()> {
     let keep = libc::uid_t::MAX;
     // SAFETY: the path is an empty C string.
     check(unsafe {
@@ -449,7 +567,9 @@ pub(crate) fn start_time(pid: Pid) -> Option<u64> {
 pub(crate) fn read_bounded(path: &Path, limit: u64) -> io::Result<Vec<u8>> {
     use std::io::Read;
     let mut bytes = Vec::new();
-    std::fs::File::open(path)?.take(limit).read_to_end(&mut bytes)?;
+    std::fs::File::open(path)?
+        .take(limit)
+        .read_to_end(&mut bytes)?;
     Ok(bytes)
 }
 
@@ -457,4 +577,23 @@ pub(crate) fn read_bounded(path: &Path, limit: u64) -> io::Result<Vec<u8>> {
 pub(crate) fn watch_readiness(fd: OwnedFd) -> io::Result<tokio::io::unix::AsyncFd<OwnedFd>> {
     // SAFETY: an OwnedFd stays open and the same until it is dropped, which the AsyncFd owns.
     unsafe { tokio::io::unix::AsyncFd::register(fd) }.map_err(io::Error::from)
+}
+
+/// Opens a path without leaving `root`. A mount or rename elsewhere on the machine at the same
+/// moment makes the kernel unsure whether `..` left the root, so it asks to try again.
+pub(crate) fn open_confined(
+    root: BorrowedFd<'_>,
+    path: &Path,
+    resolve: rustix::fs::ResolveFlags,
+) -> rustix::io::Result<OwnedFd> {
+    use rustix::fs::{Mode, OFlags};
+    const ATTEMPTS: u32 = 10_000;
+    let mut attempt = 0;
+    loop {
+        let flags = OFlags::PATH | OFlags::CLOEXEC;
+        match rustix::fs::openat2(root, path, flags, Mode::empty(), resolve) {
+            Err(rustix::io::Errno::AGAIN) if attempt < ATTEMPTS => attempt += 1,
+            result => return result,
+        }
+    }
 }

@@ -3,7 +3,9 @@
 fn main() {
     let arguments: Vec<_> = std::env::args_os().skip(1).collect();
     match arguments.split_first() {
-        Some((first, rest)) if first == keelson_linux::SHIM_ARGUMENT => keelson_linux::shim_main(rest),
+        Some((first, rest)) if first == keelson_linux::SHIM_ARGUMENT => {
+            keelson_linux::shim_main(rest)
+        }
         _ => eprintln!("this program is started by the runtime"),
     }
 }

@@ -20,7 +20,12 @@ pub(crate) struct DeviceRule {
 }
 
 impl DeviceRule {
-    pub(crate) fn new(kind: DeviceKind, major: Option<u32>, minor: Option<u32>, permissions: &str) -> DeviceRule {
+    pub(crate) fn new(
+        kind: DeviceKind,
+        major: Option<u32>,
+        minor: Option<u32>,
+        permissions: &str,
+    ) -> DeviceRule {
         DeviceRule {
             kind,
             major,
@@ -51,11 +56,24 @@ impl DeviceRule {
 /// What every container may use: making nodes (which alone opens nothing) and the standard ones.
 pub(crate) fn default_rules() -> Vec<DeviceRule> {
     use DeviceKind::{Block, Character};
-    let mut rules =
-        vec![DeviceRule::new(Character, None, None, "m"), DeviceRule::new(Block, None, None, "m")];
+    let mut rules = vec![
+        DeviceRule::new(Character, None, None, "m"),
+        DeviceRule::new(Block, None, None, "m"),
+    ];
     // null, zero, full, random, urandom, tty, console, ptmx
-    let standard = [(1, 3), (1, 5), (1, 7), (1, 8), (1, 9), (5, 0), (5, 1), (5, 2)];
-    rules.extend(standard.map(|(major, minor)| DeviceRule::new(Character, Some(major), Some(minor), "rwm")));
+    let standard = [
+        (1, 3),
+        (1, 5),
+        (1, 7),
+        (1, 8),
+        (1, 9),
+        (5, 0),
+        (5, 1),
+        (5, 2),
+    ];
+    rules.extend(
+        standard.map(|(major, minor)| DeviceRule::new(Character, Some(major), Some(minor), "rwm")),
+    );
     rules.push(DeviceRule::new(Character, Some(136), None, "rwm"));
     rules
 }
@@ -103,12 +121,22 @@ pub(crate) fn program(rules: &[DeviceRule]) -> Vec<u64> {
             tests.push((op(AND, 1, 0, 0, access), false));
             tests.push((op(JUMP_NOT_EQUAL_REGISTER, 1, 3, 0, 0), true));
         }
-        tests.extend(rule.major.map(|major| (op(JUMP_NOT_EQUAL, 4, 0, 0, major), true)));
-        tests.extend(rule.minor.map(|minor| (op(JUMP_NOT_EQUAL, 5, 0, 0, minor), true)));
+        tests.extend(
+            rule.major
+                .map(|major| (op(JUMP_NOT_EQUAL, 4, 0, 0, major), true)),
+        );
+        tests.extend(
+            rule.minor
+                .map(|minor| (op(JUMP_NOT_EQUAL, 5, 0, 0, minor), true)),
+        );
         let count = tests.len();
         for (index, (instruction, jump)) in tests.into_iter().enumerate() {
             let distance = (count - index - 1 + 2) as u64;
-            out.push(if jump { instruction | distance << 16 } else { instruction });
+            out.push(if jump {
+                instruction | distance << 16
+            } else {
+                instruction
+            });
         }
         out.push(op(MOVE, 0, 0, 0, 1));
         out.push(op(EXIT, 0, 0, 0, 0));

@@ -20,11 +20,14 @@ pub(crate) enum Layout {
 }
 
 /// The version 1 controllers a group is made in. The others do not limit anything Kubernetes asks for.
-const CONTROLLERS_V1: [&str; 7] = ["cpu", "cpuacct", "cpuset", "memory", "pids", "devices", "hugetlb"];
+const CONTROLLERS_V1: [&str; 7] = [
+    "cpu", "cpuacct", "cpuset", "memory", "pids", "devices", "hugetlb",
+];
 const REQUIRED_V1: [&str; 3] = ["cpu", "memory", "pids"];
 
 pub(crate) fn detect() -> Result<Layout> {
-    let mounts = mountinfo::read().map_err(|error| Error::Failed(format!("reading the mount table: {error}")))?;
+    let mounts = mountinfo::read()
+        .map_err(|error| Error::Failed(format!("reading the mount table: {error}")))?;
     plan(&mounts)
 }
 
@@ -36,15 +39,24 @@ fn plan(mounts: &[MountEntry]) -> Result<Layout> {
             "cgroup2" if unified.is_none() => unified = Some(mount.target.clone()),
             "cgroup" => {
                 let controllers = controllers_of(&mount.super_options);
-                let seen = hierarchies.iter().any(|known| known.controllers == controllers);
+                let seen = hierarchies
+                    .iter()
+                    .any(|known| known.controllers == controllers);
                 if !controllers.is_empty() && !seen {
-                    hierarchies.push(Hierarchy { mount: mount.target.clone(), controllers });
+                    hierarchies.push(Hierarchy {
+                        mount: mount.target.clone(),
+                        controllers,
+                    });
                 }
             }
             _ => {}
         }
     }
-    let has = |controller: &str| hierarchies.iter().any(|h| h.controllers.iter().any(|c| c == controller));
+    let has = |controller: &str| {
+        hierarchies
+            .iter()
+            .any(|h| h.controllers.iter().any(|c| c == controller))
+    };
     if REQUIRED_V1.iter().any(|controller| has(controller)) {
         if let Some(missing) = REQUIRED_V1.iter().find(|controller| !has(controller)) {
             return Err(Error::Unsupported(format!(
@@ -52,7 +64,10 @@ fn plan(mounts: &[MountEntry]) -> Result<Layout> {
             )));
         }
         if let Some(mount) = unified {
-            hierarchies.push(Hierarchy { mount, controllers: vec!["unified".to_owned()] });
+            hierarchies.push(Hierarchy {
+                mount,
+                controllers: vec!["unified".to_owned()],
+            });
         }
         return Ok(Layout::V1(hierarchies));
     }
@@ -76,7 +91,11 @@ fn controllers_of(super_options: &str) -> Vec<String> {
 /// Joins a path that the node named below `prefix`, refusing whatever would leave it.
 pub(crate) fn join(mount: &Path, prefix: &str, path: &str) -> Result<PathBuf> {
     let mut out = mount.to_path_buf();
-    for part in prefix.split('/').chain(path.split('/')).filter(|part| !part.is_empty()) {
+    for part in prefix
+        .split('/')
+        .chain(path.split('/'))
+        .filter(|part| !part.is_empty())
+    {
         if part == "." || part == ".." || part.contains('\0') {
             return Err(Error::Invalid(format!("{path:?} is not a cgroup path")));
         }
@@ -108,7 +127,9 @@ mod tests {
             mount("/c/freezer", "cgroup", "rw,freezer"),
             mount("/c/unified", "cgroup2", "rw"),
         ]);
-        let Ok(Layout::V1(hierarchies)) = layout else { panic!("{layout:?}") };
+        let Ok(Layout::V1(hierarchies)) = layout else {
+            panic!("{layout:?}")
+        };
         assert_eq!(hierarchies.len(), 4);
         assert_eq!(hierarchies[0].controllers, ["cpu", "cpuacct"]);
     }
@@ -123,13 +144,18 @@ mod tests {
     fn nothing_mounted_says_what_to_do() {
         let error = plan(&[mount("/", "ext4", "rw")]).unwrap_err().to_string();
         assert!(error.contains("mount cgroup2"), "{error}");
-        let error = plan(&[mount("/c/memory", "cgroup", "rw,memory")]).unwrap_err().to_string();
+        let error = plan(&[mount("/c/memory", "cgroup", "rw,memory")])
+            .unwrap_err()
+            .to_string();
         assert!(error.contains("\"cpu\""), "{error}");
     }
 
     #[test]
     fn paths_cannot_climb() {
         assert!(join(Path::new("/c"), "/k", "/../x").is_err());
-        assert_eq!(join(Path::new("/c"), "/k", "/kubepods//pod1").unwrap(), Path::new("/c/k/kubepods/pod1"));
+        assert_eq!(
+            join(Path::new("/c"), "/k", "/kubepods//pod1").unwrap(),
+            Path::new("/c/k/kubepods/pod1")
+        );
     }
 }

@@ -13,11 +13,19 @@ pub(crate) struct Setting {
 }
 
 fn setting(controller: &'static str, file: &str, value: impl ToString) -> Setting {
-    Setting { controller, file: file.to_owned(), value: value.to_string(), optional: false }
+    Setting {
+        controller,
+        file: file.to_owned(),
+        value: value.to_string(),
+        optional: false,
+    }
 }
 
 fn optional(controller: &'static str, file: &str, value: impl ToString) -> Setting {
-    Setting { optional: true, ..setting(controller, file, value) }
+    Setting {
+        optional: true,
+        ..setting(controller, file, value)
+    }
 }
 
 pub(crate) fn plan_v1(resources: &CgroupResources) -> Vec<Setting> {
@@ -29,7 +37,11 @@ pub(crate) fn plan_v1(resources: &CgroupResources) -> Vec<Setting> {
         out.push(setting("cpu", "cpu.cfs_period_us", period));
     }
     if let Some(quota) = resources.cpu_quota_us {
-        out.push(setting("cpu", "cpu.cfs_quota_us", if quota <= 0 { -1 } else { quota }));
+        out.push(setting(
+            "cpu",
+            "cpu.cfs_quota_us",
+            if quota <= 0 { -1 } else { quota },
+        ));
     }
     if let Some(limit) = resources.memory_limit_bytes {
         let limit = if limit <= 0 { -1 } else { limit };
@@ -43,7 +55,11 @@ pub(crate) fn plan_v1(resources: &CgroupResources) -> Vec<Setting> {
         out.push(setting("cpuset", "cpuset.cpus", cpus));
     }
     for (page, limit) in &resources.hugepage_limits {
-        out.push(optional("hugetlb", &format!("hugetlb.{}.limit_in_bytes", page_name(*page)), limit));
+        out.push(optional(
+            "hugetlb",
+            &format!("hugetlb.{}.limit_in_bytes", page_name(*page)),
+            limit,
+        ));
     }
     out
 }
@@ -56,8 +72,14 @@ pub(crate) fn plan_v2(resources: &CgroupResources) -> Vec<Setting> {
     match (resources.cpu_quota_us, resources.cpu_period_us) {
         (None, None) => {}
         (quota, period) => {
-            let quota = quota.filter(|quota| *quota > 0).map_or("max".to_owned(), |quota| quota.to_string());
-            out.push(setting("cpu", "cpu.max", format!("{quota} {}", period.unwrap_or(100_000))));
+            let quota = quota
+                .filter(|quota| *quota > 0)
+                .map_or("max".to_owned(), |quota| quota.to_string());
+            out.push(setting(
+                "cpu",
+                "cpu.max",
+                format!("{quota} {}", period.unwrap_or(100_000)),
+            ));
         }
     }
     if let Some(bytes) = resources.memory_min_bytes {
@@ -74,13 +96,21 @@ pub(crate) fn plan_v2(resources: &CgroupResources) -> Vec<Setting> {
         out.push(setting("cpuset", "cpuset.cpus", cpus));
     }
     for (page, limit) in &resources.hugepage_limits {
-        out.push(optional("hugetlb", &format!("hugetlb.{}.max", page_name(*page)), limit));
+        out.push(optional(
+            "hugetlb",
+            &format!("hugetlb.{}.max", page_name(*page)),
+            limit,
+        ));
     }
     out
 }
 
 fn max_or(limit: i64) -> String {
-    if limit <= 0 { "max".to_owned() } else { limit.to_string() }
+    if limit <= 0 {
+        "max".to_owned()
+    } else {
+        limit.to_string()
+    }
 }
 
 /// Shares 2..=262144 onto weights 1..=10000, as the kubelet maps them.
@@ -103,7 +133,10 @@ mod tests {
 
     #[test]
     fn weights_span_the_range() {
-        assert_eq!([weight(0), weight(2), weight(1024), weight(262_144)], [1, 1, 39, 10_000]);
+        assert_eq!(
+            [weight(0), weight(2), weight(1024), weight(262_144)],
+            [1, 1, 39, 10_000]
+        );
     }
 
     #[test]
@@ -114,9 +147,13 @@ mod tests {
             pids_limit: Some(-1),
             ..CgroupResources::default()
         };
-        let values = |settings: Vec<Setting>| settings.into_iter().map(|s| s.value).collect::<Vec<_>>();
+        let values =
+            |settings: Vec<Setting>| settings.into_iter().map(|s| s.value).collect::<Vec<_>>();
         assert_eq!(values(plan_v1(&resources)), ["-1", "-1", "-1", "max"]);
-        assert_eq!(values(plan_v2(&resources)), ["max 100000", "max", "0", "max"]);
+        assert_eq!(
+            values(plan_v2(&resources)),
+            ["max 100000", "max", "0", "max"]
+        );
     }
 
     #[test]
@@ -127,6 +164,9 @@ mod tests {
 
     #[test]
     fn huge_pages_are_named_by_size() {
-        assert_eq!([page_name(2 << 20), page_name(1 << 30), page_name(64 << 10)], ["2MB", "1GB", "64KB"]);
+        assert_eq!(
+            [page_name(2 << 20), page_name(1 << 30), page_name(64 << 10)],
+            ["2MB", "1GB", "64KB"]
+        );
     }
 }

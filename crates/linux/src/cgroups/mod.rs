@@ -42,7 +42,11 @@ struct Inner {
 
 fn failed(what: &str, path: &Path, error: &io::Error) -> Error {
     let message = format!("{what} {}: {error}", path.display());
-    if error.kind() == io::ErrorKind::NotFound { Error::NotFound(message) } else { Error::Failed(message) }
+    if error.kind() == io::ErrorKind::NotFound {
+        Error::NotFound(message)
+    } else {
+        Error::Failed(message)
+    }
 }
 
 impl LinuxCgroups {
@@ -51,10 +55,17 @@ impl LinuxCgroups {
     pub fn detect(prefix: &str) -> Result<LinuxCgroups> {
         let prefix = prefix.trim_matches('/');
         if prefix.is_empty() {
-            return Err(Error::Invalid("the cgroup root must have a name of its own".to_owned()));
+            return Err(Error::Invalid(
+                "the cgroup root must have a name of its own".to_owned(),
+            ));
         }
         layout::join(Path::new("/"), prefix, "")?;
-        Ok(LinuxCgroups { inner: Arc::new(Inner { layout: layout::detect()?, prefix: format!("/{prefix}") }) })
+        Ok(LinuxCgroups {
+            inner: Arc::new(Inner {
+                layout: layout::detect()?,
+                prefix: format!("/{prefix}"),
+            }),
+        })
     }
 
     pub fn prefix(&self) -> &str {
@@ -68,18 +79,30 @@ impl LinuxCgroups {
 
     /// The files that take a process into `path` when its id is written to each.
     pub(crate) fn procs_files(&self, path: &str) -> Result<Vec<PathBuf>> {
-        Ok(self.directories(path)?.into_iter().map(|directory| directory.join("cgroup.procs")).collect())
+        Ok(self
+            .directories(path)?
+            .into_iter()
+            .map(|directory| directory.join("cgroup.procs"))
+            .collect())
     }
 
     /// What a container sees as `/sys/fs/cgroup`: names and the directories behind them. Empty
     /// for version 2, where a cgroup namespace does it.
     pub(crate) fn visible(&self, path: &str) -> Result<Vec<(String, PathBuf)>> {
-        let Layout::V1(hierarchies) = &self.inner.layout else { return Ok(Vec::new()) };
+        let Layout::V1(hierarchies) = &self.inner.layout else {
+            return Ok(Vec::new());
+        };
         hierarchies
             .iter()
             .map(|hierarchy| {
-                let name = hierarchy.mount.file_name().map(|name| name.to_string_lossy().into_owned());
-                Ok((name.unwrap_or_default(), layout::join(&hierarchy.mount, &self.inner.prefix, path)?))
+                let name = hierarchy
+                    .mount
+                    .file_name()
+                    .map(|name| name.to_string_lossy().into_owned());
+                Ok((
+                    name.unwrap_or_default(),
+                    layout::join(&hierarchy.mount, &self.inner.prefix, path)?,
+                ))
             })
             .filter(|entry| !matches!(entry, Ok((name, _)) if name.is_empty()))
             .collect()
@@ -88,8 +111,13 @@ impl LinuxCgroups {
     /// The file that counts the out-of-memory kills of `path` in its line `oom_kill`.
     pub(crate) fn oom_file(&self, path: &str) -> Result<PathBuf> {
         match &self.inner.layout {
-            Layout::V1(_) => Ok(self.inner.controller_directory("memory", path)?.join("memory.oom_control")),
-            Layout::V2(mount) => Ok(layout::join(mount, &self.inner.prefix, path)?.join("memory.events")),
+            Layout::V1(_) => Ok(self
+                .inner
+                .controller_directory("memory", path)?
+                .join("memory.oom_control")),
+            Layout::V2(mount) => {
+                Ok(layout::join(mount, &self.inner.prefix, path)?.join("memory.events"))
+            }
         }
     }
 
@@ -105,7 +133,8 @@ impl LinuxCgroups {
         resources: &CgroupResources,
         devices: Option<Vec<DeviceRule>>,
     ) -> Result<()> {
-        let (inner, path, resources) = (Arc::clone(&self.inner), path.to_owned(), resources.clone());
+        let (inner, path, resources) =
+            (Arc::clone(&self.inner), path.to_owned(), resources.clone());
         blocking(move || {
             inner.ensure(&path, &resources)?;
             if let Layout::V2(_) = inner.layout {
@@ -139,7 +168,8 @@ impl Cgroups for LinuxCgroups {
     }
 
     async fn ensure(&self, path: &str, resources: &CgroupResources) -> Result<()> {
-        let (inner, path, resources) = (Arc::clone(&self.inner), path.to_owned(), resources.clone());
+        let (inner, path, resources) =
+            (Arc::clone(&self.inner), path.to_owned(), resources.clone());
         blocking(move || inner.ensure(&path, &resources)).await
     }
 
@@ -147,7 +177,10 @@ impl Cgroups for LinuxCgroups {
         let (inner, path) = (Arc::clone(&self.inner), path.to_owned());
         blocking(move || {
             inner.kill_all(&path)?;
-            inner.directories(&path)?.iter().try_for_each(|directory| remove_tree(directory))
+            inner
+                .directories(&path)?
+                .iter()
+                .try_for_each(|directory| remove_tree(directory))
         })
         .await
     }
@@ -160,16 +193,24 @@ impl Cgroups for LinuxCgroups {
     async fn children(&self, path: &str) -> Result<Vec<String>> {
         let mut names = BTreeSet::new();
         for directory in self.directories(path)? {
-            names.extend(child_directories(&directory).into_iter().filter_map(|child| {
-                child.file_name().map(|name| name.to_string_lossy().into_owned())
-            }));
+            names.extend(
+                child_directories(&directory)
+                    .into_iter()
+                    .filter_map(|child| {
+                        child
+                            .file_name()
+                            .map(|name| name.to_string_lossy().into_owned())
+                    }),
+            );
         }
         Ok(names.into_iter().collect())
     }
 }
 
 /// Kernel-side work of up to milliseconds, kept off the async threads.
-async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T> + Send + 'static,
+) -> Result<T> {
     tokio::task::spawn_blocking(work)
         .await
         .map_err(|error| Error::Failed(format!("cgroup work was interrupted: {error}")))?
@@ -178,9 +219,10 @@ async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + '
 impl Inner {
     fn directories(&self, path: &str) -> Result<Vec<PathBuf>> {
         match &self.layout {
-            Layout::V1(hierarchies) => {
-                hierarchies.iter().map(|hierarchy| layout::join(&hierarchy.mount, &self.prefix, path)).collect()
-            }
+            Layout::V1(hierarchies) => hierarchies
+                .iter()
+                .map(|hierarchy| layout::join(&hierarchy.mount, &self.prefix, path))
+                .collect(),
             Layout::V2(mount) => Ok(vec![layout::join(mount, &self.prefix, path)?]),
         }
     }
@@ -189,10 +231,14 @@ impl Inner {
         let mount = match &self.layout {
             Layout::V2(mount) => mount,
             Layout::V1(hierarchies) => {
-                let hierarchy = hierarchies.iter().find(|h| h.controllers.iter().any(|c| c == controller));
+                let hierarchy = hierarchies
+                    .iter()
+                    .find(|h| h.controllers.iter().any(|c| c == controller));
                 &hierarchy
                     .ok_or_else(|| {
-                        Error::Unsupported(format!("the cgroup v1 controller {controller:?} is not mounted"))
+                        Error::Unsupported(format!(
+                            "the cgroup v1 controller {controller:?} is not mounted"
+                        ))
                     })?
                     .mount
             }
@@ -204,7 +250,10 @@ impl Inner {
         let settings = match &self.layout {
             Layout::V1(hierarchies) => {
                 for hierarchy in hierarchies {
-                    let cpuset = hierarchy.controllers.iter().any(|controller| controller == "cpuset");
+                    let cpuset = hierarchy
+                        .controllers
+                        .iter()
+                        .any(|controller| controller == "cpuset");
                     let target = layout::join(&hierarchy.mount, &self.prefix, path)?;
                     make_v1(&hierarchy.mount, &target, cpuset)?;
                 }
@@ -215,7 +264,9 @@ impl Inner {
                 limits::plan_v2(resources)
             }
         };
-        settings.iter().try_for_each(|setting| self.write(path, setting, &settings))
+        settings
+            .iter()
+            .try_for_each(|setting| self.write(path, setting, &settings))
     }
 
     fn write(&self, path: &str, setting: &Setting, all: &[Setting]) -> Result<()> {
@@ -224,7 +275,9 @@ impl Inner {
             directory => directory?,
         };
         let file = directory.join(&setting.file);
-        let Err(error) = std::fs::write(&file, &setting.value) else { return Ok(()) };
+        let Err(error) = std::fs::write(&file, &setting.value) else {
+            return Ok(());
+        };
         if setting.optional {
             return Ok(());
         }
@@ -244,24 +297,32 @@ impl Inner {
         {
             return Ok(());
         }
-        Err(failed(&format!("writing {:?} to", setting.value), &file, &error))
+        Err(failed(
+            &format!("writing {:?} to", setting.value),
+            &file,
+            &error,
+        ))
     }
 
     fn allow_devices(&self, path: &str, rules: &[DeviceRule]) -> Result<()> {
         if let Layout::V2(_) = self.layout {
             let directory = self.controller_directory("devices", path)?;
-            let fd = std::fs::File::open(&directory).map_err(|error| failed("opening", &directory, &error))?;
+            let fd = std::fs::File::open(&directory)
+                .map_err(|error| failed("opening", &directory, &error))?;
             return sys::attach_device_program(fd.as_fd(), &devices::program(rules))
                 .map_err(|error| failed("limiting the devices of", &directory, &error));
         }
         // A machine without the controller cannot limit devices; capabilities still keep
         // containers from most of them.
-        let Ok(directory) = self.controller_directory("devices", path) else { return Ok(()) };
+        let Ok(directory) = self.controller_directory("devices", path) else {
+            return Ok(());
+        };
         let deny = directory.join("devices.deny");
         std::fs::write(&deny, "a").map_err(|error| failed("writing", &deny, &error))?;
         let allow = directory.join("devices.allow");
         for rule in rules {
-            std::fs::write(&allow, rule.render()).map_err(|error| failed("writing", &allow, &error))?;
+            std::fs::write(&allow, rule.render())
+                .map_err(|error| failed("writing", &allow, &error))?;
         }
         Ok(())
     }
@@ -275,9 +336,13 @@ impl Inner {
             Layout::V2(_) => stats::read_v2(&memory),
             Layout::V1(_) => {
                 let directory = |controller: &str| self.controller_directory(controller, path).ok();
-                let found = ["cpuacct", "cpu", "memory", "pids"].map(|name| (name, directory(name)));
+                let found =
+                    ["cpuacct", "cpu", "memory", "pids"].map(|name| (name, directory(name)));
                 stats::read_v1(|controller| {
-                    found.iter().find(|(name, _)| *name == controller).and_then(|(_, path)| path.as_deref())
+                    found
+                        .iter()
+                        .find(|(name, _)| *name == controller)
+                        .and_then(|(_, path)| path.as_deref())
                 })
             }
         })
@@ -326,11 +391,15 @@ fn make_v1(mount: &Path, target: &Path, cpuset: bool) -> Result<()> {
 
 fn inherit(directory: &Path, file: &str) -> Result<()> {
     let own = directory.join(file);
-    let read = |path: &Path| std::fs::read_to_string(path).map_err(|error| failed("reading", path, &error));
+    let read = |path: &Path| {
+        std::fs::read_to_string(path).map_err(|error| failed("reading", path, &error))
+    };
     if !read(&own)?.trim().is_empty() {
         return Ok(());
     }
-    let Some(parent) = directory.parent() else { return Ok(()) };
+    let Some(parent) = directory.parent() else {
+        return Ok(());
+    };
     let value = read(&parent.join(file))?;
     std::fs::write(&own, value.trim()).map_err(|error| failed("writing", &own, &error))
 }
@@ -358,10 +427,15 @@ fn enable_controllers(directory: &Path, top: bool) -> Result<()> {
             continue;
         }
         let value = format!("+{controller}");
-        let Err(error) = std::fs::write(&file, &value) else { continue };
+        let Err(error) = std::fs::write(&file, &value) else {
+            continue;
+        };
         // In a container the top group is not the real root and may hold processes, which the
         // kernel does not allow in a group that has limited children. They get a leaf of their own.
-        if top && error.raw_os_error() == Some(libc::EBUSY) && directory.join("cgroup.type").exists() {
+        if top
+            && error.raw_os_error() == Some(libc::EBUSY)
+            && directory.join("cgroup.type").exists()
+        {
             move_processes(directory, &directory.join("keelson-init"))?;
             std::fs::write(&file, &value).map_err(|error| failed("writing", &file, &error))?;
             continue;
@@ -373,7 +447,8 @@ fn enable_controllers(directory: &Path, top: bool) -> Result<()> {
 
 fn move_processes(from: &Path, to: &Path) -> Result<()> {
     make_directory(to)?;
-    let list = std::fs::read_to_string(from.join("cgroup.procs")).map_err(|error| failed("reading", from, &error))?;
+    let list = std::fs::read_to_string(from.join("cgroup.procs"))
+        .map_err(|error| failed("reading", from, &error))?;
     for pid in list.lines() {
         // A process that ended, or a kernel thread, does not move.
         let _ = std::fs::write(to.join("cgroup.procs"), pid);
@@ -383,27 +458,42 @@ fn move_processes(from: &Path, to: &Path) -> Result<()> {
 
 /// The directories from below `mount` down to `target`.
 fn levels(mount: &Path, target: &Path) -> Vec<PathBuf> {
-    let mut out: Vec<PathBuf> =
-        target.ancestors().take_while(|ancestor| *ancestor != mount).map(Path::to_path_buf).collect();
+    let mut out: Vec<PathBuf> = target
+        .ancestors()
+        .take_while(|ancestor| *ancestor != mount)
+        .map(Path::to_path_buf)
+        .collect();
     out.reverse();
     out
 }
 
 fn make_directory(path: &Path) -> Result<()> {
     match std::fs::create_dir(path) {
-        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(failed("creating the cgroup", path, &error)),
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
+            Err(failed("creating the cgroup", path, &error))
+        }
         _ => Ok(()),
     }
 }
 
 fn child_directories(directory: &Path) -> Vec<PathBuf> {
-    let Ok(entries) = std::fs::read_dir(directory) else { return Vec::new() };
-    entries.flatten().filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir())).map(|entry| entry.path()).collect()
+    let Ok(entries) = std::fs::read_dir(directory) else {
+        return Vec::new();
+    };
+    entries
+        .flatten()
+        .filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()))
+        .map(|entry| entry.path())
+        .collect()
 }
 
 fn collect_processes(directory: &Path, into: &mut BTreeSet<sys::Pid>) {
     let list = std::fs::read_to_string(directory.join("cgroup.procs")).unwrap_or_default();
-    into.extend(list.lines().filter_map(|line| line.parse::<sys::Pid>().ok()).filter(|pid| *pid > 0));
+    into.extend(
+        list.lines()
+            .filter_map(|line| line.parse::<sys::Pid>().ok())
+            .filter(|pid| *pid > 0),
+    );
     for child in child_directories(directory) {
         collect_processes(&child, into);
     }

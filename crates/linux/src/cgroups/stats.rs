@@ -36,12 +36,14 @@ pub(crate) fn read_v1<'a>(directory: impl Fn(&str) -> Option<&'a Path>) -> Cgrou
     if let Some(memory) = directory("memory") {
         let stat = text(&memory.join("memory.stat"));
         out.memory_usage_bytes = number(&memory.join("memory.usage_in_bytes"));
-        out.memory_working_set_bytes = out.memory_usage_bytes.saturating_sub(keyed(&stat, "total_inactive_file"));
+        out.memory_working_set_bytes = out
+            .memory_usage_bytes
+            .saturating_sub(keyed(&stat, "total_inactive_file"));
         out.memory_rss_bytes = keyed(&stat, "total_rss");
         out.memory_page_faults = keyed(&stat, "total_pgfault");
         out.memory_major_page_faults = keyed(&stat, "total_pgmajfault");
-        out.memory_limit_bytes =
-            Some(number(&memory.join("memory.limit_in_bytes"))).filter(|limit| (1..UNLIMITED_V1_BYTES).contains(limit));
+        out.memory_limit_bytes = Some(number(&memory.join("memory.limit_in_bytes")))
+            .filter(|limit| (1..UNLIMITED_V1_BYTES).contains(limit));
         out.oom_kills = keyed(&text(&memory.join("memory.oom_control")), "oom_kill");
     }
     if let Some(pids) = directory("pids") {

@@ -55,13 +55,20 @@ fn describe(error: &io::Error) -> String {
     let text = error.to_string();
     let text = text.split(" (os error").next().unwrap_or(&text);
     let mut characters = text.chars();
-    characters.next().map(|first| first.to_lowercase().chain(characters).collect()).unwrap_or_default()
+    characters
+        .next()
+        .map(|first| first.to_lowercase().chain(characters).collect())
+        .unwrap_or_default()
 }
 
 /// The standard streams that the program gets; with a terminal it gets that instead.
 pub(crate) enum Streams {
     Terminal,
-    Files { stdin: OwnedFd, stdout: OwnedFd, stderr: OwnedFd },
+    Files {
+        stdin: OwnedFd,
+        stdout: OwnedFd,
+        stderr: OwnedFd,
+    },
 }
 
 /// Becomes the first process of a container. The caller was cloned into the container's
@@ -92,7 +99,8 @@ pub(crate) fn run_command(
         prepare()?;
         let mut spec = read_spec(spec)?;
         spec.process.arguments = arguments;
-        if matches!(streams, Streams::Terminal) && !has_variable(&spec.process.environment, "TERM") {
+        if matches!(streams, Streams::Terminal) && !has_variable(&spec.process.environment, "TERM")
+        {
             spec.process.environment.push("TERM=xterm".to_owned());
         }
         let mut namespaces = vec![("mnt", libc::CLONE_NEWNS)];
@@ -144,9 +152,11 @@ fn prepare() -> Result<(), LaunchError> {
 }
 
 fn read_spec(path: &Path) -> Result<LaunchSpec, LaunchError> {
-    let bytes = sys::read_bounded(path, MAX_SPEC_BYTES).context("reading the container's specification")?;
-    serde_json::from_slice(&bytes)
-        .map_err(|error| LaunchError::new(format!("reading the container's specification: {error}")))
+    let bytes =
+        sys::read_bounded(path, MAX_SPEC_BYTES).context("reading the container's specification")?;
+    serde_json::from_slice(&bytes).map_err(|error| {
+        LaunchError::new(format!("reading the container's specification: {error}"))
+    })
 }
 
 fn become_program(
@@ -156,7 +166,10 @@ fn become_program(
     channel: &OwnedFd,
 ) -> Result<(), LaunchError> {
     // Lowering needs a privilege that not every machine grants; the container runs nevertheless.
-    let _ = std::fs::write("/proc/self/oom_score_adj", process.oom_score_adj.to_string());
+    let _ = std::fs::write(
+        "/proc/self/oom_score_adj",
+        process.oom_score_adj.to_string(),
+    );
     install_streams(streams, console, channel)?;
     rustix::process::umask(Mode::from_raw_mode(0o022));
 
@@ -196,20 +209,33 @@ fn become_program(
     // Last, because every change of credentials clears it.
     let _ = sys::set_parent_death_kill();
     let error = sys::execute(&path, &arguments, &environment);
-    Err(LaunchError::new(format!("exec {}: {}", program.display(), describe(&error))))
+    Err(LaunchError::new(format!(
+        "exec {}: {}",
+        program.display(),
+        describe(&error)
+    )))
 }
 
 fn has_variable(environment: &[String], name: &str) -> bool {
-    environment.iter().any(|entry| entry.split_once('=').is_some_and(|(key, _)| key == name))
+    environment
+        .iter()
+        .any(|entry| entry.split_once('=').is_some_and(|(key, _)| key == name))
 }
 
 fn c_strings(strings: &[String]) -> Result<Vec<CString>, LaunchError> {
-    strings.iter().map(|text| sys::c_string(OsStr::new(text)).context("an argument or variable")).collect()
+    strings
+        .iter()
+        .map(|text| sys::c_string(OsStr::new(text)).context("an argument or variable"))
+        .collect()
 }
 
 fn install_streams(streams: Streams, console: bool, channel: &OwnedFd) -> Result<(), LaunchError> {
     match streams {
-        Streams::Files { stdin, stdout, stderr } => {
+        Streams::Files {
+            stdin,
+            stdout,
+            stderr,
+        } => {
             // The three may themselves be numbered 0 to 2 in another order.
             let high = [stdin, stdout, stderr]
                 .iter()
@@ -221,10 +247,15 @@ fn install_streams(streams: Streams, console: bool, channel: &OwnedFd) -> Result
             }
         }
         Streams::Terminal => {
-            let master = rustix::fs::open("/dev/pts/ptmx", OFlags::RDWR | OFlags::NOCTTY | OFlags::CLOEXEC, Mode::empty())
-                .context("opening a terminal")?;
+            let master = rustix::fs::open(
+                "/dev/pts/ptmx",
+                OFlags::RDWR | OFlags::NOCTTY | OFlags::CLOEXEC,
+                Mode::empty(),
+            )
+            .context("opening a terminal")?;
             rustix::pty::unlockpt(&master).context("unlocking the terminal")?;
-            let slave = sys::open_terminal_peer(master.as_fd()).context("opening the terminal's other side")?;
+            let slave = sys::open_terminal_peer(master.as_fd())
+                .context("opening the terminal's other side")?;
             if console {
                 mount_console(&master)?;
             }
@@ -240,13 +271,18 @@ fn install_streams(streams: Streams, console: bool, channel: &OwnedFd) -> Result
 
 fn mount_console(master: &OwnedFd) -> Result<(), LaunchError> {
     let name = rustix::pty::ptsname(master, Vec::new()).context("naming the terminal")?;
-    let flags = OFlags::CREATE | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::WRONLY | OFlags::NOCTTY;
+    let flags =
+        OFlags::CREATE | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::WRONLY | OFlags::NOCTTY;
     // With the host's /dev mounted there is a console already, and it stays the host's.
-    let Ok(place) = rustix::fs::open("/dev/console", flags, Mode::from_raw_mode(0o600)) else { return Ok(()) };
+    let Ok(place) = rustix::fs::open("/dev/console", flags, Mode::from_raw_mode(0o600)) else {
+        return Ok(());
+    };
     let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
-    let tree = rustix::mount::open_tree(rustix::fs::CWD, name.as_c_str(), flags).context("mounting the console")?;
+    let tree = rustix::mount::open_tree(rustix::fs::CWD, name.as_c_str(), flags)
+        .context("mounting the console")?;
     let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH;
-    rustix::mount::move_mount(tree.as_fd(), "", place.as_fd(), "", flags).context("mounting the console")
+    rustix::mount::move_mount(tree.as_fd(), "", place.as_fd(), "", flags)
+        .context("mounting the console")
 }
 
 /// `/dev/stdout` is opened again by many programs, which a pipe owned by root refuses to others.
@@ -254,8 +290,14 @@ fn own_streams(uid: u32) {
     if uid == 0 {
         return;
     }
-    for fd in [rustix::stdio::stdin(), rustix::stdio::stdout(), rustix::stdio::stderr()] {
-        let Ok(stat) = rustix::fs::fstat(fd) else { continue };
+    for fd in [
+        rustix::stdio::stdin(),
+        rustix::stdio::stdout(),
+        rustix::stdio::stderr(),
+    ] {
+        let Ok(stat) = rustix::fs::fstat(fd) else {
+            continue;
+        };
         let kind = rustix::fs::FileType::from_raw_mode(stat.st_mode);
         let terminal = kind == rustix::fs::FileType::CharacterDevice && rustix::termios::isatty(fd);
         if kind == rustix::fs::FileType::Fifo || kind == rustix::fs::FileType::Socket || terminal {
@@ -270,7 +312,8 @@ fn enter_directory(directory: &str) -> Result<(), LaunchError> {
         // A read-only root refuses; entering then tells why.
         let _ = std::fs::create_dir_all(directory);
     }
-    rustix::process::chdir(directory).with_context(|| format!("chdir to cwd ({directory:?}) failed"))
+    rustix::process::chdir(directory)
+        .with_context(|| format!("chdir to cwd ({directory:?}) failed"))
 }
 
 fn take_identity(user: &RunUser, wanted: u64) -> Result<(), LaunchError> {
@@ -308,18 +351,29 @@ fn find_program(arguments: &[String], environment: &[String]) -> Result<PathBuf,
             return Err(LaunchError::new(format!("exec: {name:?}: is a directory")));
         }
         if metadata.permissions().mode() & 0o111 == 0 {
-            return Err(LaunchError::new(format!("exec: {name:?}: permission denied")));
+            return Err(LaunchError::new(format!(
+                "exec: {name:?}: permission denied"
+            )));
         }
         return Ok(path);
     }
-    let path = environment.iter().rev().find_map(|entry| entry.strip_prefix("PATH=")).unwrap_or("");
+    let path = environment
+        .iter()
+        .rev()
+        .find_map(|entry| entry.strip_prefix("PATH="))
+        .unwrap_or("");
     path.split(':')
         .map(|directory| Path::new(if directory.is_empty() { "." } else { directory }).join(name))
         .find(|candidate| {
-            std::fs::metadata(candidate)
-                .is_ok_and(|metadata| metadata.is_file() && metadata.permissions().mode() & 0o111 != 0)
+            std::fs::metadata(candidate).is_ok_and(|metadata| {
+                metadata.is_file() && metadata.permissions().mode() & 0o111 != 0
+            })
         })
-        .ok_or_else(|| LaunchError::new(format!("exec: {name:?}: executable file not found in $PATH")))
+        .ok_or_else(|| {
+            LaunchError::new(format!(
+                "exec: {name:?}: executable file not found in $PATH"
+            ))
+        })
 }
 
 /// Waits until the parent has put this process where it belongs. `false`: the parent is gone.
@@ -337,13 +391,31 @@ mod tests {
     fn missing_programs_are_named_as_users_know_it() {
         let arguments = |name: &str| vec![name.to_owned()];
         let path = ["PATH=/nonexistent:/bin".to_owned()];
-        let error = find_program(&arguments("no-such-program"), &path).unwrap_err().to_string();
-        assert_eq!(error, "exec: \"no-such-program\": executable file not found in $PATH");
-        let error = find_program(&arguments("/no/such"), &path).unwrap_err().to_string();
-        assert_eq!(error, "exec: \"/no/such\": stat /no/such: no such file or directory");
-        let error = find_program(&arguments("/etc"), &path).unwrap_err().to_string();
+        let error = find_program(&arguments("no-such-program"), &path)
+            .unwrap_err()
+            .to_string();
+        assert_eq!(
+            error,
+            "exec: \"no-such-program\": executable file not found in $PATH"
+        );
+        let error = find_program(&arguments("/no/such"), &path)
+            .unwrap_err()
+            .to_string();
+        assert_eq!(
+            error,
+            "exec: \"/no/such\": stat /no/such: no such file or directory"
+        );
+        let error = find_program(&arguments("/etc"), &path)
+            .unwrap_err()
+            .to_string();
         assert_eq!(error, "exec: \"/etc\": is a directory");
-        assert_eq!(find_program(&arguments("sh"), &path).unwrap(), Path::new("/bin/sh"));
-        assert_eq!(find_program(&[], &path).unwrap_err().to_string(), "no command specified");
+        assert_eq!(
+            find_program(&arguments("sh"), &path).unwrap(),
+            Path::new("/bin/sh")
+        );
+        assert_eq!(
+            find_program(&[], &path).unwrap_err().to_string(),
+            "no command specified"
+        );
     }
 }

@@ -11,7 +11,8 @@ use std::path::{Component, Path, PathBuf};
 use keelson_ports::MountPropagation;
 use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, ResolveFlags};
 use rustix::mount::{
-    FsMountFlags, FsOpenFlags, MountAttrFlags, MountPropagationFlags, MoveMountFlags, OpenTreeFlags, UnmountFlags,
+    FsMountFlags, FsOpenFlags, MountAttrFlags, MountPropagationFlags, MoveMountFlags,
+    OpenTreeFlags, UnmountFlags,
 };
 
 use super::{Context, LaunchError};
@@ -35,8 +36,11 @@ pub(super) fn enter(spec: &LaunchSpec) -> Result<(), LaunchError> {
         .filter(|mount| mount.propagation == MountPropagation::Bidirectional)
         .map(|mount| Ok((mount.target.clone(), shared_source(mount)?)))
         .collect::<Result<Vec<_>, LaunchError>>()?;
-    rustix::mount::mount_change("/", MountPropagationFlags::DOWNSTREAM | MountPropagationFlags::REC)
-        .context("making the mount namespace a slave of the host's")?;
+    rustix::mount::mount_change(
+        "/",
+        MountPropagationFlags::DOWNSTREAM | MountPropagationFlags::REC,
+    )
+    .context("making the mount namespace a slave of the host's")?;
 
     let overlay = overlay(&spec.layers, Some((&spec.upper, &spec.work)))?;
     attach_at(&overlay, &spec.rootfs)?;
@@ -45,7 +49,9 @@ pub(super) fn enter(spec: &LaunchSpec) -> Result<(), LaunchError> {
 
     let mut mounts = base_mounts(spec)?;
     for mount in &spec.mounts {
-        let taken = bidirectional.iter().find(|(target, _)| *target == mount.target);
+        let taken = bidirectional
+            .iter()
+            .find(|(target, _)| *target == mount.target);
         let tree = match taken {
             Some((_, tree)) => tree.try_clone().context("duplicating a mount descriptor")?,
             None => user_tree(mount)?,
@@ -55,7 +61,10 @@ pub(super) fn enter(spec: &LaunchSpec) -> Result<(), LaunchError> {
     }
     // Stable: a mount comes after everything above it, and otherwise in the order it was given.
     mounts.sort_by_key(|(target, _)| target.components().count());
-    let own_dev = !spec.mounts.iter().any(|mount| mount.target == Path::new("/dev"));
+    let own_dev = !spec
+        .mounts
+        .iter()
+        .any(|mount| mount.target == Path::new("/dev"));
     for (target, tree) in &mounts {
         attach_in(root.as_fd(), target, tree)?;
         if own_dev && target == Path::new("/dev") {
@@ -64,7 +73,10 @@ pub(super) fn enter(spec: &LaunchSpec) -> Result<(), LaunchError> {
     }
     drop(mounts);
     if let CgroupView::V1(hierarchies) = &spec.cgroup
-        && !spec.mounts.iter().any(|mount| mount.target == Path::new("/sys/fs/cgroup"))
+        && !spec
+            .mounts
+            .iter()
+            .any(|mount| mount.target == Path::new("/sys/fs/cgroup"))
     {
         mount_cgroups_v1(root.as_fd(), hierarchies, !spec.privileged)?;
     }
@@ -97,24 +109,41 @@ fn overlay(layers: &[PathBuf], upper: Option<(&Path, &Path)>) -> Result<OwnedFd,
             let _ = rustix::mount::fsconfig_set_flag(fs.as_fd(), "volatile");
         }
         rustix::mount::fsconfig_create(fs.as_fd())?;
-        rustix::mount::fsmount(fs.as_fd(), FsMountFlags::FSMOUNT_CLOEXEC, MountAttrFlags::empty())
+        rustix::mount::fsmount(
+            fs.as_fd(),
+            FsMountFlags::FSMOUNT_CLOEXEC,
+            MountAttrFlags::empty(),
+        )
     };
     make().context("mounting the image's layers (overlay needs Linux 6.5 or newer)")
 }
 
 /// The mounts every container has, as detached trees.
 fn base_mounts(spec: &LaunchSpec) -> Result<Vec<(PathBuf, OwnedFd)>, LaunchError> {
-    let strict = MountAttrFlags::MOUNT_ATTR_NOSUID | MountAttrFlags::MOUNT_ATTR_NODEV | MountAttrFlags::MOUNT_ATTR_NOEXEC;
-    let readonly = if spec.privileged { MountAttrFlags::empty() } else { MountAttrFlags::MOUNT_ATTR_RDONLY };
+    let strict = MountAttrFlags::MOUNT_ATTR_NOSUID
+        | MountAttrFlags::MOUNT_ATTR_NODEV
+        | MountAttrFlags::MOUNT_ATTR_NOEXEC;
+    let readonly = if spec.privileged {
+        MountAttrFlags::empty()
+    } else {
+        MountAttrFlags::MOUNT_ATTR_RDONLY
+    };
     let dev_options = [("mode", "755"), ("size", "65536k")];
     let pts_options = [("mode", "0620"), ("ptmxmode", "0666"), ("gid", "5")];
     let shm = clone_tree(&spec.shm, false)?;
     let mut out = vec![
         ("/proc", new_mount("proc", &[], strict)?),
-        ("/dev", new_mount("tmpfs", &dev_options, MountAttrFlags::MOUNT_ATTR_NOSUID)?),
+        (
+            "/dev",
+            new_mount("tmpfs", &dev_options, MountAttrFlags::MOUNT_ATTR_NOSUID)?,
+        ),
         (
             "/dev/pts",
-            new_mount("devpts", &pts_options, MountAttrFlags::MOUNT_ATTR_NOSUID | MountAttrFlags::MOUNT_ATTR_NOEXEC)?,
+            new_mount(
+                "devpts",
+                &pts_options,
+                MountAttrFlags::MOUNT_ATTR_NOSUID | MountAttrFlags::MOUNT_ATTR_NOEXEC,
+            )?,
         ),
         (SHM_PATH, shm),
         ("/sys", new_mount("sysfs", &[], strict | readonly)?),
@@ -124,12 +153,22 @@ fn base_mounts(spec: &LaunchSpec) -> Result<Vec<(PathBuf, OwnedFd)>, LaunchError
         out.push(("/dev/mqueue", mqueue));
     }
     if matches!(spec.cgroup, CgroupView::V2) {
-        out.push(("/sys/fs/cgroup", new_mount("cgroup2", &[], strict | readonly)?));
+        out.push((
+            "/sys/fs/cgroup",
+            new_mount("cgroup2", &[], strict | readonly)?,
+        ));
     }
-    Ok(out.into_iter().map(|(target, tree)| (PathBuf::from(target), tree)).collect())
+    Ok(out
+        .into_iter()
+        .map(|(target, tree)| (PathBuf::from(target), tree))
+        .collect())
 }
 
-fn new_mount(fstype: &str, options: &[(&str, &str)], attributes: MountAttrFlags) -> Result<OwnedFd, LaunchError> {
+fn new_mount(
+    fstype: &str,
+    options: &[(&str, &str)],
+    attributes: MountAttrFlags,
+) -> Result<OwnedFd, LaunchError> {
     let make = || -> rustix::io::Result<OwnedFd> {
         let fs = rustix::mount::fsopen(fstype, FsOpenFlags::FSOPEN_CLOEXEC)?;
         rustix::mount::fsconfig_set_string(fs.as_fd(), "source", fstype)?;
@@ -147,18 +186,25 @@ fn clone_tree(path: &Path, recursive: bool) -> Result<OwnedFd, LaunchError> {
     if recursive {
         flags |= OpenTreeFlags::AT_RECURSIVE;
     }
-    rustix::mount::open_tree(CWD, path, flags).with_context(|| format!("mounting {:?}", path.display().to_string()))
+    rustix::mount::open_tree(CWD, path, flags)
+        .with_context(|| format!("mounting {:?}", path.display().to_string()))
 }
 
 fn shared_source(mount: &MountSpec) -> Result<OwnedFd, LaunchError> {
     let MountSource::Host(path) = &mount.source else {
-        return Err(LaunchError::new("an image volume cannot propagate mounts to the host".to_owned()));
+        return Err(LaunchError::new(
+            "an image volume cannot propagate mounts to the host".to_owned(),
+        ));
     };
-    let real = std::fs::canonicalize(path).with_context(|| format!("resolving {}", path.display()))?;
+    let real =
+        std::fs::canonicalize(path).with_context(|| format!("resolving {}", path.display()))?;
     let mounts = mountinfo::read().context("reading the mount table")?;
     let entry = mountinfo::mount_of(&mounts, &real);
     if !entry.is_some_and(|entry| entry.shared) {
-        let on = entry.map_or_else(|| "/".to_owned(), |entry| entry.target.display().to_string());
+        let on = entry.map_or_else(
+            || "/".to_owned(),
+            |entry| entry.target.display().to_string(),
+        );
         return Err(LaunchError::new(format!(
             "path {:?} is mounted on {on:?} but it is not a shared mount",
             path.display().to_string()
@@ -175,7 +221,8 @@ fn user_tree(mount: &MountSpec) -> Result<OwnedFd, LaunchError> {
             if let Err(error) = std::fs::metadata(path)
                 && error.kind() == io::ErrorKind::NotFound
             {
-                std::fs::create_dir_all(path).with_context(|| format!("creating {}", path.display()))?;
+                std::fs::create_dir_all(path)
+                    .with_context(|| format!("creating {}", path.display()))?;
             }
             let tree = clone_tree(path, true)?;
             let propagation = match mount.propagation {
@@ -197,19 +244,34 @@ fn user_tree(mount: &MountSpec) -> Result<OwnedFd, LaunchError> {
     }
 }
 
-fn restrict(mount: &MountSpec, tree: &OwnedFd, propagation: libc::c_ulong) -> Result<(), LaunchError> {
+fn restrict(
+    mount: &MountSpec,
+    tree: &OwnedFd,
+    propagation: libc::c_ulong,
+) -> Result<(), LaunchError> {
     let describe = || format!("restricting the mount at {}", mount.target.display());
     sys::set_mount_attributes(tree.as_fd(), 0, propagation, true).with_context(describe)?;
     if mount.readonly || mount.recursive_readonly {
-        sys::set_mount_attributes(tree.as_fd(), sys::MOUNT_READONLY, 0, mount.recursive_readonly)
-            .with_context(describe)?;
+        sys::set_mount_attributes(
+            tree.as_fd(),
+            sys::MOUNT_READONLY,
+            0,
+            mount.recursive_readonly,
+        )
+        .with_context(describe)?;
     }
     Ok(())
 }
 
 fn attach_at(tree: &OwnedFd, path: &Path) -> Result<(), LaunchError> {
-    rustix::mount::move_mount(tree.as_fd(), "", CWD, path, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)
-        .with_context(|| format!("mounting on {}", path.display()))
+    rustix::mount::move_mount(
+        tree.as_fd(),
+        "",
+        CWD,
+        path,
+        MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH,
+    )
+    .with_context(|| format!("mounting on {}", path.display()))
 }
 
 fn attach_fd(tree: BorrowedFd<'_>, target: BorrowedFd<'_>) -> rustix::io::Result<()> {
@@ -218,7 +280,12 @@ fn attach_fd(tree: BorrowedFd<'_>, target: BorrowedFd<'_>) -> rustix::io::Result
 }
 
 fn attach_in(root: BorrowedFd<'_>, target: &Path, tree: &OwnedFd) -> Result<(), LaunchError> {
-    let describe = || format!("error mounting to rootfs at {:?}", target.display().to_string());
+    let describe = || {
+        format!(
+            "error mounting to rootfs at {:?}",
+            target.display().to_string()
+        )
+    };
     let stat = rustix::fs::fstat(tree).with_context(describe)?;
     let directory = FileType::from_raw_mode(stat.st_mode) == FileType::Directory;
     let place = make_in_root(root, target, directory).with_context(describe)?;
@@ -230,8 +297,7 @@ fn open_path(base: BorrowedFd<'_>, path: &Path) -> rustix::io::Result<OwnedFd> {
 }
 
 fn open_in_root(root: BorrowedFd<'_>, path: &Path) -> rustix::io::Result<OwnedFd> {
-    let flags = OFlags::PATH | OFlags::CLOEXEC;
-    rustix::fs::openat2(root, path, flags, Mode::empty(), ResolveFlags::IN_ROOT)
+    sys::open_confined(root, path, ResolveFlags::IN_ROOT)
 }
 
 /// Opens a path as the container will see it, making what is missing.
@@ -279,7 +345,11 @@ fn make_once(root: BorrowedFd<'_>, path: &Path, directory: bool) -> io::Result<M
                     return Ok(Made::LinksTo(done.join(link).join(rest)));
                 }
                 if last && !directory {
-                    let flags = OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::WRONLY;
+                    let flags = OFlags::CREATE
+                        | OFlags::EXCL
+                        | OFlags::NOFOLLOW
+                        | OFlags::CLOEXEC
+                        | OFlags::WRONLY;
                     rustix::fs::openat(&parent, *name, flags, Mode::from_raw_mode(0o644))?;
                 } else {
                     rustix::fs::mkdirat(&parent, *name, Mode::from_raw_mode(0o755))?;
@@ -294,8 +364,14 @@ fn make_once(root: BorrowedFd<'_>, path: &Path, directory: bool) -> io::Result<M
     Ok(Made::Found(parent))
 }
 
-const STANDARD_DEVICES: [(&str, u32, u32); 6] =
-    [("null", 1, 3), ("zero", 1, 5), ("full", 1, 7), ("random", 1, 8), ("urandom", 1, 9), ("tty", 5, 0)];
+const STANDARD_DEVICES: [(&str, u32, u32); 6] = [
+    ("null", 1, 3),
+    ("zero", 1, 5),
+    ("full", 1, 7),
+    ("random", 1, 8),
+    ("urandom", 1, 9),
+    ("tty", 5, 0),
+];
 const STANDARD_LINKS: [(&str, &str); 5] = [
     ("fd", "/proc/self/fd"),
     ("stdin", "/proc/self/fd/0"),
@@ -347,7 +423,12 @@ fn copy_device(root: BorrowedFd<'_>, host: &Path, container: &Path) -> io::Resul
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
         Err(error) => Err(error),
         Ok(()) => {
-            let made = rustix::fs::openat(&parent, name, OFlags::PATH | OFlags::CLOEXEC | OFlags::NOFOLLOW, Mode::empty())?;
+            let made = rustix::fs::openat(
+                &parent,
+                name,
+                OFlags::PATH | OFlags::CLOEXEC | OFlags::NOFOLLOW,
+                Mode::empty(),
+            )?;
             sys::change_owner(made.as_fd(), Some(metadata.uid()), Some(metadata.gid()))
         }
     }
@@ -356,10 +437,16 @@ fn copy_device(root: BorrowedFd<'_>, host: &Path, container: &Path) -> io::Resul
 /// A privileged container sees the host's devices. One that vanishes meanwhile is left out.
 fn copy_host_devices(root: BorrowedFd<'_>, directory: &Path, left: &mut usize) {
     const OWN: [&str; 6] = ["pts", "shm", "fd", "mqueue", "console", ".lxc"];
-    let Ok(entries) = std::fs::read_dir(directory) else { return };
+    let Ok(entries) = std::fs::read_dir(directory) else {
+        return;
+    };
     for entry in entries.flatten() {
-        let Ok(kind) = entry.file_type() else { continue };
-        if *left == 0 || (directory == Path::new("/dev") && OWN.iter().any(|own| entry.file_name() == *own)) {
+        let Ok(kind) = entry.file_type() else {
+            continue;
+        };
+        if *left == 0
+            || (directory == Path::new("/dev") && OWN.iter().any(|own| entry.file_name() == *own))
+        {
             continue;
         }
         if kind.is_dir() {
@@ -371,8 +458,14 @@ fn copy_host_devices(root: BorrowedFd<'_>, directory: &Path, left: &mut usize) {
     }
 }
 
-fn mount_cgroups_v1(root: BorrowedFd<'_>, list: &[(String, PathBuf)], readonly: bool) -> Result<(), LaunchError> {
-    let strict = MountAttrFlags::MOUNT_ATTR_NOSUID | MountAttrFlags::MOUNT_ATTR_NODEV | MountAttrFlags::MOUNT_ATTR_NOEXEC;
+fn mount_cgroups_v1(
+    root: BorrowedFd<'_>,
+    list: &[(String, PathBuf)],
+    readonly: bool,
+) -> Result<(), LaunchError> {
+    let strict = MountAttrFlags::MOUNT_ATTR_NOSUID
+        | MountAttrFlags::MOUNT_ATTR_NODEV
+        | MountAttrFlags::MOUNT_ATTR_NOEXEC;
     let base = Path::new("/sys/fs/cgroup");
     let tmpfs = new_mount("tmpfs", &[("mode", "755")], strict)?;
     attach_in(root, base, &tmpfs)?;
@@ -412,7 +505,8 @@ fn protect(spec: &LaunchSpec) -> Result<(), LaunchError> {
             place => place.with_context(describe)?,
         };
         let tree = clone_tree(Path::new(path), true)?;
-        sys::set_mount_attributes(tree.as_fd(), sys::MOUNT_READONLY, 0, true).with_context(describe)?;
+        sys::set_mount_attributes(tree.as_fd(), sys::MOUNT_READONLY, 0, true)
+            .with_context(describe)?;
         attach_fd(tree.as_fd(), place.as_fd()).with_context(describe)?;
     }
     for path in &spec.masked_paths {
@@ -423,7 +517,11 @@ fn protect(spec: &LaunchSpec) -> Result<(), LaunchError> {
         };
         let stat = rustix::fs::statat(&place, "", AtFlags::EMPTY_PATH).with_context(describe)?;
         let tree = if FileType::from_raw_mode(stat.st_mode) == FileType::Directory {
-            new_mount("tmpfs", &[("size", "0"), ("nr_inodes", "1")], MountAttrFlags::MOUNT_ATTR_RDONLY)?
+            new_mount(
+                "tmpfs",
+                &[("size", "0"), ("nr_inodes", "1")],
+                MountAttrFlags::MOUNT_ATTR_RDONLY,
+            )?
         } else {
             clone_tree(Path::new("/dev/null"), false)?
         };

@@ -46,7 +46,11 @@ fn accounts(passwd: &str) -> impl Iterator<Item = Entry<'_>> {
 fn groups(group: &str) -> impl Iterator<Item = (&str, u32, &str)> {
     group.lines().filter_map(|line| {
         let mut fields = line.trim().split(':');
-        Some((fields.next()?, fields.nth(1)?.parse().ok()?, fields.next().unwrap_or("")))
+        Some((
+            fields.next()?,
+            fields.nth(1)?.parse().ok()?,
+            fields.next().unwrap_or(""),
+        ))
     })
 }
 
@@ -69,7 +73,9 @@ fn plan(user: &UserSpec, passwd: &str, group: &str) -> Result<Account, LaunchErr
             )));
         }
     };
-    let uid = entry.as_ref().map_or_else(|| wanted_user.parse().unwrap_or(0), |entry| entry.uid);
+    let uid = entry
+        .as_ref()
+        .map_or_else(|| wanted_user.parse().unwrap_or(0), |entry| entry.uid);
     let named_group = match wanted_group.filter(|name| !name.is_empty()) {
         None => None,
         Some(name) => Some(
@@ -78,15 +84,27 @@ fn plan(user: &UserSpec, passwd: &str, group: &str) -> Result<Account, LaunchErr
                 .map(|(_, gid, _)| gid)
                 .or_else(|| name.parse().ok())
                 .ok_or_else(|| {
-                    LaunchError::new(format!("unable to find group {name}: no matching entries in group file"))
+                    LaunchError::new(format!(
+                        "unable to find group {name}: no matching entries in group file"
+                    ))
                 })?,
         ),
     };
-    let gid = user.group.or(named_group).or(entry.as_ref().map(|entry| entry.gid)).unwrap_or(0);
+    let gid = user
+        .group
+        .or(named_group)
+        .or(entry.as_ref().map(|entry| entry.gid))
+        .unwrap_or(0);
     let mut all = vec![gid];
-    if !user.strict_groups && let Some(entry) = &entry {
+    if !user.strict_groups
+        && let Some(entry) = &entry
+    {
         let member = |members: &str| members.split(',').any(|name| name.trim() == entry.name);
-        all.extend(groups(group).filter(|(_, _, members)| member(members)).map(|(_, gid, _)| gid));
+        all.extend(
+            groups(group)
+                .filter(|(_, _, members)| member(members))
+                .map(|(_, gid, _)| gid),
+        );
     }
     all.extend(&user.supplemental_groups);
     let mut unique = Vec::with_capacity(all.len());
@@ -95,24 +113,44 @@ fn plan(user: &UserSpec, passwd: &str, group: &str) -> Result<Account, LaunchErr
             unique.push(gid);
         }
     }
-    let home = entry.map(|entry| entry.home.to_owned()).filter(|home| !home.is_empty());
-    Ok(Account { run_as: RunUser { uid, gid, groups: unique }, home: home.unwrap_or_else(|| "/".to_owned()) })
+    let home = entry
+        .map(|entry| entry.home.to_owned())
+        .filter(|home| !home.is_empty());
+    Ok(Account {
+        run_as: RunUser {
+            uid,
+            gid,
+            groups: unique,
+        },
+        home: home.unwrap_or_else(|| "/".to_owned()),
+    })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    const PASSWD: &str = "root:x:0:0:root:/root:/bin/sh\nbroken\nweb:x:1000:1001::/srv/web:/bin/sh\n";
+    const PASSWD: &str =
+        "root:x:0:0:root:/root:/bin/sh\nbroken\nweb:x:1000:1001::/srv/web:/bin/sh\n";
     const GROUP: &str = "root:x:0:root\nweb:x:1001:\nlogs:x:50:other,web\ndisk:x:6:web\n";
 
     fn spec(base: UserBase) -> UserSpec {
-        UserSpec { base, group: None, supplemental_groups: vec![], strict_groups: false }
+        UserSpec {
+            base,
+            group: None,
+            supplemental_groups: vec![],
+            strict_groups: false,
+        }
     }
 
     fn run(user: &UserSpec) -> (u32, u32, Vec<u32>, String) {
         let account = plan(user, PASSWD, GROUP).unwrap_or_else(|error| panic!("{error}"));
-        (account.run_as.uid, account.run_as.gid, account.run_as.groups, account.home)
+        (
+            account.run_as.uid,
+            account.run_as.gid,
+            account.run_as.groups,
+            account.home,
+        )
     }
 
     #[test]
@@ -121,14 +159,25 @@ mod tests {
         assert_eq!(run(&spec(UserBase::Image("web".into()))), expected);
         assert_eq!(run(&spec(UserBase::Image("1000".into()))), expected);
         assert_eq!(run(&spec(UserBase::Id(1000))), expected);
-        assert_eq!(run(&spec(UserBase::Image(String::new()))), (0, 0, vec![0], "/root".to_owned()));
+        assert_eq!(
+            run(&spec(UserBase::Image(String::new()))),
+            (0, 0, vec![0], "/root".to_owned())
+        );
     }
 
     #[test]
     fn an_unknown_number_is_allowed_and_an_unknown_name_is_not() {
-        assert_eq!(run(&spec(UserBase::Id(4242))), (4242, 0, vec![0], "/".to_owned()));
-        let error = plan(&spec(UserBase::Image("nobody".into())), PASSWD, GROUP).err().unwrap();
-        assert!(error.to_string().contains("unable to find user nobody"), "{error}");
+        assert_eq!(
+            run(&spec(UserBase::Id(4242))),
+            (4242, 0, vec![0], "/".to_owned())
+        );
+        let error = plan(&spec(UserBase::Image("nobody".into())), PASSWD, GROUP)
+            .err()
+            .unwrap();
+        assert!(
+            error.to_string().contains("unable to find user nobody"),
+            "{error}"
+        );
     }
 
     #[test]

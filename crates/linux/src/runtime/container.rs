@@ -7,8 +7,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use keelson_ports::{
-    CgroupResources, Cgroups, ContainerConfig, ContainerState, ContainerStats, ContainerStatus, Error, ImageInfo,
-    PodSandboxConfig, Result,
+    CgroupResources, Cgroups, ContainerConfig, ContainerState, ContainerStats, ContainerStatus,
+    Error, ImageInfo, PodSandboxConfig, Result,
 };
 use tokio::sync::watch;
 
@@ -26,8 +26,15 @@ const MAX_TERMINATION_MESSAGE_BYTES: u64 = 4096;
 
 /// The names under which a container holds images: its own, and one for each image volume.
 pub(super) fn holders(record: &ContainerRecord) -> Vec<String> {
-    let volumes = record.config.mounts.iter().filter(|mount| mount.image.is_some()).count();
-    std::iter::once(record.id.clone()).chain((0..volumes).map(|index| format!("{}.{index}", record.id))).collect()
+    let volumes = record
+        .config
+        .mounts
+        .iter()
+        .filter(|mount| mount.image.is_some())
+        .count();
+    std::iter::once(record.id.clone())
+        .chain((0..volumes).map(|index| format!("{}.{index}", record.id)))
+        .collect()
 }
 
 impl Container {
@@ -74,7 +81,10 @@ impl Container {
             image_id: record.image_id.clone(),
             image: config.user_image.clone(),
             log_path: record.log_path.clone(),
-            pid: run.pid.filter(|_| state == ContainerState::Running).and_then(|pid| u32::try_from(pid).ok()),
+            pid: run
+                .pid
+                .filter(|_| state == ContainerState::Running)
+                .and_then(|pid| u32::try_from(pid).ok()),
             user: run.user.map(|user| (user.uid, user.gid, user.groups)),
             labels: config.labels.clone(),
             annotations: config.annotations.clone(),
@@ -82,8 +92,11 @@ impl Container {
     }
 
     fn termination_message(&self) -> String {
-        let Some(path) = &self.record.config.termination_message_host_path else { return String::new() };
-        let bytes = crate::sys::read_bounded(path, MAX_TERMINATION_MESSAGE_BYTES).unwrap_or_default();
+        let Some(path) = &self.record.config.termination_message_host_path else {
+            return String::new();
+        };
+        let bytes =
+            crate::sys::read_bounded(path, MAX_TERMINATION_MESSAGE_BYTES).unwrap_or_default();
         String::from_utf8_lossy(&bytes).into_owned()
     }
 
@@ -96,14 +109,22 @@ impl Container {
 }
 
 impl Inner {
-    pub(super) async fn create_container(&self, sandbox: &str, config: ContainerConfig) -> Result<String> {
+    pub(super) async fn create_container(
+        &self,
+        sandbox: &str,
+        config: ContainerConfig,
+    ) -> Result<String> {
         let owner = self.sandbox(sandbox)?;
         if !owner.is_ready() {
             return Err(Error::Conflict(format!("sandbox {sandbox} is not running")));
         }
         let pod = owner.config();
         let image = self.image(&config.image).await?;
-        let stop_signal = match config.stop_signal.as_deref().or(image.stop_signal.as_deref()) {
+        let stop_signal = match config
+            .stop_signal
+            .as_deref()
+            .or(image.stop_signal.as_deref())
+        {
             Some(name) if !name.is_empty() => plan::signal_number(name)?,
             _ => libc::SIGTERM,
         };
@@ -122,9 +143,15 @@ impl Inner {
             self.discard(&record).await?;
             return Err(error);
         }
-        let known = Known { run: RunState::created(&id), lost: false };
-        let container =
-            Container { record, state: watch::Sender::new(known), ending: tokio::sync::Mutex::new(()) };
+        let known = Known {
+            run: RunState::created(&id),
+            lost: false,
+        };
+        let container = Container {
+            record,
+            state: watch::Sender::new(known),
+            ending: tokio::sync::Mutex::new(()),
+        };
         lock(&self.containers).insert(id.clone(), Arc::new(container));
         Ok(id)
     }
@@ -136,19 +163,33 @@ impl Inner {
             .ok_or_else(|| Error::NotFound(format!("image {reference:?} is not present")))
     }
 
-    async fn build_container(&self, record: &ContainerRecord, pod: &PodSandboxConfig, image: &ImageInfo) -> Result<()> {
+    async fn build_container(
+        &self,
+        record: &ContainerRecord,
+        pod: &PodSandboxConfig,
+        image: &ImageInfo,
+    ) -> Result<()> {
         let config = &record.config;
         let rootfs = self.rootfs.hold(&record.id, &image.id).await?;
         let mut volume_layers = BTreeMap::new();
-        let volumes = config.mounts.iter().filter_map(|mount| mount.image.as_ref());
+        let volumes = config
+            .mounts
+            .iter()
+            .filter_map(|mount| mount.image.as_ref());
         for (index, reference) in volumes.enumerate() {
             let volume = self.image(reference).await?;
-            let held = self.rootfs.hold(&format!("{}.{index}", record.id), &volume.id).await?;
+            let held = self
+                .rootfs
+                .hold(&format!("{}.{index}", record.id), &volume.id)
+                .await?;
             volume_layers.insert(reference.clone(), held.layers);
         }
         let capabilities = plan::capability_set(config)?;
-        let seccomp =
-            if config.security.privileged { None } else { seccomp::compile(&config.security.seccomp, capabilities)? };
+        let seccomp = if config.security.privileged {
+            None
+        } else {
+            seccomp::compile(&config.security.seccomp, capabilities)?
+        };
         let cgroup = if self.cgroups.is_v2() {
             CgroupView::V2
         } else {
@@ -178,8 +219,10 @@ impl Inner {
         let (cgroup, resources) = (record.cgroup.clone(), config.resources.clone());
         let files = blocking(move || {
             make_directories(&directory, top_layer.as_deref())?;
-            records::write(&directory.join("spec.json"), &spec).map_err(io_error("writing into", &directory))?;
-            records::write(&directory.join("record.json"), &record).map_err(io_error("writing into", &directory))
+            records::write(&directory.join("spec.json"), &spec)
+                .map_err(io_error("writing into", &directory))?;
+            records::write(&directory.join("record.json"), &record)
+                .map_err(io_error("writing into", &directory))
         });
         let group = self.cgroups.ensure_container(&cgroup, &resources, devices);
         let (files, group) = futures::future::join(files, group).await;
@@ -190,12 +233,17 @@ impl Inner {
         let container = self.container(id)?;
         let _ending = container.ending.lock().await;
         if container.known().run.phase != Phase::Created {
-            return Err(Error::Conflict(format!("container {id} was started before")));
+            return Err(Error::Conflict(format!(
+                "container {id} was started before"
+            )));
         }
         let record = &container.record;
         let sandbox = self.sandbox(&record.sandbox)?;
         if !sandbox.is_ready() {
-            return Err(Error::Conflict(format!("sandbox {} is not running", record.sandbox)));
+            return Err(Error::Conflict(format!(
+                "sandbox {} is not running",
+                record.sandbox
+            )));
         }
         let request = Request::Start(StartRequest {
             container: id.to_owned(),
@@ -213,7 +261,9 @@ impl Inner {
                 self.apply(state);
                 Ok(())
             }
-            Ok(_) => Err(Error::Failed("the pod's shim gave an unexpected answer".to_owned())),
+            Ok(_) => Err(Error::Failed(
+                "the pod's shim gave an unexpected answer".to_owned(),
+            )),
             Err(error) => {
                 self.apply(RunState {
                     phase: Phase::Exited,
@@ -229,12 +279,15 @@ impl Inner {
     }
 
     pub(super) async fn stop_container(&self, id: &str, grace: Duration) -> Result<()> {
-        let Ok(container) = self.container(id) else { return Ok(()) };
+        let Ok(container) = self.container(id) else {
+            return Ok(());
+        };
         if !container.known().is_running() {
             return Ok(());
         }
         if !grace.is_zero() {
-            self.signal(&container, container.record.stop_signal, false).await;
+            self.signal(&container, container.record.stop_signal, false)
+                .await;
             if container.wait_for_end(grace).await {
                 return Ok(());
             }
@@ -243,7 +296,11 @@ impl Inner {
     }
 
     async fn signal(&self, container: &Container, signal: i32, all: bool) {
-        let request = Request::Signal { container: container.record.id.clone(), signal, all };
+        let request = Request::Signal {
+            container: container.record.id.clone(),
+            signal,
+            all,
+        };
         // A shim that does not answer is dead or dying, which its watcher handles.
         let _ = shim_client::call(&self.paths.socket(&container.record.sandbox), &request).await;
     }
@@ -256,16 +313,27 @@ impl Inner {
         if container.wait_for_end(KILL_TIMEOUT).await {
             return Ok(());
         }
-        Err(Error::Timeout(format!("container {} does not die", container.record.id)))
+        Err(Error::Timeout(format!(
+            "container {} does not die",
+            container.record.id
+        )))
     }
 
     pub(super) async fn remove_container(&self, id: &str) -> Result<()> {
-        let Ok(container) = self.container(id) else { return Ok(()) };
+        let Ok(container) = self.container(id) else {
+            return Ok(());
+        };
         let _ending = container.ending.lock().await;
         self.kill_container(&container).await?;
         let record = &container.record;
         let socket = self.paths.socket(&record.sandbox);
-        let _ = shim_client::call(&socket, &Request::Forget { container: id.to_owned() }).await;
+        let _ = shim_client::call(
+            &socket,
+            &Request::Forget {
+                container: id.to_owned(),
+            },
+        )
+        .await;
         self.discard(record).await?;
         lock(&self.containers).remove(id);
         Ok(())
@@ -282,12 +350,18 @@ impl Inner {
         Ok(())
     }
 
-    pub(super) async fn update_resources(&self, id: &str, resources: &CgroupResources) -> Result<()> {
+    pub(super) async fn update_resources(
+        &self,
+        id: &str,
+        resources: &CgroupResources,
+    ) -> Result<()> {
         let container = self.container(id)?;
         if container.known().has_ended() {
             return Err(Error::Conflict(format!("container {id} is not running")));
         }
-        self.cgroups.ensure(&container.record.cgroup, resources).await
+        self.cgroups
+            .ensure(&container.record.cgroup, resources)
+            .await
     }
 
     pub(super) async fn reopen_log(&self, id: &str) -> Result<()> {
@@ -295,16 +369,25 @@ impl Inner {
         if !container.known().is_running() {
             return Err(Error::Conflict(format!("container {id} is not running")));
         }
-        let request = Request::ReopenLog { container: id.to_owned() };
-        shim_client::call(&self.paths.socket(&container.record.sandbox), &request).await.map(drop)
+        let request = Request::ReopenLog {
+            container: id.to_owned(),
+        };
+        shim_client::call(&self.paths.socket(&container.record.sandbox), &request)
+            .await
+            .map(drop)
     }
 
     pub(super) async fn container_stats(&self, id: &str) -> Result<ContainerStats> {
         let container = self.container(id)?;
         let cgroup = self.cgroups.stats(&container.record.cgroup).await?;
         let upper = self.paths.container(id).join("upper");
-        let (writable_layer_bytes, writable_layer_inodes) = blocking(move || Ok(disk_usage(&upper))).await?;
-        Ok(ContainerStats { cgroup, writable_layer_bytes, writable_layer_inodes })
+        let (writable_layer_bytes, writable_layer_inodes) =
+            blocking(move || Ok(disk_usage(&upper))).await?;
+        Ok(ContainerStats {
+            cgroup,
+            writable_layer_bytes,
+            writable_layer_inodes,
+        })
     }
 }
 
@@ -312,11 +395,18 @@ impl Inner {
 fn make_directories(directory: &Path, top_layer: Option<&Path>) -> Result<()> {
     for name in ["", "upper", "work", "rootfs"] {
         let path = directory.join(name);
-        std::fs::DirBuilder::new().recursive(true).mode(0o700).create(&path).map_err(io_error("creating", &path))?;
+        std::fs::DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(&path)
+            .map_err(io_error("creating", &path))?;
     }
-    let mode = top_layer.and_then(|layer| std::fs::metadata(layer).ok()).map_or(0o755, |m| m.mode() & 0o7777);
+    let mode = top_layer
+        .and_then(|layer| std::fs::metadata(layer).ok())
+        .map_or(0o755, |m| m.mode() & 0o7777);
     let upper = directory.join("upper");
-    std::fs::set_permissions(&upper, std::fs::Permissions::from_mode(mode)).map_err(io_error("preparing", &upper))
+    std::fs::set_permissions(&upper, std::fs::Permissions::from_mode(mode))
+        .map_err(io_error("preparing", &upper))
 }
 
 /// `None` lets a privileged container use every device.
@@ -326,8 +416,9 @@ fn device_rules(config: &ContainerConfig) -> Result<Option<Vec<DeviceRule>>> {
     }
     let mut rules = default_rules();
     for device in &config.devices {
-        add_device(&device.host_path, &device.permissions, &mut rules)
-            .map_err(|error| Error::Invalid(format!("device {}: {error}", device.host_path.display())))?;
+        add_device(&device.host_path, &device.permissions, &mut rules).map_err(|error| {
+            Error::Invalid(format!("device {}: {error}", device.host_path.display()))
+        })?;
     }
     Ok(Some(rules))
 }
@@ -349,7 +440,10 @@ fn add_device(path: &Path, permissions: &str, rules: &mut Vec<DeviceRule>) -> st
     } else {
         return Ok(());
     };
-    let (major, minor) = (rustix::fs::major(metadata.rdev()), rustix::fs::minor(metadata.rdev()));
+    let (major, minor) = (
+        rustix::fs::major(metadata.rdev()),
+        rustix::fs::minor(metadata.rdev()),
+    );
     rules.push(DeviceRule::new(kind, Some(major), Some(minor), permissions));
     Ok(())
 }
@@ -359,9 +453,13 @@ fn disk_usage(path: &Path) -> (u64, u64) {
     let mut total = (0u64, 0u64);
     let mut left: Vec<PathBuf> = vec![path.to_path_buf()];
     while let Some(directory) = left.pop() {
-        let Ok(entries) = std::fs::read_dir(&directory) else { continue };
+        let Ok(entries) = std::fs::read_dir(&directory) else {
+            continue;
+        };
         for entry in entries.flatten() {
-            let Ok(metadata) = entry.metadata() else { continue };
+            let Ok(metadata) = entry.metadata() else {
+                continue;
+            };
             total = (total.0 + metadata.blocks() * 512, total.1 + 1);
             if metadata.is_dir() {
                 left.push(entry.path());

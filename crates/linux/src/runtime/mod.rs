@@ -22,15 +22,15 @@ use async_trait::async_trait;
 use futures::StreamExt;
 use futures::stream::BoxStream;
 use keelson_ports::{
-    AttachRequest, CgroupResources, ContainerConfig, ContainerId, ContainerStats, ContainerStatus, Duplex, Error,
-    ExecOutput, ExecRequest, ExecSession, Images, PodNetwork, PodSandboxConfig, PodSandboxStatus, Result, Runtime,
-    RuntimeEvent, SandboxId,
+    AttachRequest, CgroupResources, ContainerConfig, ContainerId, ContainerStats, ContainerStatus,
+    Duplex, Error, ExecOutput, ExecRequest, ExecSession, Images, PodNetwork, PodSandboxConfig,
+    PodSandboxStatus, Result, Runtime, RuntimeEvent, SandboxId,
 };
 use rand::Rng;
 use tokio::sync::{broadcast, watch};
 
-pub use self::rootfs::{Rootfs, RootfsSource};
 use self::records::{ContainerRecord, Paths, SandboxRecord};
+pub use self::rootfs::{Rootfs, RootfsSource};
 use self::shim_client::Launcher;
 use crate::LinuxCgroups;
 use crate::shim::protocol::{Phase, RunState};
@@ -114,7 +114,9 @@ fn io_error(what: &str, path: &Path) -> impl FnOnce(io::Error) -> Error {
 }
 
 /// File-system work that may take long, kept off the async threads.
-async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T> + Send + 'static,
+) -> Result<T> {
     tokio::task::spawn_blocking(work)
         .await
         .map_err(|error| Error::Failed(format!("the runtime's work was interrupted: {error}")))?
@@ -134,7 +136,10 @@ impl LinuxRuntime {
         rootfs: Arc<dyn RootfsSource>,
         network: Arc<dyn PodNetwork>,
     ) -> Result<LinuxRuntime> {
-        let paths = Paths { state: config.state_dir, run: config.run_dir };
+        let paths = Paths {
+            state: config.state_dir,
+            run: config.run_dir,
+        };
         for directory in [paths.sandboxes(), paths.containers(), paths.run.clone()] {
             make_private_directory(&directory)?;
         }
@@ -177,7 +182,11 @@ impl Inner {
     }
 
     fn containers_of(&self, sandbox: &str) -> Vec<Arc<Container>> {
-        lock(&self.containers).values().filter(|container| container.record.sandbox == sandbox).cloned().collect()
+        lock(&self.containers)
+            .values()
+            .filter(|container| container.record.sandbox == sandbox)
+            .cloned()
+            .collect()
     }
 
     fn emit(&self, event: RuntimeEvent) {
@@ -209,10 +218,17 @@ impl Runtime for LinuxRuntime {
     }
 
     async fn list_pod_sandboxes(&self) -> Result<Vec<PodSandboxStatus>> {
-        Ok(lock(&self.inner.sandboxes).values().map(|sandbox| sandbox.status()).collect())
+        Ok(lock(&self.inner.sandboxes)
+            .values()
+            .map(|sandbox| sandbox.status())
+            .collect())
     }
 
-    async fn create_container(&self, sandbox: &str, config: ContainerConfig) -> Result<ContainerId> {
+    async fn create_container(
+        &self,
+        sandbox: &str,
+        config: ContainerConfig,
+    ) -> Result<ContainerId> {
         self.inner.create_container(sandbox, config).await
     }
 
@@ -234,7 +250,10 @@ impl Runtime for LinuxRuntime {
 
     async fn list_containers(&self) -> Result<Vec<ContainerStatus>> {
         let containers: Vec<_> = lock(&self.inner.containers).values().cloned().collect();
-        Ok(containers.iter().map(|container| container.status()).collect())
+        Ok(containers
+            .iter()
+            .map(|container| container.status())
+            .collect())
     }
 
     async fn update_container_resources(&self, id: &str, resources: CgroupResources) -> Result<()> {
@@ -249,7 +268,12 @@ impl Runtime for LinuxRuntime {
         self.inner.container_stats(id).await
     }
 
-    async fn exec_sync(&self, id: &str, command: Vec<String>, timeout: Duration) -> Result<ExecOutput> {
+    async fn exec_sync(
+        &self,
+        id: &str,
+        command: Vec<String>,
+        timeout: Duration,
+    ) -> Result<ExecOutput> {
         self.inner.exec_sync(id, command, timeout).await
     }
 

@@ -26,7 +26,13 @@ const MASKED_PATHS: [&str; 11] = [
     "/sys/devices/virtual/powercap",
     "/sys/firmware",
 ];
-const READONLY_PATHS: [&str; 5] = ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"];
+const READONLY_PATHS: [&str; 5] = [
+    "/proc/bus",
+    "/proc/fs",
+    "/proc/irq",
+    "/proc/sys",
+    "/proc/sysrq-trigger",
+];
 
 /// What the plan needs to know beside the configuration.
 pub(super) struct Facts<'a> {
@@ -48,8 +54,12 @@ pub(super) struct Facts<'a> {
 
 pub(super) fn capability_set(config: &ContainerConfig) -> Result<u64> {
     let security = &config.security;
-    capabilities::plan(security.privileged, &security.add_capabilities, &security.drop_capabilities)
-        .map_err(|name| Error::Invalid(format!("unknown capability {name:?}")))
+    capabilities::plan(
+        security.privileged,
+        &security.add_capabilities,
+        &security.drop_capabilities,
+    )
+    .map_err(|name| Error::Invalid(format!("unknown capability {name:?}")))
 }
 
 pub(super) fn launch(config: &ContainerConfig, facts: Facts<'_>) -> Result<LaunchSpec> {
@@ -80,7 +90,11 @@ pub(super) fn launch(config: &ContainerConfig, facts: Facts<'_>) -> Result<Launc
         mounts,
         masked_paths: paths(&security.masked_paths, &MASKED_PATHS),
         readonly_paths: paths(&security.readonly_paths, &READONLY_PATHS),
-        shm: if facts.sandbox.host_namespaces.ipc { PathBuf::from("/dev/shm") } else { facts.shm.clone() },
+        shm: if facts.sandbox.host_namespaces.ipc {
+            PathBuf::from("/dev/shm")
+        } else {
+            facts.shm.clone()
+        },
         devices: config
             .devices
             .iter()
@@ -101,10 +115,14 @@ fn process(config: &ContainerConfig, facts: &Facts<'_>) -> Result<ProcessSpec> {
     if arguments.is_empty() {
         return Err(Error::Invalid("no command specified".to_owned()));
     }
-    let working_directory = [config.working_dir.as_str(), facts.image.working_dir.as_str(), "/"]
-        .into_iter()
-        .find(|directory| !directory.is_empty())
-        .unwrap_or("/");
+    let working_directory = [
+        config.working_dir.as_str(),
+        facts.image.working_dir.as_str(),
+        "/",
+    ]
+    .into_iter()
+    .find(|directory| !directory.is_empty())
+    .unwrap_or("/");
     Ok(ProcessSpec {
         arguments,
         environment: environment(config, facts.image, facts.hostname),
@@ -163,7 +181,8 @@ fn environment(config: &ContainerConfig, image: &ImageInfo, hostname: &str) -> V
 
 fn user(config: &ContainerConfig, image_user: &str) -> Result<UserSpec> {
     let id = |value: i64| {
-        u32::try_from(value).map_err(|_| Error::Invalid(format!("{value} is not a user or group id")))
+        u32::try_from(value)
+            .map_err(|_| Error::Invalid(format!("{value} is not a user or group id")))
     };
     let security = &config.security;
     let base = match (security.run_as_user, &security.run_as_username) {
@@ -174,12 +193,19 @@ fn user(config: &ContainerConfig, image_user: &str) -> Result<UserSpec> {
     Ok(UserSpec {
         base,
         group: security.run_as_group.map(id).transpose()?,
-        supplemental_groups: security.supplemental_groups.iter().map(|gid| id(*gid)).collect::<Result<_>>()?,
+        supplemental_groups: security
+            .supplemental_groups
+            .iter()
+            .map(|gid| id(*gid))
+            .collect::<Result<_>>()?,
         strict_groups: security.supplemental_groups_strict,
     })
 }
 
-fn user_mounts(config: &ContainerConfig, images: &BTreeMap<String, Vec<PathBuf>>) -> Result<Vec<MountSpec>> {
+fn user_mounts(
+    config: &ContainerConfig,
+    images: &BTreeMap<String, Vec<PathBuf>>,
+) -> Result<Vec<MountSpec>> {
     config
         .mounts
         .iter()
@@ -192,12 +218,11 @@ fn user_mounts(config: &ContainerConfig, images: &BTreeMap<String, Vec<PathBuf>>
             }
             let source = match &mount.image {
                 None => MountSource::Host(mount.host_path.clone()),
-                Some(image) => MountSource::Layers(
-                    images
-                        .get(image)
-                        .cloned()
-                        .ok_or_else(|| Error::NotFound(format!("image {image:?} of a volume is not present")))?,
-                ),
+                Some(image) => {
+                    MountSource::Layers(images.get(image).cloned().ok_or_else(|| {
+                        Error::NotFound(format!("image {image:?} of a volume is not present"))
+                    })?)
+                }
             };
             Ok(MountSpec {
                 source,
@@ -308,7 +333,11 @@ pub(super) fn signal_number(name: &str) -> Result<i32> {
             Some(rest) => (34, rest),
             None => (64, bare.strip_prefix("RTMAX")?),
         };
-        let offset = if offset.is_empty() { 0 } else { offset.parse::<i32>().ok()? };
+        let offset = if offset.is_empty() {
+            0
+        } else {
+            offset.parse::<i32>().ok()?
+        };
         Some(base + offset).filter(|number| (34..=64).contains(number))
     };
     NAMES
@@ -360,15 +389,28 @@ mod tests {
     #[test]
     fn the_environment_has_each_name_once() {
         let config = ContainerConfig {
-            env: vec![("A".into(), "2".into()), ("B".into(), "x=y".into()), ("HOSTNAME".into(), "mine".into())],
+            env: vec![
+                ("A".into(), "2".into()),
+                ("B".into(), "x=y".into()),
+                ("HOSTNAME".into(), "mine".into()),
+            ],
             ..ContainerConfig::default()
         };
-        assert_eq!(environment(&config, &image(), "pod"), ["PATH=/image", "HOSTNAME=mine", "A=2", "B=x=y"]);
+        assert_eq!(
+            environment(&config, &image(), "pod"),
+            ["PATH=/image", "HOSTNAME=mine", "A=2", "B=x=y"]
+        );
     }
 
     #[test]
     fn signals_have_names_and_numbers() {
-        for (name, number) in [("SIGTERM", 15), ("term", 15), ("9", 9), ("SIGRTMIN+3", 37), ("RTMAX-1", 63)] {
+        for (name, number) in [
+            ("SIGTERM", 15),
+            ("term", 15),
+            ("9", 9),
+            ("SIGRTMIN+3", 37),
+            ("RTMAX-1", 63),
+        ] {
             assert_eq!(signal_number(name).unwrap(), number, "{name}");
         }
         for name in ["", "SIGNOPE", "0", "65", "RTMIN-1"] {
@@ -378,13 +420,27 @@ mod tests {
 
     #[test]
     fn only_separate_sysctls_are_allowed() {
-        let mut config = PodSandboxConfig::default();
-        config.sysctls = [("net.ipv4.ip_unprivileged_port_start".to_owned(), "0".to_owned())].into();
-        assert_eq!(sysctls(&config).unwrap()[0].0, "net/ipv4/ip_unprivileged_port_start");
+        let name = "net.ipv4.ip_unprivileged_port_start".to_owned();
+        let mut config = PodSandboxConfig {
+            sysctls: [(name, "0".to_owned())].into(),
+            ..Default::default()
+        };
+        assert_eq!(
+            sysctls(&config).unwrap()[0].0,
+            "net/ipv4/ip_unprivileged_port_start"
+        );
         config.host_namespaces.network = true;
         assert!(sysctls(&config).is_err());
-        for bad in ["kernel.core_pattern", "net..x", "net/../kernel/core_pattern", "vm.swappiness"] {
-            let config = PodSandboxConfig { sysctls: [(bad.to_owned(), String::new())].into(), ..Default::default() };
+        for bad in [
+            "kernel.core_pattern",
+            "net..x",
+            "net/../kernel/core_pattern",
+            "vm.swappiness",
+        ] {
+            let config = PodSandboxConfig {
+                sysctls: [(bad.to_owned(), String::new())].into(),
+                ..Default::default()
+            };
             assert!(sysctls(&config).is_err(), "{bad}");
         }
     }
@@ -397,6 +453,9 @@ mod tests {
             searches: strings(&["a.svc", "svc"]),
             options: strings(&["ndots:5"]),
         };
-        assert_eq!(resolv_conf(&dns).unwrap(), "search a.svc svc\nnameserver 10.96.0.10\noptions ndots:5\n");
+        assert_eq!(
+            resolv_conf(&dns).unwrap(),
+            "search a.svc svc\nnameserver 10.96.0.10\noptions ndots:5\n"
+        );
     }
 }

@@ -5,9 +5,9 @@ use std::time::{Duration, Instant};
 
 use keelson_ports::{Error, Result};
 
+use super::blocking;
 use super::records::{self, Paths, SandboxRecord};
 use super::sandbox::{remove_directory, shim_pid, unmount};
-use super::blocking;
 use crate::{LinuxCgroups, mountinfo, sys};
 
 const SHIM_TIMEOUT: Duration = Duration::from_secs(5);
@@ -29,7 +29,10 @@ pub async fn purge(
     mounted_below: &[PathBuf],
     cgroups: &LinuxCgroups,
 ) -> Result<PurgeReport> {
-    let paths = Paths { state: state_dir.to_path_buf(), run: run_dir.to_path_buf() };
+    let paths = Paths {
+        state: state_dir.to_path_buf(),
+        run: run_dir.to_path_buf(),
+    };
     let mut report = PurgeReport::default();
     let sandboxes = records::ids(&paths.sandboxes());
     report.sandboxes = sandboxes.len();
@@ -50,8 +53,13 @@ pub async fn purge(
     blocking(move || {
         remove_directory(&paths.containers())?;
         remove_directory(&paths.sandboxes())?;
-        let Ok(entries) = std::fs::read_dir(&run) else { return Ok(()) };
-        for entry in entries.flatten().filter(|entry| entry.path().extension().is_some_and(|e| e == "sock")) {
+        let Ok(entries) = std::fs::read_dir(&run) else {
+            return Ok(());
+        };
+        for entry in entries
+            .flatten()
+            .filter(|entry| entry.path().extension().is_some_and(|e| e == "sock"))
+        {
             let _ = std::fs::remove_file(entry.path());
         }
         Ok(())
@@ -71,11 +79,16 @@ async fn end(pid: sys::Pid) {
 }
 
 fn unmount_below(roots: &[PathBuf]) -> Result<usize> {
-    let mounts = mountinfo::read().map_err(|error| Error::Failed(format!("reading the mount table: {error}")))?;
+    let mounts = mountinfo::read()
+        .map_err(|error| Error::Failed(format!("reading the mount table: {error}")))?;
     let mut targets: Vec<PathBuf> = mounts
         .into_iter()
         .map(|mount| mount.target)
-        .filter(|target| roots.iter().any(|root| target.starts_with(root) && target != root))
+        .filter(|target| {
+            roots
+                .iter()
+                .any(|root| target.starts_with(root) && target != root)
+        })
         .collect();
     targets.sort_by_key(|target| std::cmp::Reverse(target.components().count()));
     targets.dedup();

@@ -51,7 +51,10 @@ pub(super) fn write<T: Serialize>(path: &Path, value: &T) -> io::Result<()> {
 }
 
 pub(super) fn read<T: DeserializeOwned>(path: &Path) -> io::Result<T> {
-    Ok(serde_json::from_slice(&sys::read_bounded(path, MAX_RECORD_BYTES)?)?)
+    Ok(serde_json::from_slice(&sys::read_bounded(
+        path,
+        MAX_RECORD_BYTES,
+    )?)?)
 }
 
 pub(super) fn read_state(directory: &Path, container: &str) -> RunState {
@@ -63,7 +66,9 @@ pub(super) fn time(ns: u64) -> SystemTime {
 }
 
 pub(super) fn now_ns() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_nanos() as u64)
+    SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .map_or(0, |since| since.as_nanos() as u64)
 }
 
 /// Where everything of one runtime lies.
@@ -92,7 +97,8 @@ impl Paths {
 
     /// A socket's whole path must stay below 108 bytes, so the id is cut.
     pub(super) fn socket(&self, sandbox: &str) -> PathBuf {
-        self.run.join(format!("{}.sock", sandbox.get(..20).unwrap_or(sandbox)))
+        self.run
+            .join(format!("{}.sock", sandbox.get(..20).unwrap_or(sandbox)))
     }
 
     pub(super) fn shm(&self, sandbox: &str) -> PathBuf {
@@ -102,7 +108,9 @@ impl Paths {
 
 /// Directories that look like ids; anything else in there is not ours.
 pub(super) fn ids(directory: &Path) -> Vec<String> {
-    let Ok(entries) = std::fs::read_dir(directory) else { return Vec::new() };
+    let Ok(entries) = std::fs::read_dir(directory) else {
+        return Vec::new();
+    };
     entries
         .flatten()
         .filter_map(|entry| entry.file_name().into_string().ok())

@@ -32,7 +32,10 @@ impl RootfsSource for ImageStore {
         let (store, holder, image_id) = (self.clone(), holder.to_owned(), image_id.to_owned());
         blocking(move || {
             let rootfs = ImageStore::hold(&store, &holder, &image_id)?;
-            Ok(Rootfs { layers: rootfs.layers, user: rootfs.config.user })
+            Ok(Rootfs {
+                layers: rootfs.layers,
+                user: rootfs.config.user,
+            })
         })
         .await
     }
@@ -48,8 +51,10 @@ impl RootfsSource for ImageStore {
     }
 }
 
-async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
-    tokio::task::spawn_blocking(work)
-        .await
-        .map_err(|error| Error::Failed(format!("the image store's work was interrupted: {error}")))?
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T> + Send + 'static,
+) -> Result<T> {
+    tokio::task::spawn_blocking(work).await.map_err(|error| {
+        Error::Failed(format!("the image store's work was interrupted: {error}"))
+    })?
 }

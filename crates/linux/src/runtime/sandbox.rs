@@ -8,15 +8,17 @@ use std::sync::{Arc, Mutex, Weak};
 use std::time::Duration;
 
 use keelson_ports::{
-    CgroupResources, Cgroups, Error, PodNetworkRequest, PodSandboxConfig, PodSandboxStatus, Result, RuntimeEvent,
-    SandboxState,
+    CgroupResources, Cgroups, Error, PodNetworkRequest, PodSandboxConfig, PodSandboxStatus, Result,
+    RuntimeEvent, SandboxState,
 };
 use rustix::mount::{MountFlags, UnmountFlags};
 use tokio::sync::watch;
 
 use super::records::{self, SandboxRecord};
 use super::shim_client::{self, Connection};
-use super::{Container, Inner, Known, SHIM_CGROUP, Sandbox, blocking, io_error, lock, new_id, plan};
+use super::{
+    Container, Inner, Known, SHIM_CGROUP, Sandbox, blocking, io_error, lock, new_id, plan,
+};
 use crate::shim::protocol::{Phase, Reply, Request, RunState, ShimConfig};
 use crate::sys;
 
@@ -54,7 +56,11 @@ impl Sandbox {
             namespace: config.namespace,
             uid: config.uid,
             attempt: config.attempt,
-            state: if ready { SandboxState::Ready } else { SandboxState::NotReady },
+            state: if ready {
+                SandboxState::Ready
+            } else {
+                SandboxState::NotReady
+            },
             created_at: records::time(record.created_at_ns),
             ips: record.ips,
             host_namespaces: config.host_namespaces,
@@ -69,16 +75,28 @@ pub(super) fn hostname(config: &PodSandboxConfig) -> String {
     if !config.host_namespaces.network && !config.hostname.is_empty() {
         return config.hostname.clone();
     }
-    rustix::system::uname().nodename().to_string_lossy().into_owned()
+    rustix::system::uname()
+        .nodename()
+        .to_string_lossy()
+        .into_owned()
 }
 
 impl Inner {
     pub(super) async fn run_sandbox(self: Arc<Inner>, config: PodSandboxConfig) -> Result<String> {
         if config.hostname.len() > MAX_HOSTNAME_BYTES {
-            return Err(Error::Invalid(format!("hostname {:?} is longer than 64 bytes", config.hostname)));
+            return Err(Error::Invalid(format!(
+                "hostname {:?} is longer than 64 bytes",
+                config.hostname
+            )));
         }
-        if let Some(handler) = config.runtime_handler.as_deref().filter(|handler| !handler.is_empty()) {
-            return Err(Error::Invalid(format!("no runtime for {handler:?} is configured")));
+        if let Some(handler) = config
+            .runtime_handler
+            .as_deref()
+            .filter(|handler| !handler.is_empty())
+        {
+            return Err(Error::Invalid(format!(
+                "no runtime for {handler:?} is configured"
+            )));
         }
         let sysctls = plan::sysctls(&config)?;
         let gate = Arc::clone(lock(&self.creating).entry(config.uid.clone()).or_default());
@@ -106,7 +124,11 @@ impl Inner {
             .map(|sandbox| sandbox.id.clone())
     }
 
-    async fn make_sandbox(self: &Arc<Inner>, config: PodSandboxConfig, sysctls: Vec<(String, String)>) -> Result<String> {
+    async fn make_sandbox(
+        self: &Arc<Inner>,
+        config: PodSandboxConfig,
+        sysctls: Vec<(String, String)>,
+    ) -> Result<String> {
         let id = new_id();
         let mut record = SandboxRecord {
             id: id.clone(),
@@ -136,13 +158,21 @@ impl Inner {
         }
     }
 
-    async fn build_sandbox(&self, record: &mut SandboxRecord, sysctls: Vec<(String, String)>) -> Result<Connection> {
+    async fn build_sandbox(
+        &self,
+        record: &mut SandboxRecord,
+        sysctls: Vec<(String, String)>,
+    ) -> Result<Connection> {
         let id = record.id.clone();
         let directory = self.paths.sandbox(&id);
         self.write_sandbox_files(record, &directory)?;
-        self.cgroups.ensure(SHIM_CGROUP, &CgroupResources::default()).await?;
+        self.cgroups
+            .ensure(SHIM_CGROUP, &CgroupResources::default())
+            .await?;
         if !record.config.cgroup_parent.is_empty() {
-            self.cgroups.ensure(&record.config.cgroup_parent, &CgroupResources::default()).await?;
+            self.cgroups
+                .ensure(&record.config.cgroup_parent, &CgroupResources::default())
+                .await?;
         }
         let config = &record.config;
         let host = config.host_namespaces;
@@ -158,7 +188,10 @@ impl Inner {
         };
         let shim_path = directory.join("shim.json");
         records::write(&shim_path, &shim).map_err(io_error("writing", &shim_path))?;
-        let pid = self.launcher.start(&shim_path, &directory.join("shim.log")).await?;
+        let pid = self
+            .launcher
+            .start(&shim_path, &directory.join("shim.log"))
+            .await?;
         record.shim_pid = Some(pid);
         record.shim_start_time = sys::start_time(pid);
         self.save_sandbox(record)?;
@@ -183,20 +216,27 @@ impl Inner {
         let write = |name: &str, text: &[u8]| {
             let path = directory.join(name);
             std::fs::write(&path, text)
-                .and_then(|()| std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o644)))
+                .and_then(|()| {
+                    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o644))
+                })
                 .map_err(io_error("writing", &path))
         };
         write("hostname", format!("{}\n", hostname(config)).as_bytes())?;
         match plan::resolv_conf(&config.dns) {
             Some(text) => write("resolv.conf", text.as_bytes())?,
-            None => write("resolv.conf", &std::fs::read("/etc/resolv.conf").unwrap_or_default())?,
+            None => write(
+                "resolv.conf",
+                &std::fs::read("/etc/resolv.conf").unwrap_or_default(),
+            )?,
         }
         if !config.log_directory.as_os_str().is_empty() {
-            std::fs::create_dir_all(&config.log_directory).map_err(io_error("creating", &config.log_directory))?;
+            std::fs::create_dir_all(&config.log_directory)
+                .map_err(io_error("creating", &config.log_directory))?;
         }
         if !config.host_namespaces.ipc {
             let flags = MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;
-            let options = sys::c_string(SHM_OPTIONS.as_ref()).map_err(io_error("mounting", &shm))?;
+            let options =
+                sys::c_string(SHM_OPTIONS.as_ref()).map_err(io_error("mounting", &shm))?;
             rustix::mount::mount("shm", &shm, "tmpfs", flags, options.as_c_str())
                 .map_err(io::Error::from)
                 .map_err(io_error("mounting", &shm))?;
@@ -205,14 +245,18 @@ impl Inner {
     }
 
     pub(super) async fn stop_sandbox(&self, id: &str) -> Result<()> {
-        let Ok(sandbox) = self.sandbox(id) else { return Ok(()) };
+        let Ok(sandbox) = self.sandbox(id) else {
+            return Ok(());
+        };
         let _ending = sandbox.ending.lock().await;
         let mut record = lock(&sandbox.record).clone();
         if record.stopped {
             return Ok(());
         }
         let containers = self.containers_of(id);
-        let kills = containers.iter().map(|container| self.kill_container(container));
+        let kills = containers
+            .iter()
+            .map(|container| self.kill_container(container));
         for result in futures::future::join_all(kills).await {
             result?;
         }
@@ -226,7 +270,9 @@ impl Inner {
         let shm = self.paths.shm(id);
         blocking(move || unmount(&shm)).await?;
         if sandbox.alive.send_replace(false) {
-            self.emit(RuntimeEvent::SandboxExited { sandbox: id.to_owned() });
+            self.emit(RuntimeEvent::SandboxExited {
+                sandbox: id.to_owned(),
+            });
         }
         Ok(())
     }
@@ -234,7 +280,11 @@ impl Inner {
     /// Ends a sandbox's shim, nicely if it answers.
     async fn end_shim(&self, record: &SandboxRecord) {
         let socket = self.paths.socket(&record.id);
-        let asked = tokio::time::timeout(SHUTDOWN_TIMEOUT, shim_client::call(&socket, &Request::Shutdown)).await;
+        let asked = tokio::time::timeout(
+            SHUTDOWN_TIMEOUT,
+            shim_client::call(&socket, &Request::Shutdown),
+        )
+        .await;
         if matches!(asked, Ok(Ok(_))) {
             return;
         }
@@ -245,7 +295,9 @@ impl Inner {
     }
 
     pub(super) async fn remove_sandbox(&self, id: &str) -> Result<()> {
-        let Ok(sandbox) = self.sandbox(id) else { return Ok(()) };
+        let Ok(sandbox) = self.sandbox(id) else {
+            return Ok(());
+        };
         self.stop_sandbox(id).await?;
         for container in self.containers_of(id) {
             self.remove_container(&container.record.id).await?;
@@ -257,7 +309,11 @@ impl Inner {
     }
 
     async fn remove_sandbox_files(&self, id: &str) -> Result<()> {
-        let (directory, shm, socket) = (self.paths.sandbox(id), self.paths.shm(id), self.paths.socket(id));
+        let (directory, shm, socket) = (
+            self.paths.sandbox(id),
+            self.paths.shm(id),
+            self.paths.socket(id),
+        );
         blocking(move || {
             unmount(&shm)?;
             let _ = std::fs::remove_file(socket);
@@ -268,7 +324,9 @@ impl Inner {
 
     /// Takes a container's new state, if it is newer than what is known.
     pub(super) fn apply(&self, state: RunState) {
-        let Ok(container) = self.container(&state.container) else { return };
+        let Ok(container) = self.container(&state.container) else {
+            return;
+        };
         let phase = state.phase;
         let changed = container.state.send_if_modified(|known| {
             let newer = phase > known.run.phase || (phase == known.run.phase && state != known.run);
@@ -282,11 +340,20 @@ impl Inner {
         if !changed {
             return;
         }
-        let (sandbox, id) = (container.record.sandbox.clone(), container.record.id.clone());
+        let (sandbox, id) = (
+            container.record.sandbox.clone(),
+            container.record.id.clone(),
+        );
         match phase {
             Phase::Created => {}
-            Phase::Running => self.emit(RuntimeEvent::ContainerStarted { sandbox, container: id }),
-            Phase::Exited => self.emit(RuntimeEvent::ContainerExited { sandbox, container: id }),
+            Phase::Running => self.emit(RuntimeEvent::ContainerStarted {
+                sandbox,
+                container: id,
+            }),
+            Phase::Exited => self.emit(RuntimeEvent::ContainerExited {
+                sandbox,
+                container: id,
+            }),
         }
     }
 
@@ -309,11 +376,16 @@ impl Inner {
             });
             if lost {
                 let (sandbox, id) = (sandbox.id.clone(), container.record.id.clone());
-                self.emit(RuntimeEvent::ContainerExited { sandbox, container: id });
+                self.emit(RuntimeEvent::ContainerExited {
+                    sandbox,
+                    container: id,
+                });
             }
         }
         if sandbox.alive.send_replace(false) {
-            self.emit(RuntimeEvent::SandboxExited { sandbox: sandbox.id.clone() });
+            self.emit(RuntimeEvent::SandboxExited {
+                sandbox: sandbox.id.clone(),
+            });
         }
     }
 
@@ -340,7 +412,10 @@ impl Inner {
             match records::read::<records::ContainerRecord>(&directory.join("record.json")) {
                 Ok(record) if sandboxes.contains(&record.sandbox) => {
                     holders.extend(super::container::holders(&record));
-                    let known = Known { run: records::read_state(&directory, &id), lost: false };
+                    let known = Known {
+                        run: records::read_state(&directory, &id),
+                        lost: false,
+                    };
                     let container = Container {
                         record,
                         state: watch::Sender::new(known),
@@ -388,13 +463,17 @@ impl Inner {
 /// The shim's pid, unless another process has it by now.
 pub(super) fn shim_pid(record: &SandboxRecord) -> Option<i32> {
     let pid = record.shim_pid?;
-    (record.shim_start_time.is_some() && sys::start_time(pid) == record.shim_start_time).then_some(pid)
+    (record.shim_start_time.is_some() && sys::start_time(pid) == record.shim_start_time)
+        .then_some(pid)
 }
 
 fn network_request(record: &SandboxRecord, pid: i32) -> PodNetworkRequest {
     let config = &record.config;
     let bandwidth = |name: &str| {
-        config.annotations.get(&format!("kubernetes.io/{name}-bandwidth")).and_then(|text| bits_per_second(text))
+        config
+            .annotations
+            .get(&format!("kubernetes.io/{name}-bandwidth"))
+            .and_then(|text| bits_per_second(text))
     };
     PodNetworkRequest {
         sandbox: record.id.clone(),
@@ -429,11 +508,18 @@ fn bits_per_second(text: &str) -> Option<u64> {
 }
 
 async fn subscribe(socket: &Path) -> Result<(Connection, Vec<RunState>)> {
-    let mut connection = Connection::open(socket).await.map_err(|error| shim_client::gone(&error))?;
-    connection.send(&Request::Subscribe, &[]).await.map_err(|error| shim_client::gone(&error))?;
+    let mut connection = Connection::open(socket)
+        .await
+        .map_err(|error| shim_client::gone(&error))?;
+    connection
+        .send(&Request::Subscribe, &[])
+        .await
+        .map_err(|error| shim_client::gone(&error))?;
     match connection.answer().await? {
         (Reply::Snapshot(states), _) => Ok((connection, states)),
-        _ => Err(Error::Failed("the pod's shim gave an unexpected answer".to_owned())),
+        _ => Err(Error::Failed(
+            "the pod's shim gave an unexpected answer".to_owned(),
+        )),
     }
 }
 
@@ -484,7 +570,9 @@ pub(super) fn unmount(path: &Path) -> Result<()> {
 
 pub(super) fn remove_directory(path: &Path) -> Result<()> {
     match std::fs::remove_dir_all(path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(io_error("removing", path)(error)),
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            Err(io_error("removing", path)(error))
+        }
         _ => Ok(()),
     }
 }

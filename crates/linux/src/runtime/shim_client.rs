@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use keelson_ports::{Error, Result};
 use rustix::mount::OpenTreeFlags;
-use tokio::io::unix::AsyncFd;
 use tokio::io::AsyncReadExt;
+use tokio::io::unix::AsyncFd;
 
 use crate::shim::protocol::{self, MAX_MESSAGE_BYTES, Reply, Request};
 use crate::shim::{READY, SHIM_ARGUMENT};
@@ -33,7 +33,8 @@ impl Connection {
         let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
         let address = SocketAddrUnix::new(path)?;
         loop {
-            let socket = rustix::net::socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None)?;
+            let socket =
+                rustix::net::socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None)?;
             match rustix::net::connect(&socket, &address) {
                 Ok(()) => {
                     return Ok(Connection {
@@ -66,7 +67,8 @@ impl Connection {
             let mut ready = self.socket.readable().await?;
             match ready.try_io(|socket| protocol::receive(socket.as_fd(), &mut self.buffer)) {
                 Ok(Ok(Some((count, fds)))) => {
-                    let reply = serde_json::from_slice(self.buffer.get(..count).unwrap_or_default())?;
+                    let reply =
+                        serde_json::from_slice(self.buffer.get(..count).unwrap_or_default())?;
                     return Ok(Some((reply, fds)));
                 }
                 Ok(Ok(None)) => return Ok(None),
@@ -89,8 +91,13 @@ impl Connection {
 
 /// One question, one answer.
 pub(super) async fn call(socket: &Path, request: &Request) -> Result<(Reply, Vec<OwnedFd>)> {
-    let mut connection = Connection::open(socket).await.map_err(|error| gone(&error))?;
-    connection.send(request, &[]).await.map_err(|error| gone(&error))?;
+    let mut connection = Connection::open(socket)
+        .await
+        .map_err(|error| gone(&error))?;
+    connection
+        .send(request, &[])
+        .await
+        .map_err(|error| gone(&error))?;
     connection.answer().await
 }
 
@@ -112,11 +119,17 @@ impl Launcher {
         match view {
             Ok(view) => {
                 let path = format!("/proc/{}/fd/{}", std::process::id(), view.as_raw_fd());
-                Launcher { executable: PathBuf::from(path), _view: Some(view) }
+                Launcher {
+                    executable: PathBuf::from(path),
+                    _view: Some(view),
+                }
             }
             Err(error) => {
                 tracing::warn!(%error, "shims run from a writable view of this program");
-                Launcher { executable: original, _view: None }
+                Launcher {
+                    executable: original,
+                    _view: None,
+                }
             }
         }
     }
@@ -124,7 +137,11 @@ impl Launcher {
     /// Starts a shim and gives its pid once it listens.
     pub(super) async fn start(&self, config: &Path, log: &Path) -> Result<i32> {
         let failed = |error: io::Error| Error::Failed(format!("starting the pod's shim: {error}"));
-        let log = std::fs::OpenOptions::new().create(true).append(true).open(log).map_err(failed)?;
+        let log = std::fs::OpenOptions::new()
+            .create(true)
+            .append(true)
+            .open(log)
+            .map_err(failed)?;
         let mut child = tokio::process::Command::new(&self.executable)
             .arg0("keelson")
             .arg(SHIM_ARGUMENT)
@@ -144,14 +161,24 @@ impl Launcher {
             child.wait().await
         };
         match tokio::time::timeout(START_TIMEOUT, read).await {
-            Err(_) => return Err(Error::Timeout("the pod's shim did not start in time".to_owned())),
+            Err(_) => {
+                return Err(Error::Timeout(
+                    "the pod's shim did not start in time".to_owned(),
+                ));
+            }
             Ok(Err(error)) => return Err(failed(error)),
             Ok(Ok(_)) => {}
         }
         let line = line.trim();
         line.strip_prefix(READY)
             .and_then(|pid| pid.parse().ok())
-            .ok_or_else(|| Error::Failed(line.strip_prefix("error ").unwrap_or("the pod's shim did not start").to_owned()))
+            .ok_or_else(|| {
+                Error::Failed(
+                    line.strip_prefix("error ")
+                        .unwrap_or("the pod's shim did not start")
+                        .to_owned(),
+                )
+            })
     }
 }
 

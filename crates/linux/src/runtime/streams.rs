@@ -32,8 +32,14 @@ struct Pipes {
 
 fn pipes([stdin, stdout, stderr]: [bool; 3]) -> io::Result<Pipes> {
     let mut theirs = Vec::new();
-    let make = || rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).map_err(io::Error::from);
-    let mut out = Pipes { stdin: None, stdout: None, stderr: None, theirs: Vec::new() };
+    let make =
+        || rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).map_err(io::Error::from);
+    let mut out = Pipes {
+        stdin: None,
+        stdout: None,
+        stderr: None,
+        theirs: Vec::new(),
+    };
     if stdin {
         let (read, write) = make()?;
         theirs.push(read);
@@ -63,11 +69,21 @@ impl Inner {
         Ok(container)
     }
 
-    async fn ask(&self, container: &Container, request: &Request, fds: &[OwnedFd]) -> Result<(Connection, Vec<OwnedFd>)> {
+    async fn ask(
+        &self,
+        container: &Container,
+        request: &Request,
+        fds: &[OwnedFd],
+    ) -> Result<(Connection, Vec<OwnedFd>)> {
         let socket = self.paths.socket(&container.record.sandbox);
-        let mut connection = Connection::open(&socket).await.map_err(|error| gone(&error))?;
+        let mut connection = Connection::open(&socket)
+            .await
+            .map_err(|error| gone(&error))?;
         let borrowed: Vec<BorrowedFd<'_>> = fds.iter().map(AsFd::as_fd).collect();
-        connection.send(request, &borrowed).await.map_err(|error| gone(&error))?;
+        connection
+            .send(request, &borrowed)
+            .await
+            .map_err(|error| gone(&error))?;
         let (_, fds) = connection.answer().await?;
         Ok((connection, fds))
     }
@@ -81,20 +97,34 @@ impl Inner {
         fds: Vec<OwnedFd>,
     ) -> Result<(Connection, Option<OwnedFd>)> {
         let container = self.running(id)?;
-        let request = Request::Exec { container: id.to_owned(), arguments, terminal, streams };
+        let request = Request::Exec {
+            container: id.to_owned(),
+            arguments,
+            terminal,
+            streams,
+        };
         let answer = self.ask(&container, &request, &fds).await;
         let (connection, fds) = answer.map_err(|error| match error {
-            Error::Failed(message) => Error::Failed(format!("failed to exec in container: {message}")),
+            Error::Failed(message) => {
+                Error::Failed(format!("failed to exec in container: {message}"))
+            }
             other => other,
         })?;
         Ok((connection, fds.into_iter().next()))
     }
 
-    pub(super) async fn exec_sync(&self, id: &str, command: Vec<String>, timeout: Duration) -> Result<ExecOutput> {
+    pub(super) async fn exec_sync(
+        &self,
+        id: &str,
+        command: Vec<String>,
+        timeout: Duration,
+    ) -> Result<ExecOutput> {
         let streams = [false, true, true];
         let mut pipes = pipes(streams).map_err(stream_error)?;
         let theirs = std::mem::take(&mut pipes.theirs);
-        let (mut connection, _) = self.start_command(id, command, false, streams, theirs).await?;
+        let (mut connection, _) = self
+            .start_command(id, command, false, streams, theirs)
+            .await?;
         let (mut stdout, mut stderr) = (Vec::new(), Vec::new());
         let exit_code = {
             let read = futures::future::join(
@@ -102,7 +132,11 @@ impl Inner {
                 read_bounded(pipes.stderr.take(), &mut stderr),
             );
             let mut read = std::pin::pin!(read.fuse());
-            let limit = if timeout.is_zero() { Duration::MAX } else { timeout };
+            let limit = if timeout.is_zero() {
+                Duration::MAX
+            } else {
+                timeout
+            };
             let exit = tokio::time::timeout(limit, async {
                 let mut exit = std::pin::pin!(exited(&mut connection).fuse());
                 loop {
@@ -128,32 +162,47 @@ impl Inner {
             }
         };
         match exit_code {
-            Some(exit_code) => Ok(ExecOutput { exit_code, stdout, stderr }),
+            Some(exit_code) => Ok(ExecOutput {
+                exit_code,
+                stdout,
+                stderr,
+            }),
             None => {
-                connection.send(&Request::KillExec, &[]).await.map_err(|error| gone(&error))?;
+                connection
+                    .send(&Request::KillExec, &[])
+                    .await
+                    .map_err(|error| gone(&error))?;
                 let _ = tokio::time::timeout(SYNC_DRAIN_TIMEOUT, exited(&mut connection)).await;
-                Err(Error::Timeout(format!("command timed out: timeout {timeout:?} exceeded")))
+                Err(Error::Timeout(format!(
+                    "command timed out: timeout {timeout:?} exceeded"
+                )))
             }
         }
     }
 
     pub(super) async fn exec(&self, id: &str, request: ExecRequest) -> Result<ExecSession> {
         if request.tty {
-            let (mut connection, master) =
-                self.start_command(id, request.command, true, [false; 3], Vec::new()).await?;
-            let master = master.ok_or_else(|| Error::Failed("the command has no terminal".to_owned()))?;
+            let (mut connection, master) = self
+                .start_command(id, request.command, true, [false; 3], Vec::new())
+                .await?;
+            let master =
+                master.ok_or_else(|| Error::Failed("the command has no terminal".to_owned()))?;
             rustix::io::ioctl_fionbio(&master, true).map_err(|error| stream_error(error.into()))?;
             let terminal = Arc::new(sys::watch_readiness(master).map_err(stream_error)?);
             let (resize, mut sizes) = tokio::sync::mpsc::channel::<(u16, u16)>(4);
             let resized = Arc::downgrade(&terminal);
             tokio::spawn(async move {
                 while let Some((columns, rows)) = sizes.recv().await {
-                    let Some(terminal) = resized.upgrade() else { return };
+                    let Some(terminal) = resized.upgrade() else {
+                        return;
+                    };
                     let _ = sys::set_terminal_size(terminal.as_fd(), columns, rows);
                 }
             });
             return Ok(ExecSession {
-                stdin: request.stdin.then(|| Box::new(Terminal(Arc::clone(&terminal))) as _),
+                stdin: request
+                    .stdin
+                    .then(|| Box::new(Terminal(Arc::clone(&terminal))) as _),
                 stdout: Some(Box::new(Terminal(terminal))),
                 stderr: None,
                 resize: Some(resize),
@@ -163,8 +212,14 @@ impl Inner {
         let streams = [request.stdin, request.stdout, request.stderr];
         let mut pipes = pipes(streams).map_err(stream_error)?;
         let theirs = std::mem::take(&mut pipes.theirs);
-        let (mut connection, _) = self.start_command(id, request.command, false, streams, theirs).await?;
-        Ok(session(pipes, None, async move { exited(&mut connection).await }.boxed()))
+        let (mut connection, _) = self
+            .start_command(id, request.command, false, streams, theirs)
+            .await?;
+        Ok(session(
+            pipes,
+            None,
+            async move { exited(&mut connection).await }.boxed(),
+        ))
     }
 
     pub(super) async fn attach(&self, id: &str, request: AttachRequest) -> Result<ExecSession> {
@@ -174,7 +229,10 @@ impl Inner {
         let streams = [request.stdin, request.stdout, request.stderr && !terminal];
         let mut pipes = pipes(streams).map_err(stream_error)?;
         let theirs = std::mem::take(&mut pipes.theirs);
-        let asked = Request::Attach { container: id.to_owned(), streams };
+        let asked = Request::Attach {
+            container: id.to_owned(),
+            streams,
+        };
         let (mut connection, _) = self.ask(&container, &asked, &theirs).await?;
         drop(theirs);
         let resize = terminal.then(|| {
@@ -182,13 +240,21 @@ impl Inner {
             let (socket, id) = (self.paths.socket(&container.record.sandbox), id.to_owned());
             tokio::spawn(async move {
                 while let Some((columns, rows)) = sizes.recv().await {
-                    let request = Request::Resize { container: id.clone(), columns, rows };
+                    let request = Request::Resize {
+                        container: id.clone(),
+                        columns,
+                        rows,
+                    };
                     let _ = shim_client::call(&socket, &request).await;
                 }
             });
             resize
         });
-        Ok(session(pipes, resize, async move { exited(&mut connection).await }.boxed()))
+        Ok(session(
+            pipes,
+            resize,
+            async move { exited(&mut connection).await }.boxed(),
+        ))
     }
 
     pub(super) async fn port_forward(&self, sandbox: &str, port: u16) -> Result<Box<dyn Duplex>> {
@@ -196,11 +262,17 @@ impl Inner {
         if !owner.is_ready() {
             return Err(Error::Conflict(format!("sandbox {sandbox} is not running")));
         }
-        let (_, fds) = shim_client::call(&self.paths.socket(sandbox), &Request::Connect { port }).await?;
-        let fd = fds.into_iter().next().ok_or_else(|| Error::Failed("the shim gave no connection".to_owned()))?;
+        let (_, fds) =
+            shim_client::call(&self.paths.socket(sandbox), &Request::Connect { port }).await?;
+        let fd = fds
+            .into_iter()
+            .next()
+            .ok_or_else(|| Error::Failed("the shim gave no connection".to_owned()))?;
         let stream = std::net::TcpStream::from(fd);
         stream.set_nonblocking(true).map_err(stream_error)?;
-        Ok(Box::new(tokio::net::TcpStream::from_std(stream).map_err(stream_error)?))
+        Ok(Box::new(
+            tokio::net::TcpStream::from_std(stream).map_err(stream_error)?,
+        ))
     }
 }
 
@@ -243,7 +315,11 @@ async fn read_bounded(from: Option<pipe::Receiver>, into: &mut Vec<u8>) {
 struct Terminal(Arc<AsyncFd<OwnedFd>>);
 
 impl AsyncRead for Terminal {
-    fn poll_read(self: Pin<&mut Self>, context: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
         loop {
             let mut guard = ready!(self.0.poll_read_ready(context))?;
             let unfilled = buffer.initialize_unfilled();
@@ -253,7 +329,9 @@ impl AsyncRead for Terminal {
                     return Poll::Ready(Ok(()));
                 }
                 // Every program closed the other side.
-                Ok(Err(error)) if error.raw_os_error() == Some(libc::EIO) => return Poll::Ready(Ok(())),
+                Ok(Err(error)) if error.raw_os_error() == Some(libc::EIO) => {
+                    return Poll::Ready(Ok(()));
+                }
                 Ok(Err(error)) => return Poll::Ready(Err(error)),
                 Err(_would_block) => {}
             }
@@ -262,7 +340,11 @@ impl AsyncRead for Terminal {
 }
 
 impl AsyncWrite for Terminal {
-    fn poll_write(self: Pin<&mut Self>, context: &mut Context<'_>, data: &[u8]) -> Poll<io::Result<usize>> {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        data: &[u8],
+    ) -> Poll<io::Result<usize>> {
         loop {
             let mut guard = ready!(self.0.poll_write_ready(context))?;
             match guard.try_io(|fd| rustix::io::write(fd, data).map_err(io::Error::from)) {

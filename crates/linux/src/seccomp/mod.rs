@@ -23,17 +23,25 @@ const MAX_PROFILE_BYTES: u64 = 4 << 20;
 pub(crate) fn compile(profile: &SeccompProfile, capabilities: u64) -> Result<Option<Vec<u64>>> {
     match profile {
         SeccompProfile::Unconfined => Ok(None),
-        SeccompProfile::RuntimeDefault => Ok(Some(profile::runtime_default(capabilities).assemble())),
+        SeccompProfile::RuntimeDefault => {
+            Ok(Some(profile::runtime_default(capabilities).assemble()))
+        }
         SeccompProfile::Localhost(path) => localhost(path).map(Some),
     }
 }
 
 fn localhost(path: &Path) -> Result<Vec<u64>> {
     let bytes = sys::read_bounded(path, MAX_PROFILE_BYTES).map_err(|error| {
-        Error::Invalid(format!("cannot load seccomp profile {:?}: {error}", path.display().to_string()))
+        Error::Invalid(format!(
+            "cannot load seccomp profile {:?}: {error}",
+            path.display().to_string()
+        ))
     })?;
     let profile = oci::parse(&bytes).map_err(|error| {
-        Error::Invalid(format!("decoding seccomp profile {:?} failed: {error}", path.display().to_string()))
+        Error::Invalid(format!(
+            "decoding seccomp profile {:?} failed: {error}",
+            path.display().to_string()
+        ))
     })?;
     Ok(profile.assemble())
 }

@@ -57,16 +57,26 @@ pub(super) fn parse(bytes: &[u8]) -> Result<Profile, ProfileError> {
     let mut rules: BTreeMap<u32, Vec<Rule>> = BTreeMap::new();
     for rule in &profile.syscalls {
         let action = action(&rule.action, rule.errno_ret)?;
-        let conditions: Vec<Condition> =
-            rule.args.iter().flatten().map(condition).collect::<Result<_, _>>()?;
+        let conditions: Vec<Condition> = rule
+            .args
+            .iter()
+            .flatten()
+            .map(condition)
+            .collect::<Result<_, _>>()?;
         for name in rule.names.iter().chain(&rule.name) {
             // A call that this kernel's architecture does not have needs no rule.
             if let Some(number) = syscalls::number(name) {
-                rules.entry(number).or_default().push(Rule { action, conditions: conditions.clone() });
+                rules.entry(number).or_default().push(Rule {
+                    action,
+                    conditions: conditions.clone(),
+                });
             }
         }
     }
-    Ok(Profile { default: action(&profile.default_action, profile.default_errno_ret)?, rules })
+    Ok(Profile {
+        default: action(&profile.default_action, profile.default_errno_ret)?,
+        rules,
+    })
 }
 
 fn action(name: &str, errno: Option<u16>) -> Result<Action, ProfileError> {
@@ -94,9 +104,15 @@ fn condition(argument: &OciArgument) -> Result<Condition, ProfileError> {
         "SCMP_CMP_MASKED_EQ" => (Comparison::MaskedEqual(argument.value), argument.value_two),
         other => return Err(ProfileError::Operator(other.to_owned())),
     };
-    let index = u8::try_from(argument.index).ok().filter(|index| *index <= 5);
+    let index = u8::try_from(argument.index)
+        .ok()
+        .filter(|index| *index <= 5);
     let argument = index.ok_or(ProfileError::Argument(argument.index))?;
-    Ok(Condition { argument, comparison, value })
+    Ok(Condition {
+        argument,
+        comparison,
+        value,
+    })
 }
 
 #[cfg(test)]
@@ -112,13 +128,22 @@ mod tests {
                          "args":[{"index":0,"value":8,"op":"SCMP_CMP_EQ"}]}]}"#;
         let program = parse(json).unwrap().assemble();
         assert_eq!(run(&program, libc::SYS_mkdirat as u32, [0; 6]), 0x0005_000d);
-        assert_eq!(run(&program, libc::SYS_personality as u32, [8, 0, 0, 0, 0, 0]), 0x8000_0000);
-        assert_eq!(run(&program, libc::SYS_personality as u32, [0; 6]), 0x7fff_0000);
+        assert_eq!(
+            run(&program, libc::SYS_personality as u32, [8, 0, 0, 0, 0, 0]),
+            0x8000_0000
+        );
+        assert_eq!(
+            run(&program, libc::SYS_personality as u32, [0; 6]),
+            0x7fff_0000
+        );
     }
 
     #[test]
     fn unknown_actions_are_refused() {
-        assert!(matches!(parse(br#"{"defaultAction":"SCMP_ACT_NOTIFY"}"#), Err(ProfileError::Action(_))));
+        assert!(matches!(
+            parse(br#"{"defaultAction":"SCMP_ACT_NOTIFY"}"#),
+            Err(ProfileError::Action(_))
+        ));
         assert!(parse(b"{").is_err());
     }
 }

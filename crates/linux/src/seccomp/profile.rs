@@ -85,29 +85,46 @@ pub(super) fn runtime_default(capability_set: u64) -> Profile {
     let mut rules: BTreeMap<u32, Vec<Rule>> = BTreeMap::new();
     let mut add = |name: &str, action: Action, conditions: Vec<Condition>| {
         if let Some(number) = syscalls::number(name) {
-            rules.entry(number).or_default().push(Rule { action, conditions });
+            rules
+                .entry(number)
+                .or_default()
+                .push(Rule { action, conditions });
         }
     };
     for name in ALWAYS {
         add(name, Action::Allow, Vec::new());
     }
     for (capability, names) in BY_CAPABILITY {
-        if capabilities::number(capability).is_some_and(|number| capability_set & 1 << number != 0) {
+        if capabilities::number(capability).is_some_and(|number| capability_set & 1 << number != 0)
+        {
             for name in *names {
                 add(name, Action::Allow, Vec::new());
             }
         }
     }
-    let first = |comparison, value| vec![Condition { argument: 0, comparison, value }];
+    let first = |comparison, value| {
+        vec![Condition {
+            argument: 0,
+            comparison,
+            value,
+        }]
+    };
     for persona in PERSONALITIES {
         add("personality", Action::Allow, first(Equal, persona));
     }
     add("socket", Action::Allow, first(NotEqual, AF_VSOCK));
-    add("clone", Action::Allow, first(MaskedEqual(NEW_NAMESPACES), 0));
+    add(
+        "clone",
+        Action::Allow,
+        first(MaskedEqual(NEW_NAMESPACES), 0),
+    );
     // Its flags are behind a pointer that a filter cannot read; "no such call" makes the C
     // libraries fall back to clone.
     add("clone3", Action::Errno(libc::ENOSYS as u16), Vec::new());
-    Profile { default: Action::Errno(libc::EPERM as u16), rules }
+    Profile {
+        default: Action::Errno(libc::EPERM as u16),
+        rules,
+    }
 }
 
 #[cfg(test)]
@@ -119,7 +136,11 @@ mod tests {
     const EPERM: u32 = 0x0005_0001;
 
     fn answer(capabilities: u64, number: libc::c_long, first: u64) -> u32 {
-        run(&runtime_default(capabilities).assemble(), number as u32, [first, 0, 0, 0, 0, 0])
+        run(
+            &runtime_default(capabilities).assemble(),
+            number as u32,
+            [first, 0, 0, 0, 0, 0],
+        )
     }
 
     #[test]
@@ -127,9 +148,15 @@ mod tests {
         assert_eq!(answer(0, libc::SYS_read, 0), ALLOW);
         assert_eq!(answer(0, libc::SYS_mount, 0), EPERM);
         assert_eq!(answer(0, libc::SYS_unshare, 0), EPERM);
-        assert_eq!(answer(0, libc::SYS_clone, libc::CLONE_NEWUSER as u64), EPERM);
+        assert_eq!(
+            answer(0, libc::SYS_clone, libc::CLONE_NEWUSER as u64),
+            EPERM
+        );
         assert_eq!(answer(0, libc::SYS_clone, libc::SIGCHLD as u64), ALLOW);
-        assert_eq!(answer(0, libc::SYS_clone3, 0), 0x0005_0000 | libc::ENOSYS as u32);
+        assert_eq!(
+            answer(0, libc::SYS_clone3, 0),
+            0x0005_0000 | libc::ENOSYS as u32
+        );
         assert_eq!(answer(0, libc::SYS_socket, AF_VSOCK), EPERM);
         assert_eq!(answer(0, libc::SYS_socket, 2), ALLOW);
         assert_eq!(answer(0, libc::SYS_personality, 8), ALLOW);
@@ -141,7 +168,10 @@ mod tests {
         let admin = 1 << 21;
         assert_eq!(answer(admin, libc::SYS_mount, 0), ALLOW);
         assert_eq!(answer(admin, libc::SYS_clone3, 0), ALLOW);
-        assert_eq!(answer(admin, libc::SYS_clone, libc::CLONE_NEWUSER as u64), ALLOW);
+        assert_eq!(
+            answer(admin, libc::SYS_clone, libc::CLONE_NEWUSER as u64),
+            ALLOW
+        );
         assert_eq!(answer(admin, libc::SYS_reboot, 0), EPERM);
     }
 }

@@ -86,7 +86,10 @@ const OFFSET_ARCHITECTURE: u32 = 4;
 const OFFSET_ARGUMENTS: u32 = 16;
 
 fn op(code: u16, jump_true: u8, jump_false: u8, operand: u32) -> u64 {
-    u64::from(code) << 48 | u64::from(jump_true) << 40 | u64::from(jump_false) << 32 | u64::from(operand)
+    u64::from(code) << 48
+        | u64::from(jump_true) << 40
+        | u64::from(jump_false) << 32
+        | u64::from(operand)
 }
 
 fn ret(action: Action) -> u64 {
@@ -156,7 +159,10 @@ fn search(ranges: &[(u32, Vec<u64>)]) -> Vec<u64> {
     let first = ranges[middle].0;
     let mut out = match u8::try_from(left.len()) {
         Ok(distance) => vec![op(JUMP_GREATER_OR_EQUAL, distance, 0, first)],
-        Err(_) => vec![op(JUMP_GREATER_OR_EQUAL, 0, 1, first), op(JUMP, 0, 0, left.len() as u32)],
+        Err(_) => vec![
+            op(JUMP_GREATER_OR_EQUAL, 0, 1, first),
+            op(JUMP, 0, 0, left.len() as u32),
+        ],
     };
     out.extend(left);
     out.extend(right);
@@ -180,7 +186,9 @@ enum Step {
 
 impl Condition {
     fn steps(&self, out: &mut Vec<Step>) {
-        use Comparison::{Equal, Greater, GreaterOrEqual, Less, LessOrEqual, MaskedEqual, NotEqual};
+        use Comparison::{
+            Equal, Greater, GreaterOrEqual, Less, LessOrEqual, MaskedEqual, NotEqual,
+        };
         use Target::{Fails, Holds, Next};
         let low_offset = OFFSET_ARGUMENTS + 8 * u32::from(self.argument.min(5));
         let (high_offset, value) = (low_offset + 4, self.value);
@@ -250,7 +258,9 @@ fn resolve(steps: &[Step]) -> Vec<u64> {
             };
             match *step {
                 Step::Plain(code, operand) => op(code, 0, 0, operand),
-                Step::Test(code, operand, yes, no) => op(code, distance(yes), distance(no), operand),
+                Step::Test(code, operand, yes, no) => {
+                    op(code, distance(yes), distance(no), operand)
+                }
             }
         })
         .collect()
@@ -298,16 +308,29 @@ pub(super) mod tests {
     }
 
     fn profile(rules: Vec<(u32, Vec<Rule>)>) -> Vec<u64> {
-        Profile { default: Action::Errno(1), rules: rules.into_iter().collect() }.assemble()
+        Profile {
+            default: Action::Errno(1),
+            rules: rules.into_iter().collect(),
+        }
+        .assemble()
     }
 
     #[test]
     fn every_number_gets_its_action() {
-        let allow = || vec![Rule { action: Action::Allow, conditions: vec![] }];
+        let allow = || {
+            vec![Rule {
+                action: Action::Allow,
+                conditions: vec![],
+            }]
+        };
         let numbers: Vec<u32> = (0..400).filter(|n| n % 3 != 0 && n % 7 != 0).collect();
         let program = profile(numbers.iter().map(|n| (*n, allow())).collect());
         for number in 0..500 {
-            let expected = if numbers.contains(&number) { Action::Allow } else { Action::Errno(1) };
+            let expected = if numbers.contains(&number) {
+                Action::Allow
+            } else {
+                Action::Errno(1)
+            };
             assert_eq!(run(&program, number, [0; 6]), expected.value(), "{number}");
         }
         assert_eq!(run(&program, X32_BIT + 1, [0; 6]), FOREIGN.value());
@@ -317,7 +340,17 @@ pub(super) mod tests {
     fn comparisons_are_of_64_bits() {
         use Comparison::*;
         let big = 5 << 32 | 7;
-        let values = [0, 7, big - 1, big, big + 1, 6 << 32, 5 << 32 | 8, 4 << 32 | 9, u64::MAX];
+        let values = [
+            0,
+            7,
+            big - 1,
+            big,
+            big + 1,
+            6 << 32,
+            5 << 32 | 8,
+            4 << 32 | 9,
+            u64::MAX,
+        ];
         let cases: [(Comparison, fn(u64, u64) -> bool); 7] = [
             (Equal, |a, b| a == b),
             (NotEqual, |a, b| a != b),
@@ -325,18 +358,45 @@ pub(super) mod tests {
             (GreaterOrEqual, |a, b| a >= b),
             (Less, |a, b| a < b),
             (LessOrEqual, |a, b| a <= b),
-            (MaskedEqual(0xffff_ffff_0000_000f), |a, b| a & 0xffff_ffff_0000_000f == b),
+            (MaskedEqual(0xffff_ffff_0000_000f), |a, b| {
+                a & 0xffff_ffff_0000_000f == b
+            }),
         ];
         for (comparison, holds) in cases {
             let conditions = vec![
-                Condition { argument: 1, comparison, value: big },
-                Condition { argument: 2, comparison: Equal, value: 3 },
+                Condition {
+                    argument: 1,
+                    comparison,
+                    value: big,
+                },
+                Condition {
+                    argument: 2,
+                    comparison: Equal,
+                    value: 3,
+                },
             ];
-            let program = profile(vec![(9, vec![Rule { action: Action::Allow, conditions }])]);
+            let program = profile(vec![(
+                9,
+                vec![Rule {
+                    action: Action::Allow,
+                    conditions,
+                }],
+            )]);
             for value in values {
-                let expected = if holds(value, big) { Action::Allow } else { Action::Errno(1) };
-                assert_eq!(run(&program, 9, [0, value, 3, 0, 0, 0]), expected.value(), "{comparison:?} {value:#x}");
-                assert_eq!(run(&program, 9, [0, value, 4, 0, 0, 0]), Action::Errno(1).value());
+                let expected = if holds(value, big) {
+                    Action::Allow
+                } else {
+                    Action::Errno(1)
+                };
+                assert_eq!(
+                    run(&program, 9, [0, value, 3, 0, 0, 0]),
+                    expected.value(),
+                    "{comparison:?} {value:#x}"
+                );
+                assert_eq!(
+                    run(&program, 9, [0, value, 4, 0, 0, 0]),
+                    Action::Errno(1).value()
+                );
             }
         }
     }

@@ -147,7 +147,10 @@ const TABLE: &[(&str, u32)] = &[
 
 /// `None` for a call that this architecture does not have.
 pub(super) fn number(name: &str) -> Option<u32> {
-    TABLE.binary_search_by(|(known, _)| (*known).cmp(name)).ok().map(|index| TABLE[index].1)
+    TABLE
+        .binary_search_by(|(known, _)| (*known).cmp(name))
+        .ok()
+        .map(|index| TABLE[index].1)
 }
 
 #[cfg(test)]

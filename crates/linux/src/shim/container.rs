@@ -49,7 +49,11 @@ pub(super) struct Sink {
 impl Sink {
     pub(super) fn new(fd: OwnedFd) -> Sink {
         let _ = rustix::io::ioctl_fionbio(&fd, true);
-        Sink { fd, pending: Vec::new(), stalled_since: None }
+        Sink {
+            fd,
+            pending: Vec::new(),
+            stalled_since: None,
+        }
     }
 
     /// Writes what the reader takes. `false`: it is gone or stalled too long.
@@ -136,8 +140,13 @@ impl Container {
 
     /// Keeps the state where it is found after the runtime, or this shim, went away.
     fn save(&self) {
-        let Ok(bytes) = serde_json::to_vec(&self.state) else { return };
-        let (temporary, path) = (self.directory.join("state.json.tmp"), self.directory.join("state.json"));
+        let Ok(bytes) = serde_json::to_vec(&self.state) else {
+            return;
+        };
+        let (temporary, path) = (
+            self.directory.join("state.json.tmp"),
+            self.directory.join("state.json"),
+        );
         if std::fs::write(&temporary, bytes).is_ok() {
             let _ = std::fs::rename(temporary, path);
         }
@@ -160,12 +169,17 @@ impl Container {
     }
 
     pub(super) fn has_pending(&self) -> bool {
-        self.attached.iter().flat_map(|attached| attached.sinks.iter().flatten()).any(|sink| !sink.pending.is_empty())
+        self.attached
+            .iter()
+            .flat_map(|attached| attached.sinks.iter().flatten())
+            .any(|sink| !sink.pending.is_empty())
     }
 
     /// Reads what the container wrote into its log and to those attached.
     pub(super) fn read_output(&mut self, stream: Stream, buffer: &mut [u8]) {
-        let Some(fd) = &self.outputs[stream.index()] else { return };
+        let Some(fd) = &self.outputs[stream.index()] else {
+            return;
+        };
         match rustix::io::read(fd, &mut *buffer) {
             Err(rustix::io::Errno::AGAIN | rustix::io::Errno::INTR) => {}
             // A terminal reports the last closing of its other side as an error.
@@ -198,7 +212,13 @@ impl Container {
 
     /// Reads what an attached client typed, for the container.
     pub(super) fn read_attached(&mut self, client: u64, buffer: &mut [u8]) {
-        let Some(attached) = self.attached.iter_mut().find(|attached| attached.client == client) else { return };
+        let Some(attached) = self
+            .attached
+            .iter_mut()
+            .find(|attached| attached.client == client)
+        else {
+            return;
+        };
         let Some(fd) = &attached.stdin else { return };
         match rustix::io::read(fd, &mut *buffer) {
             Err(rustix::io::Errno::AGAIN | rustix::io::Errno::INTR) => {}
@@ -210,7 +230,8 @@ impl Container {
                 }
             }
             Ok(count) => {
-                self.input_pending.extend_from_slice(&buffer[..count.min(buffer.len())]);
+                self.input_pending
+                    .extend_from_slice(&buffer[..count.min(buffer.len())]);
                 self.write_input();
             }
         }
@@ -236,7 +257,10 @@ impl Container {
                 }
             }
         }
-        let typing = self.attached.iter().any(|attached| attached.stdin.is_some());
+        let typing = self
+            .attached
+            .iter()
+            .any(|attached| attached.stdin.is_some());
         if self.stdin_once && !self.terminal && !typing {
             self.input = None;
         }
@@ -264,11 +288,14 @@ pub(super) fn join_group(procs: &[PathBuf], pid: sys::Pid) -> Result<(), String>
 }
 
 fn enter(file: &Path, pid: &str) -> Result<(), String> {
-    std::fs::write(file, pid).map_err(|error| format!("joining the cgroup {}: {error}", file.display()))
+    std::fs::write(file, pid)
+        .map_err(|error| format!("joining the cgroup {}: {error}", file.display()))
 }
 
 pub(super) fn now_ns() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_nanos() as u64)
+    SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .map_or(0, |since| since.as_nanos() as u64)
 }
 
 pub(super) fn set_nonblocking(fd: BorrowedFd<'_>) {
@@ -281,13 +308,22 @@ pub(super) fn pipe() -> io::Result<(OwnedFd, OwnedFd)> {
 
 pub(super) fn dev_null() -> io::Result<OwnedFd> {
     use rustix::fs::{Mode, OFlags};
-    Ok(rustix::fs::open("/dev/null", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())?)
+    Ok(rustix::fs::open(
+        "/dev/null",
+        OFlags::RDWR | OFlags::CLOEXEC,
+        Mode::empty(),
+    )?)
 }
 
 /// Both ends of a connected pair of packet sockets.
 pub(super) fn packet_pair() -> io::Result<(OwnedFd, OwnedFd)> {
     use rustix::net::{AddressFamily, SocketFlags, SocketType};
-    let pair = rustix::net::socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?;
+    let pair = rustix::net::socketpair(
+        AddressFamily::UNIX,
+        SocketType::SEQPACKET,
+        SocketFlags::CLOEXEC,
+        None,
+    )?;
     set_nonblocking(pair.0.as_fd());
     Ok(pair)
 }

@@ -41,7 +41,12 @@ pub(super) struct LogWriter {
 impl LogWriter {
     pub(super) fn open(path: &Path) -> io::Result<LogWriter> {
         let file = Some(open(path)?);
-        Ok(LogWriter { path: path.to_path_buf(), file, open_lines: [Vec::new(), Vec::new()], batch: Vec::new() })
+        Ok(LogWriter {
+            path: path.to_path_buf(),
+            file,
+            open_lines: [Vec::new(), Vec::new()],
+            batch: Vec::new(),
+        })
     }
 
     /// After a rotation the old file has another name; from now on a new one is written.
@@ -53,7 +58,13 @@ impl LogWriter {
     pub(super) fn write(&mut self, stream: Stream, data: &[u8]) {
         let mut batch = std::mem::take(&mut self.batch);
         batch.clear();
-        render(&mut batch, &mut self.open_lines[stream.index()], stream, data, &timestamp(SystemTime::now()));
+        render(
+            &mut batch,
+            &mut self.open_lines[stream.index()],
+            stream,
+            data,
+            &timestamp(SystemTime::now()),
+        );
         self.append(batch);
     }
 
@@ -62,14 +73,22 @@ impl LogWriter {
         let line = std::mem::take(&mut self.open_lines[stream.index()]);
         if !line.is_empty() {
             let mut batch = Vec::with_capacity(line.len() + 64);
-            push_line(&mut batch, &timestamp(SystemTime::now()), stream, b'F', &line);
+            push_line(
+                &mut batch,
+                &timestamp(SystemTime::now()),
+                stream,
+                b'F',
+                &line,
+            );
             self.append(batch);
         }
     }
 
     /// A full disk loses lines; it must not stop the container.
     fn append(&mut self, batch: Vec<u8>) {
-        if !batch.is_empty() && let Some(file) = &mut self.file {
+        if !batch.is_empty()
+            && let Some(file) = &mut self.file
+        {
             let _ = file.write_all(&batch);
         }
         self.batch = batch;
@@ -82,7 +101,11 @@ fn open(path: &Path) -> io::Result<File> {
         std::fs::create_dir_all(parent)?;
     }
     use std::os::unix::fs::OpenOptionsExt;
-    OpenOptions::new().create(true).append(true).mode(0o640).open(path)
+    OpenOptions::new()
+        .create(true)
+        .append(true)
+        .mode(0o640)
+        .open(path)
 }
 
 fn render(batch: &mut Vec<u8>, open_line: &mut Vec<u8>, stream: Stream, data: &[u8], time: &str) {
@@ -136,11 +159,16 @@ fn timestamp(time: SystemTime) -> String {
 fn civil(days: u64) -> (u64, u64, u64) {
     let shifted = days + 719_468;
     let (era, day_of_era) = (shifted / 146_097, shifted % 146_097);
-    let year_of_era = (day_of_era - day_of_era / 1_460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
+    let year_of_era =
+        (day_of_era - day_of_era / 1_460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
     let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
     let shifted_month = (5 * day_of_year + 2) / 153;
     let day = day_of_year - (153 * shifted_month + 2) / 5 + 1;
-    let month = if shifted_month < 10 { shifted_month + 3 } else { shifted_month - 9 };
+    let month = if shifted_month < 10 {
+        shifted_month + 3
+    } else {
+        shifted_month - 9
+    };
     (era * 400 + year_of_era + u64::from(month <= 2), month, day)
 }
 
@@ -163,7 +191,11 @@ mod tests {
         for chunk in chunks {
             render(&mut batch, &mut open_line, Stream::Stderr, chunk, "T");
         }
-        String::from_utf8(batch).unwrap().lines().map(str::to_owned).collect()
+        String::from_utf8(batch)
+            .unwrap()
+            .lines()
+            .map(str::to_owned)
+            .collect()
     }
 
     #[test]

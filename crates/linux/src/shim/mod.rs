@@ -52,7 +52,9 @@ fn setup<T>(what: &str, result: io::Result<T>) -> Result<T, ShimError> {
 pub fn shim_main(arguments: &[OsString]) -> ! {
     let result = start(arguments);
     if let Err(error) = result {
-        let cause = std::error::Error::source(&error).map(|cause| format!(": {cause}")).unwrap_or_default();
+        let cause = std::error::Error::source(&error)
+            .map(|cause| format!(": {cause}"))
+            .unwrap_or_default();
         let _ = writeln!(io::stdout(), "error {error}{cause}");
         sys::exit_now(1)
     }
@@ -60,7 +62,10 @@ pub fn shim_main(arguments: &[OsString]) -> ! {
 }
 
 fn start(arguments: &[OsString]) -> Result<(), ShimError> {
-    let path = arguments.first().map(PathBuf::from).ok_or(ShimError::Usage)?;
+    let path = arguments
+        .first()
+        .map(PathBuf::from)
+        .ok_or(ShimError::Usage)?;
     let bytes = sys::read_bounded(&path, MAX_CONFIG_BYTES).map_err(ShimError::Config)?;
     let config: ShimConfig = serde_json::from_slice(&bytes).map_err(ShimError::Decode)?;
 
@@ -69,18 +74,34 @@ fn start(arguments: &[OsString]) -> Result<(), ShimError> {
     if setup("starting the shim", sys::clone_process(0))?.is_some() {
         sys::exit_now(0);
     }
-    setup("making a session", rustix::process::setsid().map_err(io::Error::from))?;
+    setup(
+        "making a session",
+        rustix::process::setsid().map_err(io::Error::from),
+    )?;
     setup("becoming a subreaper", sys::set_child_subreaper())?;
     for procs in &config.procs {
-        setup("leaving the server's cgroup", std::fs::write(procs, std::process::id().to_string()))?;
+        setup(
+            "leaving the server's cgroup",
+            std::fs::write(procs, std::process::id().to_string()),
+        )?;
     }
     // The last to be killed when memory runs out; a machine that refuses is obeyed.
     let _ = std::fs::write("/proc/self/oom_score_adj", "-998");
     enter_namespaces(&config)?;
-    let pod_pids = if config.share_pid { Some(start_reaper()?) } else { None };
+    let pod_pids = if config.share_pid {
+        Some(start_reaper()?)
+    } else {
+        None
+    };
     let signals = setup(
         "watching signals",
-        sys::signal_fd(&[libc::SIGCHLD, libc::SIGTERM, libc::SIGINT, libc::SIGHUP, libc::SIGPIPE]),
+        sys::signal_fd(&[
+            libc::SIGCHLD,
+            libc::SIGTERM,
+            libc::SIGINT,
+            libc::SIGHUP,
+            libc::SIGPIPE,
+        ]),
     )?;
     let listener = setup("listening", listen(&config.socket))?;
     let own_pids = setup("opening a namespace", open_readonly("/proc/self/ns/pid"))?;
@@ -106,23 +127,35 @@ fn enter_namespaces(config: &ShimConfig) -> Result<(), ShimError> {
     }
     setup("making the pod's namespaces", sys::unshare(kinds))?;
     if config.own_network {
-        setup("bringing the loopback interface up", sys::bring_loopback_up())?;
+        setup(
+            "bringing the loopback interface up",
+            sys::bring_loopback_up(),
+        )?;
     }
     if let Some(name) = &config.own_hostname {
         setup("setting the host name", sys::set_host_name(name))?;
     }
     for (path, value) in &config.sysctls {
         let written = std::fs::write(Path::new("/proc/sys").join(path), value);
-        setup(&format!("setting the sysctl {:?}", path.replace('/', ".")), written)?;
+        setup(
+            &format!("setting the sysctl {:?}", path.replace('/', ".")),
+            written,
+        )?;
     }
     Ok(())
 }
 
 /// The first process of the pod's PID namespace; gives the namespace.
 fn start_reaper() -> Result<(sys::Pid, OwnedFd), ShimError> {
-    match setup("making the pod's PID namespace", sys::clone_process(libc::CLONE_NEWPID))? {
+    match setup(
+        "making the pod's PID namespace",
+        sys::clone_process(libc::CLONE_NEWPID),
+    )? {
         Some(pid) => {
-            let namespace = setup("opening the pod's PID namespace", open_readonly(&format!("/proc/{pid}/ns/pid")))?;
+            let namespace = setup(
+                "opening the pod's PID namespace",
+                open_readonly(&format!("/proc/{pid}/ns/pid")),
+            )?;
             Ok((pid, namespace))
         }
         None => {
@@ -137,7 +170,11 @@ fn start_reaper() -> Result<(sys::Pid, OwnedFd), ShimError> {
 }
 
 fn open_readonly(path: &str) -> io::Result<OwnedFd> {
-    Ok(rustix::fs::open(path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?)
+    Ok(rustix::fs::open(
+        path,
+        OFlags::RDONLY | OFlags::CLOEXEC,
+        Mode::empty(),
+    )?)
 }
 
 fn listen(path: &Path) -> io::Result<OwnedFd> {

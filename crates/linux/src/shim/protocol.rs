@@ -7,7 +7,8 @@ use std::os::fd::{BorrowedFd, OwnedFd};
 use std::path::PathBuf;
 
 use rustix::net::{
-    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags,
+    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
+    SendAncillaryMessage, SendFlags,
 };
 use serde::{Deserialize, Serialize};
 
@@ -35,19 +36,41 @@ pub(crate) struct ShimConfig {
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) enum Request {
     Start(StartRequest),
-    Signal { container: String, signal: i32, all: bool },
+    Signal {
+        container: String,
+        signal: i32,
+        all: bool,
+    },
     /// Comes with the descriptors of the streams that are set, in the order in, out, error;
     /// with a terminal none come and the answer carries the terminal.
-    Exec { container: String, arguments: Vec<String>, terminal: bool, streams: [bool; 3] },
+    Exec {
+        container: String,
+        arguments: Vec<String>,
+        terminal: bool,
+        streams: [bool; 3],
+    },
     /// On the connection of an [`Request::Exec`].
     KillExec,
-    Attach { container: String, streams: [bool; 3] },
-    Resize { container: String, columns: u16, rows: u16 },
-    ReopenLog { container: String },
-    Connect { port: u16 },
+    Attach {
+        container: String,
+        streams: [bool; 3],
+    },
+    Resize {
+        container: String,
+        columns: u16,
+        rows: u16,
+    },
+    ReopenLog {
+        container: String,
+    },
+    Connect {
+        port: u16,
+    },
     /// Answered with a snapshot and then with every change.
     Subscribe,
-    Forget { container: String },
+    Forget {
+        container: String,
+    },
     Shutdown,
 }
 
@@ -132,19 +155,33 @@ impl RunState {
 /// Sends one packet. `WouldBlock` when the reader is behind.
 pub(crate) fn send(socket: BorrowedFd<'_>, bytes: &[u8], fds: &[BorrowedFd<'_>]) -> io::Result<()> {
     if bytes.len() > MAX_MESSAGE_BYTES {
-        return Err(io::Error::new(io::ErrorKind::InvalidInput, "the message is too long for a shim"));
+        return Err(io::Error::new(
+            io::ErrorKind::InvalidInput,
+            "the message is too long for a shim",
+        ));
     }
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_FDS))];
     let mut control = SendAncillaryBuffer::new(&mut space);
     if !fds.is_empty() && !control.push(SendAncillaryMessage::ScmRights(fds)) {
-        return Err(io::Error::new(io::ErrorKind::InvalidInput, "too many descriptors for one message"));
+        return Err(io::Error::new(
+            io::ErrorKind::InvalidInput,
+            "too many descriptors for one message",
+        ));
     }
-    rustix::net::sendmsg(socket, &[IoSlice::new(bytes)], &mut control, SendFlags::NOSIGNAL)?;
+    rustix::net::sendmsg(
+        socket,
+        &[IoSlice::new(bytes)],
+        &mut control,
+        SendFlags::NOSIGNAL,
+    )?;
     Ok(())
 }
 
 /// Receives one packet; `None` when the other side closed.
-pub(crate) fn receive(socket: BorrowedFd<'_>, buffer: &mut [u8]) -> io::Result<Option<(usize, Vec<OwnedFd>)>> {
+pub(crate) fn receive(
+    socket: BorrowedFd<'_>,
+    buffer: &mut [u8],
+) -> io::Result<Option<(usize, Vec<OwnedFd>)>> {
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_FDS))];
     let mut control = RecvAncillaryBuffer::new(&mut space);
     let mut slices = [IoSliceMut::new(buffer)];
@@ -159,7 +196,10 @@ pub(crate) fn receive(socket: BorrowedFd<'_>, buffer: &mut [u8]) -> io::Result<O
         return Ok(None);
     }
     if message.flags.contains(rustix::net::ReturnFlags::TRUNC) {
-        return Err(io::Error::new(io::ErrorKind::InvalidData, "a message was longer than allowed"));
+        return Err(io::Error::new(
+            io::ErrorKind::InvalidData,
+            "a message was longer than allowed",
+        ));
     }
     Ok(Some((message.bytes, fds)))
 }

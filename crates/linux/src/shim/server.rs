@@ -1,5 +1,7 @@
 //! The shim's loop: one poll over everything that may happen.
 
+mod join;
+
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
@@ -7,9 +9,11 @@ use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec};
 
-use super::container::{self, Attached, Container, Sink};
+use super::container::{self, Container};
 use super::log::Stream;
-use super::protocol::{self, MAX_MESSAGE_BYTES, Phase, PidNamespace, Reply, Request, RunState, StartRequest};
+use super::protocol::{
+    self, MAX_MESSAGE_BYTES, Phase, PidNamespace, Reply, Request, RunState, StartRequest,
+};
 use crate::launcher::{self, Streams};
 use crate::spec::Report;
 use crate::sys::{self, Ended, Pid};
@@ -115,7 +119,10 @@ impl Server {
             }
             self.settle();
             if let Some((client, deadline)) = self.stopping
-                && (self.containers.iter().all(|container| container.state.phase == Phase::Exited)
+                && (self
+                    .containers
+                    .iter()
+                    .all(|container| container.state.phase == Phase::Exited)
                     || Instant::now() > deadline)
             {
                 let _ = std::fs::remove_file(&self.socket);
@@ -137,13 +144,25 @@ impl Server {
             watch(self.listener.as_fd(), PollFlags::IN, Source::Listener);
         }
         for client in &self.clients {
-            watch(client.socket.as_fd(), PollFlags::IN, Source::Client(client.id));
+            watch(
+                client.socket.as_fd(),
+                PollFlags::IN,
+                Source::Client(client.id),
+            );
         }
         for launch in &self.launches {
-            watch(launch.channel.as_fd(), PollFlags::IN, Source::Launch(launch.pid));
+            watch(
+                launch.channel.as_fd(),
+                PollFlags::IN,
+                Source::Launch(launch.pid),
+            );
         }
         for connecting in &self.connecting {
-            watch(connecting.socket.as_fd(), PollFlags::OUT, Source::Connecting(connecting.client));
+            watch(
+                connecting.socket.as_fd(),
+                PollFlags::OUT,
+                Source::Connecting(connecting.client),
+            );
         }
         let mut busy = self.stopping.is_some();
         for container in &self.containers {
@@ -160,20 +179,36 @@ impl Server {
             }
             for attached in &container.attached {
                 if let (Some(fd), true) = (&attached.stdin, container.input_pending.is_empty()) {
-                    watch(fd.as_fd(), PollFlags::IN, Source::Typed(id(), attached.client));
+                    watch(
+                        fd.as_fd(),
+                        PollFlags::IN,
+                        Source::Typed(id(), attached.client),
+                    );
                 }
-                for sink in attached.sinks.iter().flatten().filter(|sink| !sink.pending.is_empty()) {
+                for sink in attached
+                    .sinks
+                    .iter()
+                    .flatten()
+                    .filter(|sink| !sink.pending.is_empty())
+                {
                     busy = true;
                     watch(sink.fd.as_fd(), PollFlags::OUT, Source::Sinks(id()));
                 }
             }
         }
-        let timeout = busy.then(|| Timespec { tv_sec: 0, tv_nsec: BUSY_POLL.as_nanos() as _ });
+        let timeout = busy.then(|| Timespec {
+            tv_sec: 0,
+            tv_nsec: BUSY_POLL.as_nanos() as _,
+        });
         if rustix::event::poll(&mut fds, timeout.as_ref()).is_err() {
             return Vec::new();
         }
         let ready = fds.iter().map(|fd| !fd.revents().is_empty());
-        ready.zip(sources).filter(|(ready, _)| *ready).map(|(_, source)| source).collect()
+        ready
+            .zip(sources)
+            .filter(|(ready, _)| *ready)
+            .map(|(_, source)| source)
+            .collect()
     }
 
     fn handle(&mut self, source: Source) {
@@ -211,20 +246,28 @@ impl Server {
     }
 
     fn container(&mut self, id: &str) -> Option<&mut Container> {
-        self.containers.iter_mut().find(|container| container.id == id)
+        self.containers
+            .iter_mut()
+            .find(|container| container.id == id)
     }
 
     fn accept(&mut self) {
         use rustix::net::SocketFlags;
         let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
         if let Ok(socket) = rustix::net::accept_with(&self.listener, flags) {
-            self.clients.push(Client { id: self.next_client, socket, subscribed: false });
+            self.clients.push(Client {
+                id: self.next_client,
+                socket,
+                subscribed: false,
+            });
             self.next_client += 1;
         }
     }
 
     fn reply(&mut self, client: u64, reply: &Reply, fd: Option<BorrowedFd<'_>>) {
-        let Some(at) = self.clients.iter().position(|known| known.id == client) else { return };
+        let Some(at) = self.clients.iter().position(|known| known.id == client) else {
+            return;
+        };
         let sent = match serde_json::to_vec(reply) {
             Ok(bytes) => protocol::send(self.clients[at].socket.as_fd(), &bytes, fd.as_slice()),
             Err(error) => Err(io::Error::other(error)),
@@ -237,40 +280,68 @@ impl Server {
 
     fn drop_client(&mut self, client: u64) {
         self.clients.retain(|known| known.id != client);
-        self.connecting.retain(|connecting| connecting.client != client);
+        self.connecting
+            .retain(|connecting| connecting.client != client);
         for container in &mut self.containers {
-            container.attached.retain(|attached| attached.client != client);
+            container
+                .attached
+                .retain(|attached| attached.client != client);
         }
     }
 
     fn read_client(&mut self, id: u64) {
-        let Some(client) = self.clients.iter().find(|client| client.id == id) else { return };
+        let Some(client) = self.clients.iter().find(|client| client.id == id) else {
+            return;
+        };
         let mut buffer = vec![0; MAX_MESSAGE_BYTES];
         match protocol::receive(client.socket.as_fd(), &mut buffer) {
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
             Err(_) | Ok(None) => self.drop_client(id),
-            Ok(Some((count, fds))) => match serde_json::from_slice(&buffer[..count.min(MAX_MESSAGE_BYTES)]) {
-                Ok(request) => self.answer(id, request, fds),
-                Err(error) => self.reply(id, &Reply::Failed(format!("not a request: {error}")), None),
-            },
+            Ok(Some((count, fds))) => {
+                match serde_json::from_slice(&buffer[..count.min(MAX_MESSAGE_BYTES)]) {
+                    Ok(request) => self.answer(id, request, fds),
+                    Err(error) => {
+                        self.reply(id, &Reply::Failed(format!("not a request: {error}")), None)
+                    }
+                }
+            }
         }
     }
 
     fn answer(&mut self, client: u64, request: Request, fds: Vec<OwnedFd>) {
         let result = match request {
             Request::Start(request) => self.start(client, request).map(|()| None),
-            Request::Exec { container, arguments, terminal, streams } => {
-                self.exec(client, &container, arguments, terminal, streams, fds).map(|()| None)
-            }
+            Request::Exec {
+                container,
+                arguments,
+                terminal,
+                streams,
+            } => self
+                .exec(client, &container, arguments, terminal, streams, fds)
+                .map(|()| None),
             Request::KillExec => {
-                for command in self.commands.iter().filter(|command| command.client == client) {
+                for command in self
+                    .commands
+                    .iter()
+                    .filter(|command| command.client == client)
+                {
                     let _ = sys::kill(command.pid, libc::SIGKILL);
                 }
                 return;
             }
-            Request::Signal { container, signal, all } => self.signal(&container, signal, all).map(Some),
-            Request::Attach { container, streams } => self.attach(client, &container, streams, fds).map(Some),
-            Request::Resize { container, columns, rows } => {
+            Request::Signal {
+                container,
+                signal,
+                all,
+            } => self.signal(&container, signal, all).map(Some),
+            Request::Attach { container, streams } => {
+                self.attach(client, &container, streams, fds).map(Some)
+            }
+            Request::Resize {
+                container,
+                columns,
+                rows,
+            } => {
                 if let Some(container) = self.container(&container)
                     && container.terminal
                     && let Some(master) = &container.input
@@ -280,9 +351,11 @@ impl Server {
                 Ok(Some(Reply::Done))
             }
             Request::ReopenLog { container } => match self.container(&container) {
-                Some(container) => {
-                    container.log.reopen().map(|()| Some(Reply::Done)).map_err(|error| format!("opening the log: {error}"))
-                }
+                Some(container) => container
+                    .log
+                    .reopen()
+                    .map(|()| Some(Reply::Done))
+                    .map_err(|error| format!("opening the log: {error}")),
                 None => Err(format!("container {container} is not known to the shim")),
             },
             Request::Connect { port } => self.connect(client, port, false).map(|()| None),
@@ -290,10 +363,16 @@ impl Server {
                 if let Some(client) = self.clients.iter_mut().find(|known| known.id == client) {
                     client.subscribed = true;
                 }
-                Ok(Some(Reply::Snapshot(self.containers.iter().map(|container| container.state.clone()).collect())))
+                Ok(Some(Reply::Snapshot(
+                    self.containers
+                        .iter()
+                        .map(|container| container.state.clone())
+                        .collect(),
+                )))
             }
             Request::Forget { container } => {
-                self.containers.retain(|known| known.id != container || known.state.phase != Phase::Exited);
+                self.containers
+                    .retain(|known| known.id != container || known.state.phase != Phase::Exited);
                 Ok(Some(Reply::Done))
             }
             Request::Shutdown => {
@@ -313,12 +392,17 @@ impl Server {
     }
 
     /// Clones into another PID namespace when one is given.
-    fn clone_into(&self, namespaces: libc::c_int, pids: Option<BorrowedFd<'_>>) -> Result<Option<Pid>, String> {
+    fn clone_into(
+        &self,
+        namespaces: libc::c_int,
+        pids: Option<BorrowedFd<'_>>,
+    ) -> Result<Option<Pid>, String> {
         let Some(pids) = pids else {
             return sys::clone_process(namespaces).map_err(|error| format!("cloning: {error}"));
         };
         // Only children are affected; going back to the own namespace is always allowed.
-        sys::set_namespace(pids, libc::CLONE_NEWPID).map_err(|error| format!("joining the PID namespace: {error}"))?;
+        sys::set_namespace(pids, libc::CLONE_NEWPID)
+            .map_err(|error| format!("joining the PID namespace: {error}"))?;
         let cloned = sys::clone_process(namespaces);
         if let Ok(None) = cloned {
             return Ok(None);
@@ -336,16 +420,27 @@ impl Server {
         if self.stopping.is_some() {
             return Err("the sandbox is being stopped".to_owned());
         }
-        if self.containers.iter().any(|known| known.id == request.container) {
-            return Err(format!("container {} was started before", request.container));
+        if self
+            .containers
+            .iter()
+            .any(|known| known.id == request.container)
+        {
+            return Err(format!(
+                "container {} was started before",
+                request.container
+            ));
         }
         if self.containers.len() >= MAX_CONTAINERS {
             return Err("the sandbox has too many containers".to_owned());
         }
-        let text = |what: &str| { let what = what.to_owned(); move |error: io::Error| format!("{what}: {error}") };
+        let text = |what: &str| {
+            let what = what.to_owned();
+            move |error: io::Error| format!("{what}: {error}")
+        };
         let (terminal, wants_stdin) = (request.terminal, request.stdin);
         let mut container = Container::new(request).map_err(text("opening the log"))?;
-        let (channel, child_channel) = container::packet_pair().map_err(text("making a channel"))?;
+        let (channel, child_channel) =
+            container::packet_pair().map_err(text("making a channel"))?;
         let streams = if terminal {
             Streams::Terminal
         } else {
@@ -362,28 +457,43 @@ impl Server {
             } else {
                 container::dev_null().map_err(text("opening /dev/null"))?
             };
-            Streams::Files { stdin, stdout: out_write, stderr: err_write }
+            Streams::Files {
+                stdin,
+                stdout: out_write,
+                stderr: err_write,
+            }
         };
         let (own, namespace) = match &container.pid_namespace {
             PidNamespace::Own => (libc::CLONE_NEWPID, None),
             PidNamespace::Host => (0, None),
             PidNamespace::Pod => {
-                let (_, namespace) = self.pod_pids.as_ref().ok_or("the pod has no PID namespace of its own")?;
-                (0, Some(namespace.try_clone().map_err(text("opening the PID namespace"))?))
+                let (_, namespace) = self
+                    .pod_pids
+                    .as_ref()
+                    .ok_or("the pod has no PID namespace of its own")?;
+                (
+                    0,
+                    Some(
+                        namespace
+                            .try_clone()
+                            .map_err(text("opening the PID namespace"))?,
+                    ),
+                )
             }
             PidNamespace::Container(target) => (0, Some(self.pids_of(target)?)),
         };
         let spec = container.spec_path();
-        let pid = match self.clone_into(libc::CLONE_NEWNS | own, namespace.as_ref().map(AsFd::as_fd))? {
-            None => {
-                drop(channel);
-                if launcher::wait_for_go(&child_channel) {
-                    launcher::run_container(&spec, streams, &child_channel);
+        let pid =
+            match self.clone_into(libc::CLONE_NEWNS | own, namespace.as_ref().map(AsFd::as_fd))? {
+                None => {
+                    drop(channel);
+                    if launcher::wait_for_go(&child_channel) {
+                        launcher::run_container(&spec, streams, &child_channel);
+                    }
+                    sys::exit_now(1)
                 }
-                sys::exit_now(1)
-            }
-            Some(pid) => pid,
-        };
+                Some(pid) => pid,
+            };
         drop((streams, child_channel));
         container.state.pid = Some(pid);
         container.state.start_time = sys::start_time(pid);
@@ -413,9 +523,15 @@ impl Server {
     }
 
     fn pids_of(&self, id: &str) -> Result<OwnedFd, String> {
-        let found = self.containers.iter().find(|container| container.id == id && container.is_running());
-        let pid = found.and_then(|container| container.state.pid).ok_or("container is not running")?;
-        super::open_readonly(&format!("/proc/{pid}/ns/pid")).map_err(|_| "container is not running".to_owned())
+        let found = self
+            .containers
+            .iter()
+            .find(|container| container.id == id && container.is_running());
+        let pid = found
+            .and_then(|container| container.state.pid)
+            .ok_or("container is not running")?;
+        super::open_readonly(&format!("/proc/{pid}/ns/pid"))
+            .map_err(|_| "container is not running".to_owned())
     }
 
     fn exec(
@@ -436,10 +552,18 @@ impl Server {
         } else {
             let mut given = fds.into_iter();
             let mut stream = |wanted: bool| match wanted {
-                true => given.next().ok_or_else(|| "a stream is missing from the request".to_owned()),
-                false => container::dev_null().map_err(|error| format!("opening /dev/null: {error}")),
+                true => given
+                    .next()
+                    .ok_or_else(|| "a stream is missing from the request".to_owned()),
+                false => {
+                    container::dev_null().map_err(|error| format!("opening /dev/null: {error}"))
+                }
             };
-            Streams::Files { stdin: stream(wanted[0])?, stdout: stream(wanted[1])?, stderr: stream(wanted[2])? }
+            Streams::Files {
+                stdin: stream(wanted[0])?,
+                stdout: stream(wanted[1])?,
+                stderr: stream(wanted[2])?,
+            }
         };
         let (channel, child_channel) =
             container::packet_pair().map_err(|error| format!("making a channel: {error}"))?;
@@ -455,13 +579,22 @@ impl Server {
         };
         drop((streams, child_channel));
         let error = container::join_group(&procs, pid).err();
-        self.go(Launch { pid, channel, client, container: None, terminal: None, error });
+        self.go(Launch {
+            pid,
+            channel,
+            client,
+            container: None,
+            terminal: None,
+            error,
+        });
         Ok(())
     }
 
     fn read_launch(&mut self, pid: Pid) {
         loop {
-            let Some(at) = self.launches.iter().position(|launch| launch.pid == pid) else { return };
+            let Some(at) = self.launches.iter().position(|launch| launch.pid == pid) else {
+                return;
+            };
             let mut buffer = [0u8; 16 << 10];
             let received = protocol::receive(self.launches[at].channel.as_fd(), &mut buffer);
             let (count, fds) = match received {
@@ -491,12 +624,21 @@ impl Server {
             return match launch.error {
                 Some(message) => self.reply(launch.client, &Reply::Failed(message), None),
                 None => {
-                    self.commands.push(Command { pid: launch.pid, client: launch.client });
-                    self.reply(launch.client, &Reply::ExecStarted, launch.terminal.as_ref().map(AsFd::as_fd));
+                    self.commands.push(Command {
+                        pid: launch.pid,
+                        client: launch.client,
+                    });
+                    self.reply(
+                        launch.client,
+                        &Reply::ExecStarted,
+                        launch.terminal.as_ref().map(AsFd::as_fd),
+                    );
                 }
             };
         };
-        let Some(container) = self.container(&id) else { return };
+        let Some(container) = self.container(&id) else {
+            return;
+        };
         let reply = match launch.error {
             Some(message) => {
                 container.failed_to_start(message.clone());
@@ -518,8 +660,12 @@ impl Server {
     }
 
     fn publish(&mut self, state: &RunState) {
-        let subscribers: Vec<u64> =
-            self.clients.iter().filter(|client| client.subscribed).map(|client| client.id).collect();
+        let subscribers: Vec<u64> = self
+            .clients
+            .iter()
+            .filter(|client| client.subscribed)
+            .map(|client| client.id)
+            .collect();
         for client in subscribers {
             self.reply(client, &Reply::Changed(state.clone()), None);
         }
@@ -527,7 +673,9 @@ impl Server {
 
     fn reap(&mut self) {
         let mut ignored = [0u8; 128];
-        while matches!(rustix::io::read(&self.signals, &mut ignored), Ok(count) if count == ignored.len()) {}
+        while matches!(rustix::io::read(&self.signals, &mut ignored), Ok(count) if count == ignored.len())
+        {
+        }
         while let Some((pid, ended)) = sys::reap() {
             // A program can end before the report of its start was read.
             self.read_launch(pid);
@@ -536,7 +684,9 @@ impl Server {
                 self.reply(command.client, &Reply::Exited { code: code(ended) }, None);
             }
             let running = |container: &&mut Container| {
-                container.state.pid == Some(pid) && container.state.phase == Phase::Running && container.ended.is_none()
+                container.state.pid == Some(pid)
+                    && container.state.phase == Phase::Running
+                    && container.ended.is_none()
             };
             if let Some(container) = self.containers.iter_mut().find(running) {
                 container.ended = Some((ended, Instant::now()));
@@ -560,9 +710,17 @@ impl Server {
                     changed.push(container.state.clone());
                 }
             }
-            if container.state.phase == Phase::Exited && !container.attached.is_empty() && !container.has_pending() {
+            if container.state.phase == Phase::Exited
+                && !container.attached.is_empty()
+                && !container.has_pending()
+            {
                 let code = container.state.exit_code.unwrap_or_default();
-                exits.extend(container.attached.drain(..).map(|attached| (attached.client, code)));
+                exits.extend(
+                    container
+                        .attached
+                        .drain(..)
+                        .map(|attached| (attached.client, code)),
+                );
             }
         }
         for (client, code) in exits {
@@ -570,74 +728,6 @@ impl Server {
         }
         for state in &changed {
             self.publish(state);
-        }
-    }
-
-    fn signal(&mut self, id: &str, signal: i32, all: bool) -> Result<Reply, String> {
-        let container = self.container(id).ok_or_else(|| format!("container {id} is not known to the shim"))?;
-        if let (true, Some(pid)) = (container.is_running(), container.state.pid) {
-            let _ = sys::kill(pid, signal);
-        }
-        if all {
-            container.kill_group();
-        }
-        Ok(Reply::Done)
-    }
-
-    fn attach(&mut self, client: u64, id: &str, wanted: [bool; 3], fds: Vec<OwnedFd>) -> Result<Reply, String> {
-        let container = self.container(id).ok_or("container is not running")?;
-        if !container.is_running() {
-            return Err("container is not running".to_owned());
-        }
-        let mut given = fds.into_iter();
-        let mut stream = |wanted: bool| match wanted {
-            true => given.next().map(Some).ok_or("a stream is missing from the request"),
-            false => Ok(None),
-        };
-        let (stdin, stdout, stderr) = (stream(wanted[0])?, stream(wanted[1])?, stream(wanted[2])?);
-        if let Some(stdin) = &stdin {
-            container::set_nonblocking(stdin.as_fd());
-        }
-        // Without a standard input there is nothing to write to; the client's is left unread.
-        let stdin = stdin.filter(|_| container.input.is_some());
-        container.attached.push(Attached { client, stdin, sinks: [stdout.map(Sink::new), stderr.map(Sink::new)] });
-        Ok(Reply::Done)
-    }
-
-    fn connect(&mut self, client: u64, port: u16, second: bool) -> Result<(), String> {
-        use rustix::net::{AddressFamily, SocketFlags, SocketType};
-        use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
-        let (family, address): (_, SocketAddr) = if second {
-            (AddressFamily::INET6, (Ipv6Addr::LOCALHOST, port).into())
-        } else {
-            (AddressFamily::INET, (Ipv4Addr::LOCALHOST, port).into())
-        };
-        let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
-        let refused = |error: rustix::io::Errno| format!("connecting to port {port} in the pod: {error}");
-        let socket = rustix::net::socket_with(family, SocketType::STREAM, flags, None).map_err(refused)?;
-        match rustix::net::connect(&socket, &address) {
-            Ok(()) | Err(rustix::io::Errno::INPROGRESS) => {
-                self.connecting.push(Connecting { socket, client, port, second });
-                Ok(())
-            }
-            Err(_) if !second => self.connect(client, port, true),
-            Err(error) => Err(refused(error)),
-        }
-    }
-
-    fn finish_connecting(&mut self, client: u64) {
-        let Some(at) = self.connecting.iter().position(|connecting| connecting.client == client) else { return };
-        let connecting = self.connecting.swap_remove(at);
-        let result = match rustix::net::sockopt::socket_error(&connecting.socket) {
-            Ok(Ok(())) => {
-                self.reply(client, &Reply::Done, Some(connecting.socket.as_fd()));
-                return;
-            }
-            Ok(Err(_)) if !connecting.second => self.connect(client, connecting.port, true),
-            Ok(Err(error)) | Err(error) => Err(format!("connecting to port {} in the pod: {error}", connecting.port)),
-        };
-        if let Err(message) = result {
-            self.reply(client, &Reply::Failed(message), None);
         }
     }
 }
