@@ -9,6 +9,7 @@
 mod capabilities;
 mod cgroups;
 mod clock;
+mod hello;
 mod images;
 mod launcher;
 mod mountinfo;
@@ -26,6 +27,7 @@ mod sys;
 
 pub use cgroups::LinuxCgroups;
 pub use clock::SystemClock;
+pub use hello::{HELLO_ARGUMENT, HELLO_IMAGE, ensure_hello_image, hello_arguments, hello_main};
 pub use images::{
     Error as ImageError, ImageConfig, ImageStore, Reference as ImageReference, RegistryConfig, RegistryMirror,
 };

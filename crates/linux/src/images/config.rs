@@ -155,7 +155,7 @@ impl Manifest {
 }
 
 /// The host's architecture in Go's words, as images name it.
-pub(super) fn host_architecture() -> &'static str {
+pub(crate) fn host_architecture() -> &'static str {
     match std::env::consts::ARCH {
         "x86_64" => "amd64",
         "aarch64" => "arm64",

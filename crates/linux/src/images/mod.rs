@@ -32,6 +32,8 @@ use keelson_ports::{ImageFsUsage, ImageInfo, Images, PullProgress, RegistryAuth}
 use thiserror::Error;
 
 pub use config::ImageConfig;
+pub(crate) use config::host_architecture;
+pub(crate) use unpack::sha256 as content_digest;
 pub use reference::Reference;
 pub use registry::{RegistryConfig, RegistryMirror};
 

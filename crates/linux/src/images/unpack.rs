@@ -29,7 +29,7 @@ const OPAQUE: &[u8] = b".wh..wh..opq";
 const OPAQUE_XATTR: &str = "trusted.overlay.opaque";
 
 /// `sha256:…` of some bytes.
-pub(super) fn sha256(bytes: &[u8]) -> String {
+pub(crate) fn sha256(bytes: &[u8]) -> String {
     digest_text(&Sha256::digest(bytes))
 }
 

@@ -295,7 +295,6 @@ fn set_types(b: &mut Builder, key: FieldType, data: Option<FieldType>) {
 fn encode_verdict(b: &mut Builder, verdict: &Verdict) {
     let (code, chain): (i32, Option<&String>) = match verdict {
         Verdict::Drop => (0, None),
-        Verdict::Accept => (1, None),
         Verdict::Jump(chain) => (-3, Some(chain)),
         Verdict::Goto(chain) => (-4, Some(chain)),
         Verdict::Return => (-5, None),

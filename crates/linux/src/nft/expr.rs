@@ -10,7 +10,6 @@ pub(crate) type Rule = Vec<Expr>;
 pub(crate) mod regs {
     pub(crate) const R0: u32 = 8;
     pub(crate) const R1: u32 = 9;
-    pub(crate) const R2: u32 = 10;
     pub(crate) const R4: u32 = 12;
     pub(crate) const R5: u32 = 13;
     pub(crate) const R8: u32 = 16;
@@ -59,7 +58,6 @@ pub(crate) mod types {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Verdict {
     Drop,
-    Accept,
     Return,
     Jump(String),
     Goto(String),
@@ -77,9 +75,6 @@ pub(crate) enum Data {
 pub(crate) enum Meta {
     Mark = 3,
     Iif = 4,
-    Oif = 5,
-    IifName = 6,
-    OifName = 7,
     NfProto = 15,
     L4Proto = 16,
 }

@@ -97,10 +97,6 @@ pub(crate) struct Applier {
 }
 
 impl Applier {
-    pub(crate) fn current(&self) -> Option<&Table> {
-        self.current.as_ref()
-    }
-
     /// In the network namespace of the calling thread.
     pub(crate) fn apply(&mut self, wanted: Table) -> io::Result<()> {
         if let Some(current) = &self.current {
