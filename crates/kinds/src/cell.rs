@@ -21,13 +21,20 @@ pub(crate) fn seconds(time: &str) -> Option<i64> {
 
 /// How long ago a time was; `<unknown>` when there is none.
 pub(crate) fn since(time: &str, now: i64) -> String {
-    seconds(time).map_or_else(|| UNKNOWN.to_owned(), |then| duration(now.saturating_sub(then)))
+    seconds(time).map_or_else(
+        || UNKNOWN.to_owned(),
+        |then| duration(now.saturating_sub(then)),
+    )
 }
 
 /// A duration as kubectl shows it: two units at most, the smaller one dropped as it grows.
 pub(crate) fn duration(seconds: i64) -> String {
     let pair = |big: i64, big_unit: char, small: i64, small_unit: char| {
-        if small == 0 { format!("{big}{big_unit}") } else { format!("{big}{big_unit}{small}{small_unit}") }
+        if small == 0 {
+            format!("{big}{big_unit}")
+        } else {
+            format!("{big}{big_unit}{small}{small_unit}")
+        }
     };
     let (minutes, hours) = (seconds / 60, seconds / 3600);
     let (days, years) = (hours / 24, hours / 24 / 365);
@@ -65,13 +72,21 @@ pub(crate) fn strings(items: &[Value]) -> String {
 
 /// `<none>` in place of an empty text.
 pub(crate) fn or_none(text: &str) -> String {
-    if text.is_empty() { NONE.to_owned() } else { text.to_owned() }
+    if text.is_empty() {
+        NONE.to_owned()
+    } else {
+        text.to_owned()
+    }
 }
 
 /// Names and images of a pod spec's containers.
 pub(crate) fn containers(pod_spec: &Value) -> (String, String) {
     let of = |key: &str| {
-        let items: Vec<_> = pod_spec.list("containers").iter().map(|c| c.text(key)).collect();
+        let items: Vec<_> = pod_spec
+            .list("containers")
+            .iter()
+            .map(|c| c.text(key))
+            .collect();
         items.join(",")
     };
     (of("name"), of("image"))
@@ -79,8 +94,13 @@ pub(crate) fn containers(pod_spec: &Value) -> (String, String) {
 
 /// A label map as `a=b,c=d`.
 pub(crate) fn labels(map: &Value) -> String {
-    let Some(map) = map.as_object() else { return NONE.to_owned() };
-    joined(map.iter().map(|(k, v)| format!("{k}={}", v.as_str().unwrap_or(""))))
+    let Some(map) = map.as_object() else {
+        return NONE.to_owned();
+    };
+    joined(
+        map.iter()
+            .map(|(k, v)| format!("{k}={}", v.as_str().unwrap_or(""))),
+    )
 }
 
 /// A label selector as its text form: `a=b,c in (d,e),!f`.

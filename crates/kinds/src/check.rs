@@ -19,25 +19,42 @@ pub(crate) struct At<'a> {
 impl<'a> At<'a> {
     /// A top-level field of an object.
     pub(crate) fn new(obj: &'a Value, name: &str) -> Self {
-        Self { value: obj.get(name).unwrap_or(&NULL), path: Path::new(name) }
+        Self {
+            value: obj.get(name).unwrap_or(&NULL),
+            path: Path::new(name),
+        }
     }
 
     /// A field one level down.
     pub(crate) fn at(&self, name: &str) -> Self {
-        Self { value: self.value.get(name).unwrap_or(&NULL), path: self.path.child(name) }
+        Self {
+            value: self.value.get(name).unwrap_or(&NULL),
+            path: self.path.child(name),
+        }
     }
 
     pub(crate) fn each(&self) -> impl Iterator<Item = At<'a>> + use<'a> {
         let path = self.path.clone();
         let items: &'a [Value] = self.value.as_array().map_or(&[], Vec::as_slice);
-        items.iter().enumerate().map(move |(i, value)| At { value, path: path.index(i) })
+        items.iter().enumerate().map(move |(i, value)| At {
+            value,
+            path: path.index(i),
+        })
     }
 
     /// The entries of a map, with the key in the path.
     pub(crate) fn entries(&self) -> impl Iterator<Item = (&'a str, At<'a>)> + use<'a> {
         let path = self.path.clone();
         let map: Option<&'a Map<String, Value>> = self.value.as_object();
-        map.into_iter().flatten().map(move |(k, value)| (k.as_str(), At { value, path: path.key(k) }))
+        map.into_iter().flatten().map(move |(k, value)| {
+            (
+                k.as_str(),
+                At {
+                    value,
+                    path: path.key(k),
+                },
+            )
+        })
     }
 
     pub(crate) fn exists(&self) -> bool {
@@ -145,7 +162,11 @@ impl<'a> At<'a> {
 
     /// Every message of `rule` about the text is an error here.
     pub(crate) fn conforms(&self, e: &mut ErrorList, rule: impl Fn(&str) -> Vec<String>) {
-        e.extend(rule(self.text()).into_iter().map(|msg| FieldError::invalid(&self.path, self.text(), msg)));
+        e.extend(
+            rule(self.text())
+                .into_iter()
+                .map(|msg| FieldError::invalid(&self.path, self.text(), msg)),
+        );
     }
 
     /// As [`At::conforms`] where there is a text; required otherwise.
@@ -171,7 +192,11 @@ impl<'a> At<'a> {
 
     pub(crate) fn positive(&self, e: &mut ErrorList) {
         if self.num() <= 0 {
-            e.push(FieldError::invalid(&self.path, self.num(), "must be greater than zero"));
+            e.push(FieldError::invalid(
+                &self.path,
+                self.num(),
+                "must be greater than zero",
+            ));
         }
     }
 
@@ -226,7 +251,9 @@ impl<'a> At<'a> {
                 }
                 "In" | "NotIn" => {}
                 "Exists" | "DoesNotExist" if values.len() > 0 => {
-                    e.push(values.forbidden("may not be specified when `operator` is 'Exists' or 'DoesNotExist'"));
+                    e.push(values.forbidden(
+                        "may not be specified when `operator` is 'Exists' or 'DoesNotExist'",
+                    ));
                 }
                 "Exists" | "DoesNotExist" => {}
                 _ => e.push(term.at("operator").invalid("not a valid selector operator")),
@@ -257,25 +284,41 @@ pub(crate) fn quantity(value: &Value) -> Option<Quantity> {
 
 /// Whether a name given as a prefix would make a valid name.
 pub(crate) fn masked(name: &str, prefix: bool) -> &str {
-    if prefix { name.trim_end_matches('-') } else { name }
+    if prefix {
+        name.trim_end_matches('-')
+    } else {
+        name
+    }
 }
 
 /// Equal but for fields whose absence means the same as their emptiness.
 pub(crate) fn same(a: &Value, b: &Value) -> bool {
     match (a, b) {
         (Value::Object(x), Value::Object(y)) => {
-            x.iter().all(|(k, v)| y.get(k).map_or_else(|| blank(k, v), |w| same(v, w)))
+            x.iter()
+                .all(|(k, v)| y.get(k).map_or_else(|| blank(k, v), |w| same(v, w)))
                 && y.iter().all(|(k, w)| x.contains_key(k) || blank(k, w))
         }
-        (Value::Array(x), Value::Array(y)) => x.len() == y.len() && x.iter().zip(y).all(|(v, w)| same(v, w)),
+        (Value::Array(x), Value::Array(y)) => {
+            x.len() == y.len() && x.iter().zip(y).all(|(v, w)| same(v, w))
+        }
         (Value::Null, other) | (other, Value::Null) => blank("", other),
         _ => a == b,
     }
 }
 
 /// Maps that are empty rather than absent; an empty struct may mean something, such as an emptyDir.
-const MAPS: &[&str] =
-    &["labels", "annotations", "matchLabels", "nodeSelector", "requests", "limits", "resources", "data", "binaryData"];
+const MAPS: &[&str] = &[
+    "labels",
+    "annotations",
+    "matchLabels",
+    "nodeSelector",
+    "requests",
+    "limits",
+    "resources",
+    "data",
+    "binaryData",
+];
 
 fn blank(key: &str, value: &Value) -> bool {
     match value {
@@ -313,7 +356,11 @@ pub(crate) fn domain_prefixed_path(at: &At, e: &mut ErrorList) {
     }
     match at.text().split_once('/') {
         Some((domain, path)) if !domain.is_empty() && !path.is_empty() => {
-            e.extend(validation::is_dns1123_subdomain(domain).into_iter().map(|m| FieldError::invalid(&at.path, domain, m)));
+            e.extend(
+                validation::is_dns1123_subdomain(domain)
+                    .into_iter()
+                    .map(|m| FieldError::invalid(&at.path, domain, m)),
+            );
             let fine = |c: char| c.is_ascii_alphanumeric() || "/%-._~!$&'()*+,;=:".contains(c);
             if !path.chars().all(fine) {
                 e.push(FieldError::invalid(&at.path, path, "Invalid path"));
@@ -332,7 +379,8 @@ pub(crate) fn conditions(list: &At, e: &mut ErrorList) {
         if !kind.is_empty() && !seen.insert(kind.text()) {
             e.push(kind.duplicate());
         }
-        c.at("status").required_one_of(e, &["False", "True", "Unknown"]);
+        c.at("status")
+            .required_one_of(e, &["False", "True", "Unknown"]);
         c.at("observedGeneration").non_negative(e);
         if c.at("lastTransitionTime").is_empty() {
             e.push(c.at("lastTransitionTime").required("must be set"));

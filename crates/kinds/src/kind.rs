@@ -105,18 +105,38 @@ impl Column {
     pub(crate) const AGE: Self = Self::text("Age");
 
     pub(crate) const fn text(name: &'static str) -> Self {
-        Self { name, kind: "string", format: "", priority: 0 }
+        Self {
+            name,
+            kind: "string",
+            format: "",
+            priority: 0,
+        }
     }
 
     pub(crate) const fn wide(name: &'static str) -> Self {
-        Self { name, kind: "string", format: "", priority: 1 }
+        Self {
+            name,
+            kind: "string",
+            format: "",
+            priority: 1,
+        }
     }
 
     pub(crate) const fn integer(name: &'static str) -> Self {
-        Self { name, kind: "integer", format: "", priority: 0 }
+        Self {
+            name,
+            kind: "integer",
+            format: "",
+            priority: 0,
+        }
     }
 
     pub(crate) const fn of(name: &'static str, kind: &'static str) -> Self {
-        Self { name, kind, format: "", priority: 0 }
+        Self {
+            name,
+            kind,
+            format: "",
+            priority: 0,
+        }
     }
 }

@@ -115,5 +115,9 @@ pub static KINDS: &[&Kind] = &[
 
 /// The row of a resource; [`Kind::GENERIC`] for one without rules of its own.
 pub fn kind(group: &str, resource: &str) -> &'static Kind {
-    KINDS.iter().find(|k| k.group == group && k.resource == resource).copied().unwrap_or(&Kind::GENERIC)
+    KINDS
+        .iter()
+        .find(|k| k.group == group && k.resource == resource)
+        .copied()
+        .unwrap_or(&Kind::GENERIC)
 }

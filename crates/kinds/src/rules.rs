@@ -27,16 +27,25 @@ pub(crate) fn isolate_status(new: &mut Value, old: &Value, ctx: &UpdateContext) 
 
 /// Puts back everything but `status`.
 pub(crate) fn only_status(new: &mut Value, old: &Value) {
-    let Some(fields) = old.as_object() else { return };
+    let Some(fields) = old.as_object() else {
+        return;
+    };
     for (key, value) in fields {
         if !matches!(key.as_str(), "status" | "metadata" | "apiVersion" | "kind") {
             new.put(key, value.clone());
         }
     }
     if let Some(now) = new.as_object_mut() {
-        now.retain(|k, _| matches!(k.as_str(), "status" | "metadata" | "apiVersion" | "kind") || fields.contains_key(k));
+        now.retain(|k, _| {
+            matches!(k.as_str(), "status" | "metadata" | "apiVersion" | "kind")
+                || fields.contains_key(k)
+        });
     }
-    for key in ["generation", "deletionTimestamp", "deletionGracePeriodSeconds"] {
+    for key in [
+        "generation",
+        "deletionTimestamp",
+        "deletionGracePeriodSeconds",
+    ] {
         let path = format!("metadata.{key}");
         new.put(&path, old.at(&path).clone());
     }
@@ -69,8 +78,19 @@ pub(crate) fn with_generation(new: &mut Value, old: &Value, ctx: &UpdateContext)
 /// Generation belongs to the server: one more than the old one if `changed`.
 pub(crate) fn raise_generation(new: &mut Value, old: &Value, changed: bool) {
     let before = old.num("metadata.generation");
-    let after = if changed { before.saturating_add(1) } else { before };
-    new.put("metadata.generation", if after == 0 { Value::Null } else { after.into() });
+    let after = if changed {
+        before.saturating_add(1)
+    } else {
+        before
+    };
+    new.put(
+        "metadata.generation",
+        if after == 0 {
+            Value::Null
+        } else {
+            after.into()
+        },
+    );
 }
 
 /// A new object has no status yet.

@@ -12,7 +12,10 @@ use crate::tree::{Tree, TreeMut};
 /// Whether a label selector, already checked, selects these labels.
 pub(crate) fn selects(selector: &Value, labels: &Map<String, Value>) -> bool {
     let value = |key: &str| labels.get(key).and_then(Value::as_str);
-    selector.map("matchLabels").iter().all(|(k, v)| value(k) == v.as_str())
+    selector
+        .map("matchLabels")
+        .iter()
+        .all(|(k, v)| value(k) == v.as_str())
         && selector.list("matchExpressions").iter().all(|e| {
             let found = value(e.text("key"));
             let listed = found.is_some_and(|f| e.list("values").iter().any(|v| v == f));
@@ -41,7 +44,10 @@ pub(crate) fn selector(spec: &At, empty: &str, e: &mut ErrorList) {
 /// The template's labels must be among those selected.
 pub(crate) fn template_is_selected(spec: &At, e: &mut ErrorList) {
     let labels = spec.at("template").at("metadata").at("labels");
-    if !selects(spec.value.at("selector"), spec.value.map("template.metadata.labels")) {
+    if !selects(
+        spec.value.at("selector"),
+        spec.value.map("template.metadata.labels"),
+    ) {
         e.push(labels.invalid("`selector` does not match template `labels`"));
     }
 }
@@ -57,7 +63,11 @@ pub(crate) fn only_lasting(template: &At, kind: &str, e: &mut ErrorList) {
     let pod = template.at("spec");
     let restart = pod.at("restartPolicy");
     if restart.text() != "Always" {
-        e.push(FieldError::not_supported(&restart.path, restart.text(), &["Always"]));
+        e.push(FieldError::not_supported(
+            &restart.path,
+            restart.text(),
+            &["Always"],
+        ));
     }
     if pod.has("activeDeadlineSeconds") {
         let detail = format!("activeDeadlineSeconds in {kind} is not Supported");
@@ -89,7 +99,11 @@ pub(crate) fn at_most_all(at: &At, e: &mut ErrorList) {
 }
 
 /// Counters of a status: none negative, and none above the replicas they are part of.
-pub(crate) fn status_counts(obj: &Value, counters: &[&str], within: &[(&str, &str, &str)]) -> ErrorList {
+pub(crate) fn status_counts(
+    obj: &Value,
+    counters: &[&str],
+    within: &[(&str, &str, &str)],
+) -> ErrorList {
     let mut e = ErrorList::new();
     let status = At::new(obj, "status");
     for counter in counters {

@@ -20,9 +20,25 @@ pub(crate) static VALIDATING_ADMISSION_POLICY: Kind = Kind {
     prepare_create: rules::first_generation,
     validate: validating,
     prepare_update: rules::with_generation,
-    validate_update: |new, _, ctx| if ctx.subresource == "status" { ErrorList::new() } else { validating(new) },
-    columns: &[Column::integer("Validations"), Column::text("ParamKind"), Column::AGE],
-    cells: |obj, now| vec![obj.list("spec.validations").len().into(), param_kind(obj).into(), cell::age(obj, now)],
+    validate_update: |new, _, ctx| {
+        if ctx.subresource == "status" {
+            ErrorList::new()
+        } else {
+            validating(new)
+        }
+    },
+    columns: &[
+        Column::integer("Validations"),
+        Column::text("ParamKind"),
+        Column::AGE,
+    ],
+    cells: |obj, now| {
+        vec![
+            obj.list("spec.validations").len().into(),
+            param_kind(obj).into(),
+            cell::age(obj, now),
+        ]
+    },
     ..Kind::GENERIC
 };
 
@@ -39,8 +55,18 @@ pub(crate) static MUTATING_ADMISSION_POLICY: Kind = Kind {
     validate: mutating,
     prepare_update: rules::with_generation,
     validate_update: |new, _, _| mutating(new),
-    columns: &[Column::integer("Mutations"), Column::text("ParamKind"), Column::AGE],
-    cells: |obj, now| vec![obj.list("spec.mutations").len().into(), param_kind(obj).into(), cell::age(obj, now)],
+    columns: &[
+        Column::integer("Mutations"),
+        Column::text("ParamKind"),
+        Column::AGE,
+    ],
+    cells: |obj, now| {
+        vec![
+            obj.list("spec.mutations").len().into(),
+            param_kind(obj).into(),
+            cell::age(obj, now),
+        ]
+    },
     ..Kind::GENERIC
 };
 
@@ -48,14 +74,21 @@ fn default(obj: &mut Value) {
     if obj.has("spec") {
         obj.fill("spec.failurePolicy", "Fail");
     }
-    if let Some(constraints) = obj.at_mut("spec.matchConstraints").filter(|c| c.is_object()) {
+    if let Some(constraints) = obj
+        .at_mut("spec.matchConstraints")
+        .filter(|c| c.is_object())
+    {
         rule::default_match(constraints);
     }
 }
 
 fn param_kind(obj: &Value) -> String {
     let kind = obj.at("spec.paramKind");
-    if kind.is_object() { format!("{}/{}", kind.text("apiVersion"), kind.text("kind")) } else { UNSET.to_owned() }
+    if kind.is_object() {
+        format!("{}/{}", kind.text("apiVersion"), kind.text("kind"))
+    } else {
+        UNSET.to_owned()
+    }
 }
 
 /// What both kinds of policy have.
@@ -89,11 +122,16 @@ fn common(spec: &At, e: &mut ErrorList) {
 
 /// Match constraints of a policy or of its binding.
 pub(super) fn match_resources(constraints: &At, e: &mut ErrorList) {
-    constraints.at("matchPolicy").one_of(e, &["Equivalent", "Exact"]);
+    constraints
+        .at("matchPolicy")
+        .one_of(e, &["Equivalent", "Exact"]);
     constraints.at("namespaceSelector").label_selector(e);
     constraints.at("objectSelector").label_selector(e);
     for list in ["resourceRules", "excludeResourceRules"] {
-        constraints.at(list).each().for_each(|r| rule::validate(&r, e));
+        constraints
+            .at(list)
+            .each()
+            .for_each(|r| rule::validate(&r, e));
     }
 }
 
@@ -119,9 +157,19 @@ fn validating(obj: &Value) -> ErrorList {
                 e.push(message.invalid("message must not contain line breaks"));
             }
         } else if expression.text().trim().contains('\n') {
-            e.push(message.required("message must be specified if expression contains line breaks"));
+            e.push(
+                message.required("message must be specified if expression contains line breaks"),
+            );
         }
-        check.at("reason").one_of(&mut e, &["Forbidden", "Invalid", "RequestEntityTooLarge", "Unauthorized"]);
+        check.at("reason").one_of(
+            &mut e,
+            &[
+                "Forbidden",
+                "Invalid",
+                "RequestEntityTooLarge",
+                "Unauthorized",
+            ],
+        );
     }
     if audits.len() > 20 {
         let detail = "must not have more than 20 auditAnnotations";
@@ -161,12 +209,18 @@ fn mutating(obj: &Value) -> ErrorList {
             _ => continue,
         };
         if !mutation.has(own) {
-            e.push(mutation.at(own).required(&format!("must be specified when patchType is {}", kind.text())));
+            e.push(mutation.at(own).required(&format!(
+                "must be specified when patchType is {}",
+                kind.text()
+            )));
         } else if mutation.at(own).at("expression").text().trim().is_empty() {
             e.push(mutation.at(own).at("expression").required(""));
         }
         if mutation.has(other) {
-            e.push(mutation.at(other).invalid(format!("must not be specified when patchType is {}", kind.text())));
+            e.push(mutation.at(other).invalid(format!(
+                "must not be specified when patchType is {}",
+                kind.text()
+            )));
         }
     }
     let policy = spec.at("reinvocationPolicy");

@@ -23,7 +23,11 @@ const BINDING: Kind = Kind {
     },
     prepare_create: |obj| obj.put("metadata.generation", 1),
     prepare_update: rules::with_generation,
-    columns: &[Column::text("PolicyName"), Column::text("ParamRef"), Column::AGE],
+    columns: &[
+        Column::text("PolicyName"),
+        Column::text("ParamRef"),
+        Column::AGE,
+    ],
     cells: |obj, now| {
         let param = obj.at("spec.paramRef");
         let text = match (param.text("name"), param.text("namespace")) {
@@ -32,7 +36,11 @@ const BINDING: Kind = Kind {
             (name, "") => format!("*/{name}"),
             (name, namespace) => format!("{namespace}/{name}"),
         };
-        vec![obj.text("spec.policyName").into(), text.into(), cell::age(obj, now)]
+        vec![
+            obj.text("spec.policyName").into(),
+            text.into(),
+            cell::age(obj, now),
+        ]
     },
     ..Kind::GENERIC
 };
@@ -54,14 +62,23 @@ pub(crate) static MUTATING_ADMISSION_POLICY_BINDING: Kind = Kind {
 fn validate(obj: &Value, with_actions: bool) -> ErrorList {
     let mut e = ErrorList::new();
     let spec = At::new(obj, "spec");
-    spec.at("policyName").required_conforms(&mut e, validation::is_dns1123_subdomain);
+    spec.at("policyName")
+        .required_conforms(&mut e, validation::is_dns1123_subdomain);
     let param = spec.at("paramRef");
     if param.exists() {
         match (param.at("name").is_empty(), param.has("selector")) {
             (true, false) => e.push(param.required("one of name or selector must be specified")),
             (false, true) => {
-                e.push(param.at("name").forbidden("name and selector are mutually exclusive"));
-                e.push(param.at("selector").forbidden("name and selector are mutually exclusive"));
+                e.push(
+                    param
+                        .at("name")
+                        .forbidden("name and selector are mutually exclusive"),
+                );
+                e.push(
+                    param
+                        .at("selector")
+                        .forbidden("name and selector are mutually exclusive"),
+                );
             }
             _ => {}
         }

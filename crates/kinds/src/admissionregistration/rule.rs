@@ -21,7 +21,9 @@ pub(super) fn default_match(obj: &mut Value) {
 
 fn wildcard_alone(list: &At, others: &str, e: &mut ErrorList) {
     if list.len() > 1 && list.each().any(|v| v.text() == "*") {
-        e.push(list.invalid(format!("if '*' is present, must not specify other {others}")));
+        e.push(list.invalid(format!(
+            "if '*' is present, must not specify other {others}"
+        )));
     }
 }
 
@@ -50,7 +52,9 @@ fn resources(list: &At, e: &mut ErrorList) {
             e.push(resource.required(""));
             continue;
         }
-        let Some((name, sub)) = text.split_once('/') else { continue };
+        let Some((name, sub)) = text.split_once('/') else {
+            continue;
+        };
         let has = |other: String| other != text && all.iter().any(|o| o.text() == other);
         if sub != "*" && has(format!("{name}/*")) {
             e.push(resource.invalid(format!("if '{name}/*' is present, must not specify {text}")));
@@ -62,7 +66,11 @@ fn resources(list: &At, e: &mut ErrorList) {
     if all.len() > 1 && all.iter().any(|r| r.text() == "*/*") {
         e.push(list.invalid("if '*/*' is present, must not specify other resources"));
     }
-    if all.iter().any(|r| r.text() == "*") && all.iter().any(|r| !r.text().contains('/') && r.text() != "*") {
+    if all.iter().any(|r| r.text() == "*")
+        && all
+            .iter()
+            .any(|r| !r.text().contains('/') && r.text() != "*")
+    {
         let detail = "if '*' is present, must not specify other resources without subresources";
         e.push(list.invalid(detail));
     }
@@ -126,9 +134,14 @@ fn url(url: &At, e: &mut ErrorList) {
         e.push(url.invalid(format!("host must be specified{FORM}")));
     }
     if host.contains('@') {
-        e.push(url.invalid(format!("user information is not permitted in the URL{FORM}")));
+        e.push(url.invalid(format!(
+            "user information is not permitted in the URL{FORM}"
+        )));
     }
-    for (mark, what) in [('#', "fragments are not permitted in the URL"), ('?', "query parameters are not permitted in the URL")] {
+    for (mark, what) in [
+        ('#', "fragments are not permitted in the URL"),
+        ('?', "query parameters are not permitted in the URL"),
+    ] {
         if rest.contains(mark) {
             e.push(url.invalid(format!("{what}{FORM}")));
         }

@@ -16,7 +16,9 @@ use crate::tree::{Tree, TreeMut};
 const WEBHOOKS: Kind = Kind {
     group: GROUP,
     prepare_create: |obj| obj.put("metadata.generation", 1),
-    prepare_update: |new, old, _| rules::raise_generation(new, old, new.at("webhooks") != old.at("webhooks")),
+    prepare_update: |new, old, _| {
+        rules::raise_generation(new, old, new.at("webhooks") != old.at("webhooks"))
+    },
     columns: &[Column::integer("Webhooks"), Column::AGE],
     cells: |obj, now| vec![obj.list("webhooks").len().into(), cell::age(obj, now)],
     ..Kind::GENERIC
@@ -82,7 +84,8 @@ fn hook(hook: &At, mutating: bool, e: &mut ErrorList) {
     hook.at("namespaceSelector").label_selector(e);
     hook.at("objectSelector").label_selector(e);
     if mutating {
-        hook.at("reinvocationPolicy").one_of(e, &["IfNeeded", "Never"]);
+        hook.at("reinvocationPolicy")
+            .one_of(e, &["IfNeeded", "Never"]);
     }
     rule::client_config(&hook.at("clientConfig"), e);
     rule::match_conditions(&hook.at("matchConditions"), e);

@@ -27,14 +27,23 @@ pub(crate) static CUSTOM_RESOURCE_DEFINITION: Kind = Kind {
     validate: |obj| validate(obj, None),
     prepare_update,
     validate_update,
-    columns: &[Column { name: "Created At", kind: "date", format: "", priority: 0 }],
+    columns: &[Column {
+        name: "Created At",
+        kind: "date",
+        format: "",
+        priority: 0,
+    }],
     cells: |obj, _| vec![obj.at("metadata.creationTimestamp").clone()],
     allow_unconditional_update: false,
     ..Kind::GENERIC
 };
 
 fn storage_versions(obj: &Value) -> Vec<String> {
-    obj.list("spec.versions").iter().filter(|v| v.flag("storage")).map(|v| v.text("name").to_owned()).collect()
+    obj.list("spec.versions")
+        .iter()
+        .filter(|v| v.flag("storage"))
+        .map(|v| v.text("name").to_owned())
+        .collect()
 }
 
 fn default(obj: &mut Value) {
@@ -46,7 +55,10 @@ fn default(obj: &mut Value) {
     if obj.has("spec") {
         obj.fill("spec.conversion", json!({"strategy": "None"}));
     }
-    if obj.at("spec.conversion.webhook.clientConfig.service").is_object() {
+    if obj
+        .at("spec.conversion.webhook.clientConfig.service")
+        .is_object()
+    {
         obj.fill("spec.conversion.webhook.clientConfig.service.port", 443);
     }
     if obj.list("status.storedVersions").is_empty() {
@@ -72,7 +84,9 @@ fn prepare_update(new: &mut Value, old: &Value, ctx: &UpdateContext) {
 }
 
 fn established(obj: &Value) -> bool {
-    obj.list("status.conditions").iter().any(|c| c.text("type") == "Established" && c.text("status") == "True")
+    obj.list("status.conditions")
+        .iter()
+        .any(|c| c.text("type") == "Established" && c.text("status") == "True")
 }
 
 fn validate(obj: &Value, old: Option<&Value>) -> ErrorList {
@@ -99,7 +113,8 @@ fn spec(spec: &At, old: Option<&Value>, e: &mut ErrorList) {
     } else if !group.text().contains('.') {
         e.push(group.invalid("should be a domain with at least one dot"));
     }
-    spec.at("scope").required_one_of(e, &["Cluster", "Namespaced"]);
+    spec.at("scope")
+        .required_one_of(e, &["Cluster", "Namespaced"]);
     let preserve = spec.at("preserveUnknownFields");
     if preserve.flag() && !old.is_some_and(|o| o.flag("spec.preserveUnknownFields")) {
         e.push(preserve.invalid("cannot set to true, set x-kubernetes-preserve-unknown-fields to true in spec.versions[*].schema instead"));
@@ -152,9 +167,11 @@ fn version(version: &At, preserve: bool, e: &mut ErrorList) {
     let subresources = version.at("subresources");
     let scale = subresources.at("scale");
     if scale.exists() {
-        for (field, under) in
-            [("specReplicasPath", ".spec."), ("statusReplicasPath", ".status."), ("labelSelectorPath", "")]
-        {
+        for (field, under) in [
+            ("specReplicasPath", ".spec."),
+            ("statusReplicasPath", ".status."),
+            ("labelSelectorPath", ""),
+        ] {
             let path = scale.at(field);
             if path.is_empty() {
                 if field != "labelSelectorPath" {
@@ -172,7 +189,10 @@ fn version(version: &At, preserve: bool, e: &mut ErrorList) {
                 let what = if under.is_empty() {
                     "should be a json path under either .spec or .status".to_owned()
                 } else {
-                    format!("should be a json path under {}", under.trim_end_matches('.'))
+                    format!(
+                        "should be a json path under {}",
+                        under.trim_end_matches('.')
+                    )
                 };
                 e.push(path.invalid(what));
             }
@@ -180,8 +200,23 @@ fn version(version: &At, preserve: bool, e: &mut ErrorList) {
     }
     for column in version.at("additionalPrinterColumns").each() {
         column.at("name").require(e);
-        column.at("type").required_one_of(e, &["integer", "number", "string", "boolean", "date"]);
-        column.at("format").one_of(e, &["int32", "int64", "float", "double", "byte", "date", "date-time", "password", ""]);
+        column
+            .at("type")
+            .required_one_of(e, &["integer", "number", "string", "boolean", "date"]);
+        column.at("format").one_of(
+            e,
+            &[
+                "int32",
+                "int64",
+                "float",
+                "double",
+                "byte",
+                "date",
+                "date-time",
+                "password",
+                "",
+            ],
+        );
         let path = column.at("jsonPath");
         if path.is_empty() {
             e.push(path.required(""));
@@ -213,10 +248,17 @@ fn selectable_fields(list: &At, e: &mut ErrorList) {
 
 /// A path of plain names: `.spec.replicas`.
 fn simple_path(path: &At, e: &mut ErrorList) {
-    let fine = |step: &str| !step.is_empty() && step.chars().all(|c| c.is_ascii_alphanumeric() || "_-".contains(c));
+    let fine = |step: &str| {
+        !step.is_empty()
+            && step
+                .chars()
+                .all(|c| c.is_ascii_alphanumeric() || "_-".contains(c))
+    };
     match path.text().strip_prefix('.') {
         Some(rest) if rest.split('.').all(fine) => {}
-        _ => e.push(path.invalid("is an invalid path: must be a simple json path, such as .spec.replicas")),
+        _ => e.push(
+            path.invalid("is an invalid path: must be a simple json path, such as .spec.replicas"),
+        ),
     }
 }
 
@@ -237,7 +279,15 @@ fn names(names: &At, required: bool, e: &mut ErrorList) {
             continue;
         }
         let kind = matches!(field, "kind" | "listKind");
-        rule(&at, &if kind { at.text().to_lowercase() } else { at.text().to_owned() }, e);
+        rule(
+            &at,
+            &if kind {
+                at.text().to_lowercase()
+            } else {
+                at.text().to_owned()
+            },
+            e,
+        );
     }
     for list in ["shortNames", "categories"] {
         names.at(list).each().for_each(|n| rule(&n, n.text(), e));
@@ -260,7 +310,10 @@ fn conversion(conversion: &At, preserve: bool, e: &mut ErrorList) {
             e.push(strategy.invalid("must be None if spec.preserveUnknownFields is true"));
         }
         // Upstream's own form of the object is flatter, and so are the paths it reports.
-        let config = At { value: webhook.value.at("clientConfig"), path: conversion.path.child("webhookClientConfig") };
+        let config = At {
+            value: webhook.value.at("clientConfig"),
+            path: conversion.path.child("webhookClientConfig"),
+        };
         if config.exists() {
             rule_of_client(&config, e);
         } else {
@@ -272,23 +325,38 @@ fn conversion(conversion: &At, preserve: bool, e: &mut ErrorList) {
         };
         if versions.is_empty() {
             e.push(versions.required(""));
-        } else if !versions.each().any(|v| matches!(v.text(), "v1" | "v1beta1")) {
+        } else if !versions
+            .each()
+            .any(|v| matches!(v.text(), "v1" | "v1beta1"))
+        {
             e.push(versions.invalid("must include at least one of v1, v1beta1"));
         }
     } else if webhook.exists() {
         let path = conversion.path.child("webhookClientConfig");
-        e.push(FieldError::forbidden(&path, "should not be set when strategy is not set to Webhook"));
+        e.push(FieldError::forbidden(
+            &path,
+            "should not be set when strategy is not set to Webhook",
+        ));
     }
 }
 
 /// Groups of the community need a note of who agreed to them.
 fn approval(obj: &Value, group: &str, old: Option<&Value>, e: &mut ErrorList) {
     const KEY: &str = "api-approved.kubernetes.io";
-    let protected = group == "k8s.io" || group == "kubernetes.io" || group.ends_with(".k8s.io") || group.ends_with(".kubernetes.io");
+    let protected = group == "k8s.io"
+        || group == "kubernetes.io"
+        || group.ends_with(".k8s.io")
+        || group.ends_with(".kubernetes.io");
     if !protected {
         return;
     }
-    let annotation = |o: &Value| o.at("metadata.annotations").get(KEY).and_then(Value::as_str).unwrap_or("").to_owned();
+    let annotation = |o: &Value| {
+        o.at("metadata.annotations")
+            .get(KEY)
+            .and_then(Value::as_str)
+            .unwrap_or("")
+            .to_owned()
+    };
     let now = annotation(obj);
     if old.is_some_and(|o| annotation(o) == now) {
         return;
@@ -297,7 +365,10 @@ fn approval(obj: &Value, group: &str, old: Option<&Value>, e: &mut ErrorList) {
     let path = annotations.path.key(KEY);
     if now.is_empty() {
         e.push(FieldError::required(&path, "protected groups must have approval annotation \"api-approved.kubernetes.io\", see https://github.com/kubernetes/enhancements/pull/1111"));
-    } else if !now.starts_with("unapproved") && !now.starts_with("https://") && !now.starts_with("http://") {
+    } else if !now.starts_with("unapproved")
+        && !now.starts_with("https://")
+        && !now.starts_with("http://")
+    {
         e.push(FieldError::invalid(&path, now, "protected groups must have approval annotation \"api-approved.kubernetes.io\" with either a URL or a reason starting with \"unapproved\", see https://github.com/kubernetes/enhancements/pull/1111"));
     }
 }
@@ -311,7 +382,12 @@ fn validate_update(new: &Value, old: &Value, ctx: &UpdateContext) -> ErrorList {
     }
     let mut e = validate(new, Some(old));
     if established(old) {
-        for field in ["spec.scope", "spec.names.kind", "spec.group", "spec.names.plural"] {
+        for field in [
+            "spec.scope",
+            "spec.names.kind",
+            "spec.group",
+            "spec.names.plural",
+        ] {
             workload::immutable(new, old, field, &mut e);
         }
     }
@@ -327,10 +403,17 @@ fn stored_versions(obj: &Value, e: &mut ErrorList) {
     if list.is_empty() {
         e.push(list.invalid("must have at least one stored version"));
     }
-    let known: Vec<_> = obj.list("spec.versions").iter().map(|v| v.text("name")).collect();
+    let known: Vec<_> = obj
+        .list("spec.versions")
+        .iter()
+        .map(|v| v.text("name"))
+        .collect();
     for version in list.each().filter(|v| !known.contains(&v.text())) {
         let detail = "missing from spec.versions; v was previously a storage version, and must remain in spec.versions until a storage migration ensures no data remains persisted in v and removes v from status.storedVersions";
-        let detail = detail.replace("; v ", &format!("; {} ", version.text())).replace(" in v ", &format!(" in {} ", version.text())).replace("removes v ", &format!("removes {} ", version.text()));
+        let detail = detail
+            .replace("; v ", &format!("; {} ", version.text()))
+            .replace(" in v ", &format!(" in {} ", version.text()))
+            .replace("removes v ", &format!("removes {} ", version.text()));
         e.push(version.invalid(detail));
     }
 }
@@ -363,10 +446,23 @@ mod tests {
         let root = &mut obj["spec"]["versions"][0]["schema"]["openAPIV3Schema"];
         root["properties"]["spec"]["properties"]["lives"] = json!({"description": "no type"});
         root["properties"]["spec"]["properties"]["names"] = json!({"type": "array"});
-        let texts: Vec<_> = validate(&obj, None).iter().map(ToString::to_string).collect();
+        let texts: Vec<_> = validate(&obj, None)
+            .iter()
+            .map(ToString::to_string)
+            .collect();
         let at = "spec.versions[0].schema.openAPIV3Schema.properties[spec].properties";
-        assert!(texts.contains(&format!("{at}[lives].type: Required value: must not be empty for specified object fields")), "{texts:?}");
-        assert!(texts.iter().any(|t| t.starts_with(&format!("{at}[names].items: Required value"))), "{texts:?}");
+        assert!(
+            texts.contains(&format!(
+                "{at}[lives].type: Required value: must not be empty for specified object fields"
+            )),
+            "{texts:?}"
+        );
+        assert!(
+            texts
+                .iter()
+                .any(|t| t.starts_with(&format!("{at}[names].items: Required value"))),
+            "{texts:?}"
+        );
     }
 
     #[test]
@@ -374,9 +470,15 @@ mod tests {
         let old = definition();
         let mut new = old.clone();
         new["spec"]["versions"][0]["name"] = json!("v2");
-        let ctx = UpdateContext { subresource: "", now: "" };
+        let ctx = UpdateContext {
+            subresource: "",
+            now: "",
+        };
         prepare_update(&mut new, &old, &ctx);
-        let texts: Vec<_> = validate_update(&new, &old, &ctx).iter().map(ToString::to_string).collect();
+        let texts: Vec<_> = validate_update(&new, &old, &ctx)
+            .iter()
+            .map(ToString::to_string)
+            .collect();
         assert!(texts[0].starts_with("status.storedVersions[0]: Invalid value: \"v1\": missing from spec.versions; v1 was"), "{texts:?}");
     }
 }

@@ -24,7 +24,10 @@ enum Place {
 
 pub(super) fn validate_root(root: &At, structural: bool, e: &mut ErrorList) {
     if root.has("nullable") && root.value.flag("nullable") {
-        e.push(root.at("nullable").forbidden("nullable cannot be true at the root"));
+        e.push(
+            root.at("nullable")
+                .forbidden("nullable cannot be true at the root"),
+        );
     }
     let kind = root.at("type");
     if structural && kind.text() != "object" {
@@ -46,7 +49,10 @@ fn node(s: &At, place: Place, structural: bool, depth: usize, e: &mut ErrorList)
     extensions(s, place, structural, e);
     lists(s, e);
     if s.has("default") && place == Place::Junctor {
-        e.push(s.at("default").forbidden("must be undefined to be structural"));
+        e.push(
+            s.at("default")
+                .forbidden("must be undefined to be structural"),
+        );
     }
     children(s, place, structural, depth, e);
 }
@@ -70,7 +76,9 @@ fn forbidden_keywords(s: &At, e: &mut ErrorList) {
         }
     }
     if s.value.flag("uniqueItems") {
-        e.push(s.at("uniqueItems").forbidden("uniqueItems cannot be set to true since the runtime complexity becomes quadratic"));
+        e.push(s.at("uniqueItems").forbidden(
+            "uniqueItems cannot be set to true since the runtime complexity becomes quadratic",
+        ));
     }
     let additional = s.at("additionalProperties");
     if additional.value == &Value::Bool(false) {
@@ -100,7 +108,11 @@ fn types(s: &At, place: Place, structural: bool, e: &mut ErrorList) {
     let open = flag(s, "x-kubernetes-preserve-unknown-fields");
     match place {
         Place::Field | Place::Item if kind.is_empty() && !either && !open => {
-            let what = if place == Place::Item { "must not be empty for specified array items" } else { "must not be empty for specified object fields" };
+            let what = if place == Place::Item {
+                "must not be empty for specified array items"
+            } else {
+                "must not be empty for specified object fields"
+            };
             e.push(kind.required(what));
         }
         Place::Junctor => {
@@ -118,7 +130,8 @@ fn types(s: &At, place: Place, structural: bool, e: &mut ErrorList) {
 
 /// The branches of an int-or-string may name their types.
 fn either_branch(s: &At) -> bool {
-    matches!(s.value.text("type"), "integer" | "string") && s.value.as_object().is_some_and(|o| o.len() == 1)
+    matches!(s.value.text("type"), "integer" | "string")
+        && s.value.as_object().is_some_and(|o| o.len() == 1)
 }
 
 fn flag(s: &At, key: &str) -> bool {
@@ -129,13 +142,21 @@ fn extensions(s: &At, place: Place, structural: bool, e: &mut ErrorList) {
     let preserve = "x-kubernetes-preserve-unknown-fields";
     if s.value.get(preserve) == Some(&Value::Bool(false)) {
         let path = s.path.child(preserve);
-        e.push(FieldError::invalid(&path, false, "must be true or undefined"));
+        e.push(FieldError::invalid(
+            &path,
+            false,
+            "must be true or undefined",
+        ));
     }
     let kind = s.value.text("type");
     if flag(s, "x-kubernetes-embedded-resource") {
         let path = s.path.child("x-kubernetes-embedded-resource");
         if kind != "object" {
-            e.push(FieldError::invalid(&s.path.child("type"), kind, "must be object if x-kubernetes-embedded-resource is true"));
+            e.push(FieldError::invalid(
+                &s.path.child("type"),
+                kind,
+                "must be object if x-kubernetes-embedded-resource is true",
+            ));
         }
         if place == Place::Root && structural {
             e.push(FieldError::forbidden(&path, "must not be used at the root"));
@@ -145,7 +166,11 @@ fn extensions(s: &At, place: Place, structural: bool, e: &mut ErrorList) {
         }
     }
     if flag(s, "x-kubernetes-int-or-string") && !kind.is_empty() {
-        e.push(FieldError::invalid(&s.path.child("type"), kind, "must be empty if x-kubernetes-int-or-string is true"));
+        e.push(FieldError::invalid(
+            &s.path.child("type"),
+            kind,
+            "must be empty if x-kubernetes-int-or-string is true",
+        ));
     }
     for rule in s.at("x-kubernetes-validations").each() {
         let expression = rule.at("rule");
@@ -160,20 +185,38 @@ fn extensions(s: &At, place: Place, structural: bool, e: &mut ErrorList) {
             e.push(message.invalid("message must not contain line breaks"));
         }
         if rule.has("reason") {
-            rule.at("reason").one_of(e, &["FieldValueDuplicate", "FieldValueForbidden", "FieldValueInvalid", "FieldValueRequired"]);
+            rule.at("reason").one_of(
+                e,
+                &[
+                    "FieldValueDuplicate",
+                    "FieldValueForbidden",
+                    "FieldValueInvalid",
+                    "FieldValueRequired",
+                ],
+            );
         }
     }
 }
 
 fn lists(s: &At, e: &mut ErrorList) {
-    let (kind, keys) = (s.at("x-kubernetes-list-type"), s.at("x-kubernetes-list-map-keys"));
+    let (kind, keys) = (
+        s.at("x-kubernetes-list-type"),
+        s.at("x-kubernetes-list-map-keys"),
+    );
     if kind.exists() {
         if s.value.text("type") != "array" {
             let path = s.path.child("type");
             if s.value.has("type") {
-                e.push(FieldError::invalid(&path, s.value.text("type"), "must be array if x-kubernetes-list-type is specified"));
+                e.push(FieldError::invalid(
+                    &path,
+                    s.value.text("type"),
+                    "must be array if x-kubernetes-list-type is specified",
+                ));
             } else {
-                e.push(FieldError::required(&path, "must be array if x-kubernetes-list-type is specified"));
+                e.push(FieldError::required(
+                    &path,
+                    "must be array if x-kubernetes-list-type is specified",
+                ));
             }
         }
         if !matches!(kind.text(), "atomic" | "set" | "map") {
@@ -187,11 +230,17 @@ fn lists(s: &At, e: &mut ErrorList) {
         }
         if items.text("type") != "object" {
             let path = s.path.child("items").child("type");
-            e.push(FieldError::invalid(&path, items.text("type"), "must be object if parent array's x-kubernetes-list-type is map"));
+            e.push(FieldError::invalid(
+                &path,
+                items.text("type"),
+                "must be object if parent array's x-kubernetes-list-type is map",
+            ));
         }
         for key in keys.each() {
             if !items.map("properties").contains_key(key.text()) {
-                e.push(key.invalid("entries in x-kubernetes-list-map-keys must all be names of item properties"));
+                e.push(key.invalid(
+                    "entries in x-kubernetes-list-map-keys must all be names of item properties",
+                ));
             }
         }
     } else if !keys.is_empty() {
@@ -201,7 +250,11 @@ fn lists(s: &At, e: &mut ErrorList) {
     if map.exists() {
         if s.value.text("type") != "object" {
             let path = s.path.child("type");
-            e.push(FieldError::invalid(&path, s.value.text("type"), "must be object if x-kubernetes-map-type is specified"));
+            e.push(FieldError::invalid(
+                &path,
+                s.value.text("type"),
+                "must be object if x-kubernetes-map-type is specified",
+            ));
         }
         if !matches!(map.text(), "atomic" | "granular") {
             e.push(map.not_supported(&["atomic", "granular"]));
@@ -210,11 +263,22 @@ fn lists(s: &At, e: &mut ErrorList) {
 }
 
 fn children(s: &At, place: Place, structural: bool, depth: usize, e: &mut ErrorList) {
-    let inner = if place == Place::Junctor { Place::Junctor } else { Place::Field };
-    let items_place = if place == Place::Junctor { Place::Junctor } else { Place::Item };
+    let inner = if place == Place::Junctor {
+        Place::Junctor
+    } else {
+        Place::Field
+    };
+    let items_place = if place == Place::Junctor {
+        Place::Junctor
+    } else {
+        Place::Item
+    };
     for (name, child) in s.at("properties").entries() {
         if place == Place::Root && name == "metadata" {
-            let only_names = child.value.as_object().is_none_or(|o| o.keys().all(|k| matches!(k.as_str(), "type" | "description" | "properties")));
+            let only_names = child.value.as_object().is_none_or(|o| {
+                o.keys()
+                    .all(|k| matches!(k.as_str(), "type" | "description" | "properties"))
+            });
             if structural && !only_names {
                 e.push(child.forbidden("must not specify anything other than name and generateName, but metadata is implicitly specified"));
             }

@@ -22,13 +22,16 @@ pub(crate) static API_SERVICE: Kind = Kind {
         rules::clear_status(obj);
         // A group served from within is there as soon as it is named.
         if !obj.has("spec.service") {
-            obj.put("status", serde_json::json!({"conditions": [{
-                "type": "Available",
-                "status": "True",
-                "reason": "Local",
-                "message": "Local APIServices are always available",
-                "lastTransitionTime": obj.at("metadata.creationTimestamp"),
-            }]}));
+            obj.put(
+                "status",
+                serde_json::json!({"conditions": [{
+                    "type": "Available",
+                    "status": "True",
+                    "reason": "Local",
+                    "message": "Local APIServices are always available",
+                    "lastTransitionTime": obj.at("metadata.creationTimestamp"),
+                }]}),
+            );
         }
     },
     validate,
@@ -36,13 +39,19 @@ pub(crate) static API_SERVICE: Kind = Kind {
         "status" => {
             let mut e = ErrorList::new();
             for condition in At::new(new, "status").at("conditions").each() {
-                condition.at("status").strictly_one_of(&mut e, &["True", "False", "Unknown"]);
+                condition
+                    .at("status")
+                    .strictly_one_of(&mut e, &["True", "False", "Unknown"]);
             }
             e
         }
         _ => validate(new),
     },
-    columns: &[Column::text("Service"), Column::text("Available"), Column::AGE],
+    columns: &[
+        Column::text("Service"),
+        Column::text("Available"),
+        Column::AGE,
+    ],
     cells: |obj, now| {
         let service = obj.at("spec.service");
         let service = if service.is_object() {
@@ -50,7 +59,10 @@ pub(crate) static API_SERVICE: Kind = Kind {
         } else {
             "Local".to_owned()
         };
-        let condition = obj.list("status.conditions").iter().find(|c| c.text("type") == "Available");
+        let condition = obj
+            .list("status.conditions")
+            .iter()
+            .find(|c| c.text("type") == "Available");
         let available = match condition.map(|c| (c.text("status"), c.text("reason"))) {
             None => "Unknown".to_owned(),
             Some(("True", _)) => "True".to_owned(),
@@ -69,7 +81,9 @@ fn validate(obj: &Value) -> ErrorList {
     let name = At::new(obj, "metadata").at("name");
     let required = format!("{}.{}", version.text(), group.text());
     if name.text() != required {
-        e.push(name.invalid(format!("must be `spec.version+\".\"+spec.group`: {required:?}")));
+        e.push(name.invalid(format!(
+            "must be `spec.version+\".\"+spec.group`: {required:?}"
+        )));
     }
     if group.is_empty() && version.text() != "v1" {
         e.push(group.required("only v1 may have an empty group and it better be legacy kube"));
@@ -79,13 +93,25 @@ fn validate(obj: &Value) -> ErrorList {
     for (field, most) in [("groupPriorityMinimum", 20_000), ("versionPriority", 1000)] {
         let at = spec.at(field);
         if !(1..=most).contains(&at.num()) {
-            e.push(FieldError::invalid(&at.path, at.num(), format!("must be positive and less than {most}")));
+            e.push(FieldError::invalid(
+                &at.path,
+                at.num(),
+                format!("must be positive and less than {most}"),
+            ));
         }
     }
-    let (service, bundle, insecure) = (spec.at("service"), spec.at("caBundle"), spec.at("insecureSkipTLSVerify"));
+    let (service, bundle, insecure) = (
+        spec.at("service"),
+        spec.at("caBundle"),
+        spec.at("insecureSkipTLSVerify"),
+    );
     if !service.exists() {
         if !bundle.is_empty() {
-            e.push(FieldError::invalid(&bundle.path, format!("{} bytes", bundle.len()), "local APIServices may not have a caBundle"));
+            e.push(FieldError::invalid(
+                &bundle.path,
+                format!("{} bytes", bundle.len()),
+                "local APIServices may not have a caBundle",
+            ));
         }
         if insecure.flag() {
             e.push(insecure.invalid("local APIServices may not have insecureSkipTLSVerify"));

@@ -19,9 +19,16 @@ pub(crate) static CONTROLLER_REVISION: Kind = Kind {
         workload::immutable(new, old, "data", &mut e);
         e
     },
-    columns: &[Column::text("Controller"), Column::text("Revision"), Column::AGE],
+    columns: &[
+        Column::text("Controller"),
+        Column::text("Revision"),
+        Column::AGE,
+    ],
     cells: |obj, now| {
-        let owner = obj.list("metadata.ownerReferences").iter().find(|o| o.flag("controller"));
+        let owner = obj
+            .list("metadata.ownerReferences")
+            .iter()
+            .find(|o| o.flag("controller"));
         let controller = owner.map_or(cell::NONE.to_owned(), |o| {
             let kind = o.text("kind").to_lowercase();
             match o.text("apiVersion").split_once('/') {
@@ -29,7 +36,11 @@ pub(crate) static CONTROLLER_REVISION: Kind = Kind {
                 None => format!("{kind}/{}", o.text("name")),
             }
         });
-        vec![controller.into(), obj.num("revision").to_string().into(), cell::age(obj, now)]
+        vec![
+            controller.into(),
+            obj.num("revision").to_string().into(),
+            cell::age(obj, now),
+        ]
     },
     ..Kind::GENERIC
 };

@@ -44,13 +44,19 @@ pub(crate) static DAEMON_SET: Kind = Kind {
 
 fn set_template_generation(obj: &mut Value, generation: i64) {
     if let Some(annotations) = obj.object("metadata.annotations") {
-        annotations.insert(TEMPLATE_GENERATION.to_owned(), generation.to_string().into());
+        annotations.insert(
+            TEMPLATE_GENERATION.to_owned(),
+            generation.to_string().into(),
+        );
     }
 }
 
 fn template_generation(obj: &Value) -> i64 {
     let annotation = obj.at("metadata.annotations").get(TEMPLATE_GENERATION);
-    annotation.and_then(Value::as_str).and_then(|g| g.parse().ok()).unwrap_or(0)
+    annotation
+        .and_then(Value::as_str)
+        .and_then(|g| g.parse().ok())
+        .unwrap_or(0)
 }
 
 fn default(obj: &mut Value) {
@@ -112,7 +118,11 @@ fn update_strategy(strategy: &At, e: &mut ErrorList) {
         }
         _ => {
             let shown = strategy.value.clone();
-            e.push(FieldError::not_supported(&strategy.path, shown, &["RollingUpdate", "OnDelete"]));
+            e.push(FieldError::not_supported(
+                &strategy.path,
+                shown,
+                &["RollingUpdate", "OnDelete"],
+            ));
         }
     }
 }

@@ -53,11 +53,18 @@ fn validate(obj: &Value) -> ErrorList {
     workload::template_is_selected(&spec, &mut e);
     workload::lasting_template(&spec, "ReplicaSet", &mut e);
     strategy(&spec.at("strategy"), &mut e);
-    for field in ["minReadySeconds", "revisionHistoryLimit", "progressDeadlineSeconds"] {
+    for field in [
+        "minReadySeconds",
+        "revisionHistoryLimit",
+        "progressDeadlineSeconds",
+    ] {
         spec.at(field).non_negative(&mut e);
     }
     let deadline = spec.at("progressDeadlineSeconds");
-    if deadline.int().is_some_and(|d| d <= spec.value.num("minReadySeconds")) {
+    if deadline
+        .int()
+        .is_some_and(|d| d <= spec.value.num("minReadySeconds"))
+    {
         e.push(deadline.invalid("must be greater than minReadySeconds"));
     }
     e
@@ -68,7 +75,9 @@ fn strategy(strategy: &At, e: &mut ErrorList) {
     match strategy.value.text("type") {
         "Recreate" => {
             if rolling.exists() {
-                e.push(rolling.forbidden("may not be specified when strategy `type` is 'Recreate'"));
+                e.push(
+                    rolling.forbidden("may not be specified when strategy `type` is 'Recreate'"),
+                );
             }
         }
         "RollingUpdate" if !rolling.exists() => {
@@ -86,7 +95,11 @@ fn strategy(strategy: &At, e: &mut ErrorList) {
         }
         _ => {
             let shown = strategy.value.clone();
-            e.push(FieldError::not_supported(&strategy.path, shown, &["Recreate", "RollingUpdate"]));
+            e.push(FieldError::not_supported(
+                &strategy.path,
+                shown,
+                &["Recreate", "RollingUpdate"],
+            ));
         }
     }
 }
@@ -128,7 +141,11 @@ fn validate_update(new: &Value, old: &Value, ctx: &UpdateContext) -> ErrorList {
                 ("updatedReplicas", "replicas", WITHIN_REPLICAS),
                 ("readyReplicas", "replicas", WITHIN_REPLICAS),
                 ("availableReplicas", "replicas", WITHIN_REPLICAS),
-                ("availableReplicas", "readyReplicas", "cannot be greater than readyReplicas"),
+                (
+                    "availableReplicas",
+                    "readyReplicas",
+                    "cannot be greater than readyReplicas",
+                ),
             ],
         );
         workload::not_decremented(new, old, "status.collisionCount", &mut e);
@@ -142,7 +159,12 @@ fn validate_update(new: &Value, old: &Value, ctx: &UpdateContext) -> ErrorList {
 fn cells(obj: &Value, now: i64) -> Vec<Value> {
     let [names, images] = workload::wide_cells(obj, "spec.template");
     vec![
-        format!("{}/{}", obj.num("status.readyReplicas"), obj.num("spec.replicas")).into(),
+        format!(
+            "{}/{}",
+            obj.num("status.readyReplicas"),
+            obj.num("spec.replicas")
+        )
+        .into(),
         obj.num("status.updatedReplicas").into(),
         obj.num("status.availableReplicas").into(),
         cell::age(obj, now),
@@ -173,7 +195,10 @@ mod tests {
         assert_eq!(validate(&obj), ErrorList::new());
         assert_eq!(obj["spec"]["strategy"]["rollingUpdate"]["maxSurge"], "25%");
         assert_eq!(obj["spec"]["template"]["spec"]["dnsPolicy"], "ClusterFirst");
-        assert_eq!(obj["spec"]["template"]["spec"].get("enableServiceLinks"), None);
+        assert_eq!(
+            obj["spec"]["template"]["spec"].get("enableServiceLinks"),
+            None
+        );
     }
 
     #[test]
@@ -181,10 +206,19 @@ mod tests {
         let old = deployment();
         let mut new = deployment();
         new["spec"]["selector"] = json!({"matchLabels": {"app": "b"}});
-        let ctx = UpdateContext { subresource: "", now: "" };
-        let texts: Vec<_> = validate_update(&new, &old, &ctx).iter().map(ToString::to_string).collect();
+        let ctx = UpdateContext {
+            subresource: "",
+            now: "",
+        };
+        let texts: Vec<_> = validate_update(&new, &old, &ctx)
+            .iter()
+            .map(ToString::to_string)
+            .collect();
         assert!(texts[0].contains("spec.template.metadata.labels: Invalid value: {\"app\":\"a\"}: `selector` does not match template `labels`"), "{texts:?}");
-        assert!(texts[1].starts_with("spec.selector: Invalid value: "), "{texts:?}");
+        assert!(
+            texts[1].starts_with("spec.selector: Invalid value: "),
+            "{texts:?}"
+        );
         assert!(texts[1].ends_with("field is immutable"));
     }
 
@@ -195,7 +229,10 @@ mod tests {
         let mut new = old.clone();
         old["status"] = json!({});
         new["status"] = json!({"replicas": 4});
-        let ctx = UpdateContext { subresource: "", now: "" };
+        let ctx = UpdateContext {
+            subresource: "",
+            now: "",
+        };
         prepare_update(&mut new, &old, &ctx);
         assert_eq!(new, old);
         new["spec"]["replicas"] = json!(3);

@@ -96,7 +96,11 @@ pub(crate) fn status(obj: &Value) -> ErrorList {
             ("fullyLabeledReplicas", "replicas", WITHIN_REPLICAS),
             ("readyReplicas", "replicas", WITHIN_REPLICAS),
             ("availableReplicas", "replicas", WITHIN_REPLICAS),
-            ("availableReplicas", "readyReplicas", "cannot be greater than readyReplicas"),
+            (
+                "availableReplicas",
+                "readyReplicas",
+                "cannot be greater than readyReplicas",
+            ),
         ],
     )
 }

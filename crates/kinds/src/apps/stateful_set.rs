@@ -32,10 +32,19 @@ pub(crate) static STATEFUL_SET: Kind = Kind {
     prepare_update: super::replica_set::prepare_update,
     validate_update,
     warnings: workload::template_warnings,
-    columns: &[Column::text("Ready"), Column::AGE, Column::wide("Containers"), Column::wide("Images")],
+    columns: &[
+        Column::text("Ready"),
+        Column::AGE,
+        Column::wide("Containers"),
+        Column::wide("Images"),
+    ],
     cells: |obj, now| {
         let [names, images] = workload::wide_cells(obj, "spec.template");
-        let ready = format!("{}/{}", obj.num("status.readyReplicas"), obj.num("spec.replicas"));
+        let ready = format!(
+            "{}/{}",
+            obj.num("status.readyReplicas"),
+            obj.num("spec.replicas")
+        );
         vec![ready.into(), cell::age(obj, now), names, images]
     },
     validate_name: |name, prefix| validation::is_dns1123_label(crate::check::masked(name, prefix)),
@@ -48,11 +57,19 @@ fn default(obj: &mut Value) {
         obj.put("spec.updateStrategy.type", "RollingUpdate");
         obj.fill("spec.updateStrategy.rollingUpdate", json!({}));
     }
-    if obj.text("spec.updateStrategy.type") == "RollingUpdate" && obj.has("spec.updateStrategy.rollingUpdate") {
+    if obj.text("spec.updateStrategy.type") == "RollingUpdate"
+        && obj.has("spec.updateStrategy.rollingUpdate")
+    {
         obj.fill("spec.updateStrategy.rollingUpdate.partition", 0);
     }
-    obj.fill_text("spec.persistentVolumeClaimRetentionPolicy.whenDeleted", "Retain");
-    obj.fill_text("spec.persistentVolumeClaimRetentionPolicy.whenScaled", "Retain");
+    obj.fill_text(
+        "spec.persistentVolumeClaimRetentionPolicy.whenDeleted",
+        "Retain",
+    );
+    obj.fill_text(
+        "spec.persistentVolumeClaimRetentionPolicy.whenScaled",
+        "Retain",
+    );
     obj.fill("spec.replicas", 1);
     obj.fill("spec.revisionHistoryLimit", 10);
     pod::default_template(obj, "spec.template");
@@ -69,7 +86,8 @@ fn validate(obj: &Value) -> ErrorList {
     for claim in spec.at("volumeClaimTemplates").each() {
         persistent_volume_claim::validate_spec(&claim.at("spec"), &mut e);
     }
-    spec.at("serviceName").optional_conforms(&mut e, validation::is_dns1123_label);
+    spec.at("serviceName")
+        .optional_conforms(&mut e, validation::is_dns1123_label);
     validate_spec(&spec, &mut e);
     e
 }
@@ -85,7 +103,9 @@ fn validate_spec(spec: &At, e: &mut ErrorList) {
     let retention = spec.at("persistentVolumeClaimRetentionPolicy");
     if retention.exists() {
         for field in ["whenDeleted", "whenScaled"] {
-            retention.at(field).strictly_one_of(e, &["Retain", "Delete"]);
+            retention
+                .at(field)
+                .strictly_one_of(e, &["Retain", "Delete"]);
         }
     }
     spec.at("replicas").non_negative(e);
@@ -94,7 +114,10 @@ fn validate_spec(spec: &At, e: &mut ErrorList) {
     workload::selector(spec, "empty selector is invalid for statefulset", e);
     workload::template_is_selected(spec, e);
     let completed = with_claims_as_volumes(spec.value);
-    let template = At { value: &completed, path: spec.path.child("template") };
+    let template = At {
+        value: &completed,
+        path: spec.path.child("template"),
+    };
     pod::pod_template(&template, e);
     workload::only_lasting(&template, "StatefulSet", e);
 }
@@ -109,9 +132,14 @@ fn with_claims_as_volumes(spec: &Value) -> Value {
         return template;
     }
     let names: Vec<_> = claims.iter().map(|c| c.text("metadata.name")).collect();
-    let mut volumes: Vec<Value> =
-        names.iter().map(|n| json!({"name": n, "persistentVolumeClaim": {"claimName": n}})).collect();
-    let others = template.list("spec.volumes").iter().filter(|v| !names.contains(&v.text("name")));
+    let mut volumes: Vec<Value> = names
+        .iter()
+        .map(|n| json!({"name": n, "persistentVolumeClaim": {"claimName": n}}))
+        .collect();
+    let others = template
+        .list("spec.volumes")
+        .iter()
+        .filter(|v| !names.contains(&v.text("name")));
     volumes.extend(others.cloned());
     template.put("spec.volumes", volumes);
     template
@@ -159,7 +187,11 @@ fn validate_update(new: &Value, old: &Value, ctx: &UpdateContext) -> ErrorList {
                 ("currentReplicas", "replicas", WITHIN_REPLICAS),
                 ("updatedReplicas", "replicas", WITHIN_REPLICAS),
                 ("availableReplicas", "replicas", WITHIN_REPLICAS),
-                ("availableReplicas", "readyReplicas", "cannot be greater than status.readyReplicas"),
+                (
+                    "availableReplicas",
+                    "readyReplicas",
+                    "cannot be greater than status.readyReplicas",
+                ),
             ],
         );
         workload::not_decremented(new, old, "status.collisionCount", &mut e);

@@ -20,8 +20,12 @@ pub(crate) static TOKEN_REVIEW: Kind = Kind {
     ..Kind::GENERIC
 };
 
-pub(crate) static SUBJECT_ACCESS_REVIEW: Kind =
-    Kind { group: GROUP, resource: "subjectaccessreviews", validate: |obj| subject_access(obj, false), ..Kind::GENERIC };
+pub(crate) static SUBJECT_ACCESS_REVIEW: Kind = Kind {
+    group: GROUP,
+    resource: "subjectaccessreviews",
+    validate: |obj| subject_access(obj, false),
+    ..Kind::GENERIC
+};
 
 pub(crate) static LOCAL_SUBJECT_ACCESS_REVIEW: Kind = Kind {
     group: GROUP,
@@ -32,26 +36,43 @@ pub(crate) static LOCAL_SUBJECT_ACCESS_REVIEW: Kind = Kind {
         let namespace = spec.at("resourceAttributes").at("namespace");
         if spec.has("resourceAttributes") && namespace.text() != obj.text("metadata.namespace") {
             let detail = "must match metadata.namespace";
-            e.push(FieldError::invalid(&namespace.path, namespace.text(), detail));
+            e.push(FieldError::invalid(
+                &namespace.path,
+                namespace.text(),
+                detail,
+            ));
         }
         if spec.has("nonResourceAttributes") {
-            e.push(spec.at("nonResourceAttributes").forbidden("disallowed on this kind of request"));
+            e.push(
+                spec.at("nonResourceAttributes")
+                    .forbidden("disallowed on this kind of request"),
+            );
         }
         e
     },
     ..Kind::GENERIC
 };
 
-pub(crate) static SELF_SUBJECT_ACCESS_REVIEW: Kind =
-    Kind { group: GROUP, resource: "selfsubjectaccessreviews", validate: |obj| subject_access(obj, true), ..Kind::GENERIC };
+pub(crate) static SELF_SUBJECT_ACCESS_REVIEW: Kind = Kind {
+    group: GROUP,
+    resource: "selfsubjectaccessreviews",
+    validate: |obj| subject_access(obj, true),
+    ..Kind::GENERIC
+};
 
-pub(crate) static SELF_SUBJECT_RULES_REVIEW: Kind =
-    Kind { group: GROUP, resource: "selfsubjectrulesreviews", ..Kind::GENERIC };
+pub(crate) static SELF_SUBJECT_RULES_REVIEW: Kind = Kind {
+    group: GROUP,
+    resource: "selfsubjectrulesreviews",
+    ..Kind::GENERIC
+};
 
 fn subject_access(obj: &Value, of_self: bool) -> ErrorList {
     let mut e = ErrorList::new();
     let spec = At::new(obj, "spec");
-    let (resource, other) = (spec.at("resourceAttributes"), spec.at("nonResourceAttributes"));
+    let (resource, other) = (
+        spec.at("resourceAttributes"),
+        spec.at("nonResourceAttributes"),
+    );
     if resource.exists() && other.exists() {
         e.push(other.invalid("cannot be specified in combination with resourceAttributes"));
     }
@@ -61,7 +82,11 @@ fn subject_access(obj: &Value, of_self: bool) -> ErrorList {
     }
     if !of_self && spec.at("user").is_empty() && spec.at("groups").is_empty() {
         let user = spec.at("user");
-        e.push(FieldError::invalid(&user.path, user.text(), "at least one of user or group must be specified"));
+        e.push(FieldError::invalid(
+            &user.path,
+            user.text(),
+            "at least one of user or group must be specified",
+        ));
     }
     e
 }

@@ -132,7 +132,10 @@ fn unflatten(metric: &Value, table: &[Fields]) -> Value {
                 out.put(&format!("{kind}.{nested}"), from.at(flat).clone());
             }
         }
-        if let Some(target) = out.at_mut(&format!("{kind}.target")).filter(|t| t.is_object()) {
+        if let Some(target) = out
+            .at_mut(&format!("{kind}.target"))
+            .filter(|t| t.is_object())
+        {
             let by = if target.has("averageUtilization") {
                 "Utilization"
             } else if target.has("averageValue") {
@@ -147,7 +150,9 @@ fn unflatten(metric: &Value, table: &[Fields]) -> Value {
 }
 
 fn is_cpu(metric: &Value, utilization: &str) -> bool {
-    metric.text("type") == "Resource" && metric.text("resource.name") == "cpu" && metric.at("resource").has(utilization)
+    metric.text("type") == "Resource"
+        && metric.text("resource.name") == "cpu"
+        && metric.at("resource").has(utilization)
 }
 
 fn annotate(obj: &mut Value, key: &str, value: &Value) {
@@ -170,12 +175,19 @@ pub(super) fn to_v1(obj: &mut Value) {
     obj.put("apiVersion", "autoscaling/v1");
     let metrics = obj.list("spec.metrics").to_vec();
     obj.remove("spec.metrics");
-    let cpu = metrics.iter().position(|m| is_cpu(m, "target.averageUtilization"));
+    let cpu = metrics
+        .iter()
+        .position(|m| is_cpu(m, "target.averageUtilization"));
     if let Some(i) = cpu {
         let target = metrics[i].at("resource.target.averageUtilization").clone();
         obj.put("spec.targetCPUUtilizationPercentage", target);
     }
-    let rest: Vec<_> = metrics.iter().enumerate().filter(|(i, _)| Some(*i) != cpu).map(|(_, m)| flatten(m, SPECS)).collect();
+    let rest: Vec<_> = metrics
+        .iter()
+        .enumerate()
+        .filter(|(i, _)| Some(*i) != cpu)
+        .map(|(_, m)| flatten(m, SPECS))
+        .collect();
     if !rest.is_empty() {
         annotate(obj, METRICS, &rest.into());
     }
@@ -186,8 +198,14 @@ pub(super) fn to_v1(obj: &mut Value) {
     }
     let current = obj.list("status.currentMetrics").to_vec();
     obj.remove("status.currentMetrics");
-    if let Some(cpu) = current.iter().find(|m| is_cpu(m, "current.averageUtilization")) {
-        obj.put("status.currentCPUUtilizationPercentage", cpu.at("resource.current.averageUtilization").clone());
+    if let Some(cpu) = current
+        .iter()
+        .find(|m| is_cpu(m, "current.averageUtilization"))
+    {
+        obj.put(
+            "status.currentCPUUtilizationPercentage",
+            cpu.at("resource.current.averageUtilization").clone(),
+        );
     }
     if !current.is_empty() {
         let flat: Vec<_> = current.iter().map(|m| flatten(m, STATUSES)).collect();

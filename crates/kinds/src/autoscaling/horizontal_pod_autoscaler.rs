@@ -40,9 +40,16 @@ pub(crate) static HORIZONTAL_POD_AUTOSCALER: Kind = Kind {
     ],
     cells: |obj, now| {
         vec![
-            format!("{}/{}", obj.text("spec.scaleTargetRef.kind"), obj.text("spec.scaleTargetRef.name")).into(),
+            format!(
+                "{}/{}",
+                obj.text("spec.scaleTargetRef.kind"),
+                obj.text("spec.scaleTargetRef.name")
+            )
+            .into(),
             targets(obj).into(),
-            obj.int("spec.minReplicas").map_or(UNSET.to_owned(), |n| n.to_string()).into(),
+            obj.int("spec.minReplicas")
+                .map_or(UNSET.to_owned(), |n| n.to_string())
+                .into(),
             obj.num("spec.maxReplicas").into(),
             obj.num("status.currentReplicas").into(),
             cell::age(obj, now),
@@ -81,11 +88,15 @@ fn default(obj: &mut Value) {
 
 fn reference(at: &At, e: &mut ErrorList) {
     for field in ["kind", "name"] {
-        at.at(field).required_conforms(e, |n| name_is_path_segment(n, false));
+        at.at(field)
+            .required_conforms(e, |n| name_is_path_segment(n, false));
     }
     let version = at.at("apiVersion");
     if version.text().matches('/').count() > 1 {
-        e.push(version.invalid(format!("unexpected GroupVersion string: {}", version.text())));
+        e.push(version.invalid(format!(
+            "unexpected GroupVersion string: {}",
+            version.text()
+        )));
     }
 }
 
@@ -116,7 +127,10 @@ fn validate(obj: &Value) -> ErrorList {
 fn metric(metric: &At, e: &mut ErrorList) {
     let kind = metric.at("type");
     let names: Vec<_> = TYPES.iter().map(|(n, _)| *n).collect();
-    let expected = TYPES.iter().find(|(n, _)| *n == kind.text()).map(|(_, field)| *field);
+    let expected = TYPES
+        .iter()
+        .find(|(n, _)| *n == kind.text())
+        .map(|(_, field)| *field);
     if kind.is_empty() {
         e.push(kind.required("must specify a metric source type"));
     }
@@ -145,12 +159,18 @@ fn source(source: &At, field: &str, e: &mut ErrorList) {
                 e.push(source.at("name").required("must specify a resource name"));
             }
             if field == "containerResource" && source.at("container").is_empty() {
-                e.push(source.at("container").required("must specify a container name"));
+                e.push(
+                    source
+                        .at("container")
+                        .required("must specify a container name"),
+                );
             }
         }
         _ => {
             let metric = source.at("metric");
-            metric.at("name").required_conforms(e, |n| name_is_path_segment(n, false));
+            metric
+                .at("name")
+                .required_conforms(e, |n| name_is_path_segment(n, false));
             metric.at("selector").label_selector(e);
             if field == "object" {
                 reference(&source.at("describedObject"), e);
@@ -176,7 +196,9 @@ fn source(source: &At, field: &str, e: &mut ErrorList) {
     let (value, average) = (target.has("value"), target.has("averageValue"));
     let missing = match field {
         "object" if !value && !average => Some("must set either a target value or averageValue"),
-        "external" if !value && !average => Some("must set either a target value for metric or a per-pod target"),
+        "external" if !value && !average => {
+            Some("must set either a target value for metric or a per-pod target")
+        }
         "pods" if !average => Some("must specify a positive target averageValue"),
         _ => None,
     };
@@ -184,7 +206,11 @@ fn source(source: &At, field: &str, e: &mut ErrorList) {
         e.push(target.at("averageValue").required(detail));
     }
     if field == "external" && value && average {
-        e.push(target.at("value").forbidden("may not set both a target value for metric and a per-pod target"));
+        e.push(
+            target
+                .at("value")
+                .forbidden("may not set both a target value for metric and a per-pod target"),
+        );
     }
     if matches!(field, "resource" | "containerResource") {
         if !share.exists() && !average {
@@ -205,7 +231,9 @@ fn scaling(rules: &At, e: &mut ErrorList) {
     if window.num() > 3600 {
         e.push(window.invalid("must be less than or equal to 3600"));
     }
-    rules.at("selectPolicy").one_of(e, &["Disabled", "Max", "Min"]);
+    rules
+        .at("selectPolicy")
+        .one_of(e, &["Disabled", "Max", "Min"]);
     let policies = rules.at("policies");
     if policies.is_empty() {
         e.push(policies.required("must specify at least one Policy"));
@@ -219,7 +247,11 @@ fn scaling(rules: &At, e: &mut ErrorList) {
             e.push(period.invalid("must be less than or equal to 1800"));
         }
     }
-    if rules.at("tolerance").quantity().is_some_and(|q| q.is_negative()) {
+    if rules
+        .at("tolerance")
+        .quantity()
+        .is_some_and(|q| q.is_negative())
+    {
         e.push(rules.at("tolerance").invalid(crate::check::NON_NEGATIVE));
     }
 }
@@ -229,9 +261,22 @@ fn targets(obj: &Value) -> String {
     if specs.is_empty() {
         return NONE.to_owned();
     }
-    let all: Vec<_> = specs.iter().enumerate().map(|(i, spec)| target(spec, obj.list("status.currentMetrics").get(i))).collect();
-    let shown = all.iter().take(2).map(String::as_str).collect::<Vec<_>>().join(", ");
-    if all.len() > 2 { format!("{shown} + {} more...", all.len() - 2) } else { shown }
+    let all: Vec<_> = specs
+        .iter()
+        .enumerate()
+        .map(|(i, spec)| target(spec, obj.list("status.currentMetrics").get(i)))
+        .collect();
+    let shown = all
+        .iter()
+        .take(2)
+        .map(String::as_str)
+        .collect::<Vec<_>>()
+        .join(", ");
+    if all.len() > 2 {
+        format!("{shown} + {} more...", all.len() - 2)
+    } else {
+        shown
+    }
 }
 
 fn target(spec: &Value, status: Option<&Value>) -> String {
@@ -239,21 +284,50 @@ fn target(spec: &Value, status: Option<&Value>) -> String {
         return "<unknown type>".to_owned();
     };
     let wanted = spec.at(field).at("target");
-    let current = |path: &str| status.map(|s| s.at(field).at("current").at(path)).filter(|v| !v.is_null());
-    let amount = |v: Option<&Value>| v.and_then(quantity).map_or(UNKNOWN.to_owned(), |q| q.to_string());
+    let current = |path: &str| {
+        status
+            .map(|s| s.at(field).at("current").at(path))
+            .filter(|v| !v.is_null())
+    };
+    let amount = |v: Option<&Value>| {
+        v.and_then(quantity)
+            .map_or(UNKNOWN.to_owned(), |q| q.to_string())
+    };
     let average = wanted.has("averageValue");
     let name = spec.at(field).text("name");
     match *field {
         "resource" | "containerResource" if average => {
-            format!("{name}: {}/{}", amount(current("averageValue")), amount(Some(wanted.at("averageValue"))))
+            format!(
+                "{name}: {}/{}",
+                amount(current("averageValue")),
+                amount(Some(wanted.at("averageValue")))
+            )
         }
         "resource" | "containerResource" => {
-            let share = |v: Option<&Value>, none: &str| v.and_then(Value::as_i64).map_or(none.to_owned(), |n| format!("{n}%"));
+            let share = |v: Option<&Value>, none: &str| {
+                v.and_then(Value::as_i64)
+                    .map_or(none.to_owned(), |n| format!("{n}%"))
+            };
             let wanted = share(Some(wanted.at("averageUtilization")), "<auto>");
-            format!("{name}: {}/{wanted}", share(current("averageUtilization"), UNKNOWN))
+            format!(
+                "{name}: {}/{wanted}",
+                share(current("averageUtilization"), UNKNOWN)
+            )
         }
-        "pods" => format!("{}/{}", amount(current("averageValue")), amount(Some(wanted.at("averageValue")))),
-        _ if average => format!("{}/{} (avg)", amount(current("averageValue")), amount(Some(wanted.at("averageValue")))),
-        _ => format!("{}/{}", amount(current("value")), amount(Some(wanted.at("value")))),
+        "pods" => format!(
+            "{}/{}",
+            amount(current("averageValue")),
+            amount(Some(wanted.at("averageValue")))
+        ),
+        _ if average => format!(
+            "{}/{} (avg)",
+            amount(current("averageValue")),
+            amount(Some(wanted.at("averageValue")))
+        ),
+        _ => format!(
+            "{}/{}",
+            amount(current("value")),
+            amount(Some(wanted.at("value")))
+        ),
     }
 }

@@ -35,7 +35,13 @@ pub(crate) static CRON_JOB: Kind = Kind {
         if old.is_some_and(|old| old.at(path) == new.at(path)) {
             return Vec::new();
         }
-        pod::template_warnings(&At::new(new, "spec").at("jobTemplate").at("spec").at("template").at("spec"))
+        pod::template_warnings(
+            &At::new(new, "spec")
+                .at("jobTemplate")
+                .at("spec")
+                .at("template")
+                .at("spec"),
+        )
     },
     columns: &[
         Column::text("Schedule"),
@@ -76,9 +82,15 @@ fn validate(obj: &Value, old: Option<&Value>) -> ErrorList {
         let kept = old.is_some_and(|o| o.text("spec.schedule").contains("TZ"));
         if text.text().contains("TZ") {
             if !kept {
-                e.push(text.invalid("cannot use TZ or CRON_TZ in schedule, use timeZone field instead"));
+                e.push(
+                    text.invalid(
+                        "cannot use TZ or CRON_TZ in schedule, use timeZone field instead",
+                    ),
+                );
             } else if spec.has("timeZone") {
-                e.push(text.invalid("cannot use both timeZone field and TZ or CRON_TZ in schedule"));
+                e.push(
+                    text.invalid("cannot use both timeZone field and TZ or CRON_TZ in schedule"),
+                );
             }
         }
     }
@@ -86,14 +98,23 @@ fn validate(obj: &Value, old: Option<&Value>) -> ErrorList {
     if !old.is_some_and(|o| same(o.at("spec.timeZone"), spec.value.at("timeZone"))) {
         time_zone(&spec.at("timeZone"), &mut e);
     }
-    spec.at("concurrencyPolicy").required_one_of(&mut e, &["Allow", "Forbid", "Replace"]);
+    spec.at("concurrencyPolicy")
+        .required_one_of(&mut e, &["Allow", "Forbid", "Replace"]);
     let template = spec.at("jobTemplate").at("spec");
     job::validate_spec(&template, &mut e);
     if template.has("selector") {
-        e.push(template.at("selector").invalid("`selector` will be auto-generated"));
+        e.push(
+            template
+                .at("selector")
+                .invalid("`selector` will be auto-generated"),
+        );
     }
     if template.value.flag("manualSelector") {
-        e.push(template.at("manualSelector").not_supported(&["nil", "false"]));
+        e.push(
+            template
+                .at("manualSelector")
+                .not_supported(&["nil", "false"]),
+        );
     }
     spec.at("successfulJobsHistoryLimit").non_negative(&mut e);
     spec.at("failedJobsHistoryLimit").non_negative(&mut e);
@@ -112,15 +133,23 @@ fn time_zone(zone: &At, e: &mut ErrorList) {
         !part.starts_with('-')
             && !matches!(part, "." | "..")
             && (1..=14).contains(&part.len())
-            && part.chars().all(|c| c.is_ascii_alphanumeric() || "._-+".contains(c))
+            && part
+                .chars()
+                .all(|c| c.is_ascii_alphanumeric() || "._-+".contains(c))
     };
     if !text.split('/').all(fine) {
         return e.push(zone.invalid(format!("unknown time zone {text}")));
     }
     if text.eq_ignore_ascii_case("local") {
-        e.push(zone.invalid("timeZone must be an explicit time zone as defined in https://www.iana.org/time-zones"));
+        e.push(zone.invalid(
+            "timeZone must be an explicit time zone as defined in https://www.iana.org/time-zones",
+        ));
     } else if text != "UTC" && jiff::tz::TimeZone::get(text).is_err() {
-        e.push(FieldError::invalid(&zone.path, text, format!("unknown time zone {text}")));
+        e.push(FieldError::invalid(
+            &zone.path,
+            text,
+            format!("unknown time zone {text}"),
+        ));
     }
 }
 
@@ -134,7 +163,11 @@ fn cells(obj: &Value, now: i64) -> Vec<Value> {
     vec![
         obj.text("spec.schedule").into(),
         zone.into(),
-        if obj.flag("spec.suspend") { "True".into() } else { "False".into() },
+        if obj.flag("spec.suspend") {
+            "True".into()
+        } else {
+            "False".into()
+        },
         obj.list("status.active").len().into(),
         last.into(),
         cell::age(obj, now),

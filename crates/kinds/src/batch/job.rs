@@ -51,12 +51,20 @@ fn default(obj: &mut Value) {
     obj.fill("spec.parallelism", 1);
     let per_index = obj.has("spec.backoffLimitPerIndex");
     obj.fill("spec.backoffLimit", if per_index { i32::MAX } else { 6 });
-    if obj.map("metadata.labels").is_empty() && !obj.map("spec.template.metadata.labels").is_empty() {
-        obj.put("metadata.labels", obj.at("spec.template.metadata.labels").clone());
+    if obj.map("metadata.labels").is_empty() && !obj.map("spec.template.metadata.labels").is_empty()
+    {
+        obj.put(
+            "metadata.labels",
+            obj.at("spec.template.metadata.labels").clone(),
+        );
     }
     obj.fill("spec.completionMode", "NonIndexed");
     obj.fill("spec.suspend", false);
-    let replacement = if obj.has("spec.podFailurePolicy") { "Failed" } else { "TerminatingOrFailed" };
+    let replacement = if obj.has("spec.podFailurePolicy") {
+        "Failed"
+    } else {
+        "TerminatingOrFailed"
+    };
     obj.fill("spec.podReplacementPolicy", replacement);
     obj.fill("spec.manualSelector", false);
     for rule in obj.list_mut("spec.podFailurePolicy.rules") {
@@ -104,7 +112,9 @@ fn validate(obj: &Value) -> ErrorList {
         let name = At::new(obj, "metadata").at("name");
         let host = format!("{}-{}", name.text(), completions - 1);
         if !validation::is_dns1123_label(&host).is_empty() {
-            e.push(name.invalid(format!("will not able to create pod with invalid DNS label: {host}")));
+            e.push(name.invalid(format!(
+                "will not able to create pod with invalid DNS label: {host}"
+            )));
         }
     }
     e
@@ -118,7 +128,10 @@ fn generated_selector(obj: &Value, e: &mut ErrorList) {
     if uid.is_null() {
         e.push(At::new(obj, "metadata").at("uid").required(""));
     }
-    let template = At::new(obj, "spec").at("template").at("metadata").at("labels");
+    let template = At::new(obj, "spec")
+        .at("template")
+        .at("metadata")
+        .at("labels");
     let mut expected = serde_json::Map::new();
     for (keys, value) in [(UID_LABELS, uid), (NAME_LABELS, name)] {
         for key in keys {
@@ -128,7 +141,11 @@ fn generated_selector(obj: &Value, e: &mut ErrorList) {
             let path = template.path.key(key);
             match found {
                 None => e.push(FieldError::required(&path, format!("must be '{shown}'"))),
-                Some(v) if v != value => e.push(FieldError::invalid(&template.path, template.value.clone(), format!("must be '{shown}'"))),
+                Some(v) if v != value => e.push(FieldError::invalid(
+                    &template.path,
+                    template.value.clone(),
+                    format!("must be '{shown}'"),
+                )),
                 Some(_) => {}
             }
         }
@@ -193,7 +210,10 @@ pub(super) fn validate_spec(spec: &At, e: &mut ErrorList) {
         "Never" => {}
         "OnFailure" => {
             if spec.has("podFailurePolicy") {
-                e.push(restart.invalid("only \"Never\" is supported when podFailurePolicy is specified"));
+                e.push(
+                    restart
+                        .invalid("only \"Never\" is supported when podFailurePolicy is specified"),
+                );
             }
         }
         _ => e.push(restart.not_supported(&["OnFailure", "Never"])),
@@ -211,7 +231,11 @@ fn managed_by(at: &At, e: &mut ErrorList) {
 }
 
 fn indexed(spec: &At, e: &mut ErrorList) {
-    let (completions, parallelism, max_failed) = (spec.at("completions"), spec.at("parallelism"), spec.at("maxFailedIndexes"));
+    let (completions, parallelism, max_failed) = (
+        spec.at("completions"),
+        spec.at("parallelism"),
+        spec.at("maxFailedIndexes"),
+    );
     if !completions.exists() {
         e.push(completions.required("when completion mode is Indexed"));
     }
@@ -243,7 +267,9 @@ fn failure_policy(spec: &At, e: &mut ErrorList) {
     for rule in rules.each() {
         let action = rule.at("action");
         match action.text() {
-            "" => e.push(action.required("valid values: [\"Count\" \"FailIndex\" \"FailJob\" \"Ignore\"]")),
+            "" => e.push(
+                action.required("valid values: [\"Count\" \"FailIndex\" \"FailJob\" \"Ignore\"]"),
+            ),
             "FailIndex" => {
                 if !spec.has("backoffLimitPerIndex") {
                     e.push(action.invalid("requires the backoffLimitPerIndex to be set"));
@@ -268,8 +294,12 @@ fn failure_policy(spec: &At, e: &mut ErrorList) {
             }
         }
         match (codes.exists(), conditions.len() > 0) {
-            (true, true) => e.push(rule.invalid("specifying both OnExitCodes and OnPodConditions is not supported")),
-            (false, false) => e.push(rule.invalid("specifying one of OnExitCodes and OnPodConditions is required")),
+            (true, true) => e.push(
+                rule.invalid("specifying both OnExitCodes and OnPodConditions is not supported"),
+            ),
+            (false, false) => e.push(
+                rule.invalid("specifying one of OnExitCodes and OnPodConditions is required"),
+            ),
             _ => {}
         }
     }
@@ -284,9 +314,16 @@ fn exit_codes(spec: &At, codes: &At, e: &mut ErrorList) {
     }
     let container = codes.at("containerName");
     let pod = spec.value.at("template.spec");
-    let named = |list: &str| pod.list(list).iter().any(|c| c.text("name") == container.text());
+    let named = |list: &str| {
+        pod.list(list)
+            .iter()
+            .any(|c| c.text("name") == container.text())
+    };
     if container.exists() && !named("containers") && !named("initContainers") {
-        e.push(container.invalid("must be one of the container or initContainer names in the pod template"));
+        e.push(
+            container
+                .invalid("must be one of the container or initContainer names in the pod template"),
+        );
     }
     let values = codes.at("values");
     if values.len() == 0 {
@@ -311,7 +348,11 @@ fn exit_codes(spec: &At, codes: &At, e: &mut ErrorList) {
 fn success_policy(spec: &At, policy: &At, e: &mut ErrorList) {
     let rules = policy.at("rules");
     if rules.len() == 0 {
-        e.push(rules.required("at least one rules must be specified when the successPolicy is specified"));
+        e.push(
+            rules.required(
+                "at least one rules must be specified when the successPolicy is specified",
+            ),
+        );
     }
     if rules.len() > 20 {
         e.push(FieldError::too_many(&rules.path, rules.len(), 20));
@@ -320,22 +361,32 @@ fn success_policy(spec: &At, policy: &At, e: &mut ErrorList) {
     for rule in rules.each() {
         let (count, indexes) = (rule.at("succeededCount"), rule.at("succeededIndexes"));
         if !count.exists() && !indexes.exists() {
-            e.push(rule.required("at least one of succeededCount or succeededIndexes must be specified"));
+            e.push(
+                rule.required(
+                    "at least one of succeededCount or succeededIndexes must be specified",
+                ),
+            );
         }
         let mut total = completions;
         if indexes.exists() {
             match index_count(indexes.text(), completions) {
                 Ok(n) => total = n,
-                Err(detail) => e.push(indexes.invalid(format!("error parsing succeededIndexes: {detail}"))),
+                Err(detail) => {
+                    e.push(indexes.invalid(format!("error parsing succeededIndexes: {detail}")))
+                }
             }
         }
         if count.exists() {
             count.non_negative(e);
             if count.num() > total {
                 let detail = if indexes.exists() {
-                    format!("must be less than or equal to {total} (the number of indexes in the specified succeededIndexes field)")
+                    format!(
+                        "must be less than or equal to {total} (the number of indexes in the specified succeededIndexes field)"
+                    )
                 } else {
-                    format!("must be less than or equal to {total} (the number of specified completions)")
+                    format!(
+                        "must be less than or equal to {total} (the number of specified completions)"
+                    )
                 };
                 e.push(count.invalid(detail));
             }
@@ -350,21 +401,34 @@ fn index_count(text: &str, completions: i64) -> Result<i64, String> {
         return Ok(0);
     }
     let number = |s: &str| {
-        s.parse::<i64>().map_err(|_| format!("cannot convert string to integer for index: {s:?}")).and_then(|n| {
-            if n < 0 || n >= completions { Err("too large index: ".to_owned() + &format!("{s:?}")) } else { Ok(n) }
-        })
+        s.parse::<i64>()
+            .map_err(|_| format!("cannot convert string to integer for index: {s:?}"))
+            .and_then(|n| {
+                if n < 0 || n >= completions {
+                    Err("too large index: ".to_owned() + &format!("{s:?}"))
+                } else {
+                    Ok(n)
+                }
+            })
     };
     for interval in text.split(',') {
         let (x, y) = match interval.split('-').collect::<Vec<_>>()[..] {
             [one] => (number(one)?, number(one)?),
             [from, to] => (number(from)?, number(to)?),
-            _ => return Err(format!("the fragment {interval:?} violates the requirement that an index interval can have at most two parts separated by '-'")),
+            _ => {
+                return Err(format!(
+                    "the fragment {interval:?} violates the requirement that an index interval can have at most two parts separated by '-'"
+                ));
+            }
         };
         if x > y || interval.contains('-') && x == y {
             return Err(format!("non-increasing order, previous: {x}, current: {y}"));
         }
         if last.is_some_and(|l| x <= l) {
-            return Err(format!("non-increasing order, previous: {}, current: {x}", last.unwrap_or(0)));
+            return Err(format!(
+                "non-increasing order, previous: {}, current: {x}",
+                last.unwrap_or(0)
+            ));
         }
         total += y - x + 1;
         last = Some(y);
@@ -389,7 +453,13 @@ fn validate_update(new: &Value, old: &Value, ctx: &UpdateContext) -> ErrorList {
     }
     workload::immutable(new, old, "spec.selector", &mut e);
     template_update(new, old, &mut e);
-    for field in ["completionMode", "podFailurePolicy", "backoffLimitPerIndex", "managedBy", "successPolicy"] {
+    for field in [
+        "completionMode",
+        "podFailurePolicy",
+        "backoffLimitPerIndex",
+        "managedBy",
+        "successPolicy",
+    ] {
         workload::immutable(new, old, &format!("spec.{field}"), &mut e);
     }
     e
@@ -420,7 +490,11 @@ fn template_update(new: &Value, old: &Value, e: &mut ErrorList) {
     }
     for list in ["containers", "initContainers"] {
         let path = format!("spec.{list}");
-        for (c, wanted) in expected.list_mut(&path).iter_mut().zip(template.value.list(&path)) {
+        for (c, wanted) in expected
+            .list_mut(&path)
+            .iter_mut()
+            .zip(template.value.list(&path))
+        {
             if c.text("name") == wanted.text("name") {
                 c.put("resources", wanted.at("resources").clone());
             }
@@ -435,11 +509,17 @@ fn template_update(new: &Value, old: &Value, e: &mut ErrorList) {
 }
 
 fn condition(job: &Value, kind: &str) -> bool {
-    job.list("status.conditions").iter().any(|c| c.text("type") == kind && c.text("status") == "True")
+    job.list("status.conditions")
+        .iter()
+        .any(|c| c.text("type") == kind && c.text("status") == "True")
 }
 
 fn status_update(new: &Value, old: &Value) -> ErrorList {
-    let mut e = workload::status_counts(new, &["active", "succeeded", "failed", "ready", "terminating"], &[]);
+    let mut e = workload::status_counts(
+        new,
+        &["active", "succeeded", "failed", "ready", "terminating"],
+        &[],
+    );
     let status = At::new(new, "status");
     let is = |kind: &str| condition(new, kind);
     let was = |kind: &str| condition(old, kind);
@@ -452,8 +532,14 @@ fn status_update(new: &Value, old: &Value) -> ErrorList {
             e.push(conditions.invalid(detail));
         }
     };
-    conflict(is("Complete") && is("Failed"), "cannot set Complete=True and Failed=true conditions");
-    conflict(is("Complete") && is("FailureTarget"), "cannot set Complete=True and FailureTarget=true conditions");
+    conflict(
+        is("Complete") && is("Failed"),
+        "cannot set Complete=True and Failed=true conditions",
+    );
+    conflict(
+        is("Complete") && is("FailureTarget"),
+        "cannot set Complete=True and FailureTarget=true conditions",
+    );
     conflict(
         is("Failed") && !is("FailureTarget") && !was("Failed"),
         "cannot set Failed=True condition without the FailureTarget=true condition",
@@ -462,13 +548,19 @@ fn status_update(new: &Value, old: &Value) -> ErrorList {
         is("Complete") && !is("SuccessCriteriaMet") && !was("Complete"),
         "cannot set Complete=True condition without the SuccessCriteriaMet=true condition",
     );
-    conflict(is("SuccessCriteriaMet") && is("Failed"), "cannot set SuccessCriteriaMet=True and Failed=true conditions");
+    conflict(
+        is("SuccessCriteriaMet") && is("Failed"),
+        "cannot set SuccessCriteriaMet=True and Failed=true conditions",
+    );
     conflict(
         is("SuccessCriteriaMet") && is("FailureTarget"),
         "cannot set SuccessCriteriaMet=True and FailureTarget=true conditions",
     );
     for kind in ["Failed", "Complete", "FailureTarget"] {
-        conflict(was(kind) && !is(kind), &format!("cannot disable the terminal {kind}=True condition"));
+        conflict(
+            was(kind) && !is(kind),
+            &format!("cannot disable the terminal {kind}=True condition"),
+        );
     }
     conflict(
         was("SuccessCriteriaMet") && !is("SuccessCriteriaMet"),
@@ -477,37 +569,67 @@ fn status_update(new: &Value, old: &Value) -> ErrorList {
     let completion = status.at("completionTime");
     if changed("completionTime") || finished_changed {
         if completion.exists() && !is("Complete") {
-            e.push(completion.invalid("cannot set completionTime when there is no Complete=True condition"));
+            e.push(
+                completion
+                    .invalid("cannot set completionTime when there is no Complete=True condition"),
+            );
         }
         if !completion.exists() && is("Complete") {
             e.push(completion.required("completionTime is required for Complete jobs"));
         }
     }
     let start = status.at("startTime");
-    let (s, c) = (cell::seconds(start.text()), cell::seconds(completion.text()));
+    let (s, c) = (
+        cell::seconds(start.text()),
+        cell::seconds(completion.text()),
+    );
     if let (Some(s), Some(c)) = (s, c)
         && c < s
     {
         e.push(completion.invalid("must be equal to or after `startTime`"));
     }
-    finished_counts(new, &status, finished && (finished_changed || changed("active") || changed("terminating")), &mut e);
+    finished_counts(
+        new,
+        &status,
+        finished && (finished_changed || changed("active") || changed("terminating")),
+        &mut e,
+    );
     if old.has("status.completionTime") && completion.exists() && changed("completionTime") {
         e.push(completion.invalid("field is immutable"));
     }
     let resuming = was("Suspended")
-        && new.list("status.conditions").iter().any(|c| c.text("type") == "Suspended" && c.text("status") == "False");
-    if old.has("status.startTime") && changed("startTime") && !new.flag("spec.suspend") && !resuming {
+        && new
+            .list("status.conditions")
+            .iter()
+            .any(|c| c.text("type") == "Suspended" && c.text("status") == "False");
+    if old.has("status.startTime") && changed("startTime") && !new.flag("spec.suspend") && !resuming
+    {
         e.push(start.invalid("field is immutable for unsuspended job once set"));
     }
     if status.value.num("failed") < old.num("status.failed") {
-        e.push(status.at("failed").invalid("cannot decrease the failed counter"));
+        e.push(
+            status
+                .at("failed")
+                .invalid("cannot decrease the failed counter"),
+        );
     }
-    let elastic = new.text("spec.completionMode") == "Indexed" && new.at("spec.completions") == new.at("spec.parallelism");
+    let elastic = new.text("spec.completionMode") == "Indexed"
+        && new.at("spec.completions") == new.at("spec.parallelism");
     if !elastic && status.value.num("succeeded") < old.num("status.succeeded") {
-        e.push(status.at("succeeded").invalid("cannot decrease the succeeded counter"));
+        e.push(
+            status
+                .at("succeeded")
+                .invalid("cannot decrease the succeeded counter"),
+        );
     }
-    if (changed("ready") || changed("active")) && status.value.num("ready") > status.value.num("active") {
-        e.push(status.at("ready").invalid("cannot set more ready pods than active"));
+    if (changed("ready") || changed("active"))
+        && status.value.num("ready") > status.value.num("active")
+    {
+        e.push(
+            status
+                .at("ready")
+                .invalid("cannot set more ready pods than active"),
+        );
     }
     e
 }
@@ -516,16 +638,21 @@ fn finished_counts(new: &Value, status: &At, just_finished: bool, e: &mut ErrorL
     if !just_finished {
         return;
     }
-    for (field, detail) in
-        [("active", "active>0 is invalid for finished job"), ("terminating", "terminating>0 is invalid for finished job")]
-    {
+    for (field, detail) in [
+        ("active", "active>0 is invalid for finished job"),
+        ("terminating", "terminating>0 is invalid for finished job"),
+    ] {
         if status.value.num(field) > 0 {
             e.push(status.at(field).invalid(detail));
         }
     }
     let nothing_to_do = new.flag("spec.suspend") && new.int("spec.completions") == Some(0);
     if !status.has("startTime") && !nothing_to_do {
-        e.push(status.at("startTime").required("startTime is required for finished job"));
+        e.push(
+            status
+                .at("startTime")
+                .required("startTime is required for finished job"),
+        );
     }
     let uncounted = status.at("uncountedTerminatedPods");
     if uncounted.at("failed").len() + uncounted.at("succeeded").len() > 0 {
@@ -569,7 +696,10 @@ fn cells(obj: &Value, now: i64) -> Vec<Value> {
         (None, parallelism) if parallelism > 1 => format!("{succeeded}/1 of {parallelism}"),
         (None, _) => format!("{succeeded}/1"),
     };
-    let duration = match (cell::seconds(obj.text("status.startTime")), cell::seconds(obj.text("status.completionTime"))) {
+    let duration = match (
+        cell::seconds(obj.text("status.startTime")),
+        cell::seconds(obj.text("status.completionTime")),
+    ) {
         (None, _) => String::new(),
         (Some(start), end) => cell::duration(end.unwrap_or(now).saturating_sub(start)),
     };
@@ -604,7 +734,13 @@ mod tests {
         default(&mut job);
         (JOB.prepare_create)(&mut job);
         assert_eq!(validate(&job), ErrorList::new());
-        assert_eq!(job["spec"]["selector"]["matchLabels"]["batch.kubernetes.io/controller-uid"], "u");
-        assert_eq!(job["spec"]["template"]["metadata"]["labels"]["job-name"], "a");
+        assert_eq!(
+            job["spec"]["selector"]["matchLabels"]["batch.kubernetes.io/controller-uid"],
+            "u"
+        );
+        assert_eq!(
+            job["spec"]["template"]["metadata"]["labels"]["job-name"],
+            "a"
+        );
     }
 }

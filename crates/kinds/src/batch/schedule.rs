@@ -1,6 +1,8 @@
 //! The text of a cron schedule.
 
-const MONTHS: [&str; 12] = ["jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec"];
+const MONTHS: [&str; 12] = [
+    "jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec",
+];
 const DAYS: [&str; 7] = ["sun", "mon", "tue", "wed", "thu", "fri", "sat"];
 
 /// What is wrong with a schedule, in the words of upstream's parser.
@@ -17,7 +19,11 @@ pub(super) fn check(schedule: &str) -> Result<(), String> {
     }
     let fields: Vec<_> = text.split_whitespace().collect();
     if fields.len() != 5 {
-        return Err(format!("expected exactly 5 fields, found {}: [{}]", fields.len(), fields.join(" ")));
+        return Err(format!(
+            "expected exactly 5 fields, found {}: [{}]",
+            fields.len(),
+            fields.join(" ")
+        ));
     }
     for (field, (low, high, names)) in fields.iter().zip([
         (0, 59, &[][..]),
@@ -38,7 +44,9 @@ fn descriptor(name: &str) -> Result<(), String> {
         "yearly" | "annually" | "monthly" | "weekly" | "daily" | "midnight" | "hourly" => Ok(()),
         _ => match name.strip_prefix("every ") {
             Some(every) if is_duration(every) => Ok(()),
-            Some(every) => Err(format!("failed to parse duration @every {every}: time: invalid duration {every:?}")),
+            Some(every) => Err(format!(
+                "failed to parse duration @every {every}: time: invalid duration {every:?}"
+            )),
             None => Err(format!("unrecognized descriptor: @{name}")),
         },
     }
@@ -51,7 +59,10 @@ fn is_duration(text: &str) -> bool {
         if digits.len() == rest.len() {
             return false;
         }
-        let Some(unit) = ["ns", "us", "ms", "h", "m", "s"].iter().find(|u| digits.starts_with(**u)) else {
+        let Some(unit) = ["ns", "us", "ms", "h", "m", "s"]
+            .iter()
+            .find(|u| digits.starts_with(**u))
+        else {
             return false;
         };
         rest = &digits[unit.len()..];
@@ -76,7 +87,11 @@ fn range(part: &str, low: u32, high: u32, names: &[&str]) -> Result<(), String> 
         }
     };
     if let Some(step) = pieces.get(1) {
-        let step: u32 = step.parse().map_err(|_| format!("failed to parse int from {step}: strconv.Atoi: parsing {step:?}: invalid syntax"))?;
+        let step: u32 = step.parse().map_err(|_| {
+            format!(
+                "failed to parse int from {step}: strconv.Atoi: parsing {step:?}: invalid syntax"
+            )
+        })?;
         if step == 0 {
             return Err(format!("step of range should be a positive number: {part}"));
         }
@@ -85,13 +100,19 @@ fn range(part: &str, low: u32, high: u32, names: &[&str]) -> Result<(), String> 
         }
     }
     if start < low {
-        return Err(format!("beginning of range ({start}) below minimum ({low}): {part}"));
+        return Err(format!(
+            "beginning of range ({start}) below minimum ({low}): {part}"
+        ));
     }
     if end > high {
-        return Err(format!("end of range ({end}) above maximum ({high}): {part}"));
+        return Err(format!(
+            "end of range ({end}) above maximum ({high}): {part}"
+        ));
     }
     if start > end {
-        return Err(format!("beginning of range ({start}) beyond end of range ({end}): {part}"));
+        return Err(format!(
+            "beginning of range ({start}) beyond end of range ({end}): {part}"
+        ));
     }
     Ok(())
 }
@@ -101,7 +122,9 @@ fn number(text: &str, first: u32, names: &[&str]) -> Result<u32, String> {
     if let Some(i) = names.iter().position(|n| *n == lower) {
         return Ok(i as u32 + first);
     }
-    text.parse().map_err(|_| format!("failed to parse int from {text}: strconv.Atoi: parsing {text:?}: invalid syntax"))
+    text.parse().map_err(|_| {
+        format!("failed to parse int from {text}: strconv.Atoi: parsing {text:?}: invalid syntax")
+    })
 }
 
 #[cfg(test)]
@@ -110,12 +133,32 @@ mod tests {
 
     #[test]
     fn schedules() {
-        for good in ["* * * * *", "*/5 0-3 1,15 jan-mar MON", "@hourly", "@every 1h30m", "TZ=UTC 0 0 * * ?"] {
+        for good in [
+            "* * * * *",
+            "*/5 0-3 1,15 jan-mar MON",
+            "@hourly",
+            "@every 1h30m",
+            "TZ=UTC 0 0 * * ?",
+        ] {
             assert_eq!(check(good), Ok(()), "{good}");
         }
-        assert_eq!(check("* * *"), Err("expected exactly 5 fields, found 3: [* * *]".to_owned()));
-        assert_eq!(check("60 * * * *"), Err("end of range (60) above maximum (59): 60".to_owned()));
-        for bad in ["", "a * * * *", "*/0 * * * *", "5-1 * * * *", "@sometimes", "@every 1x", "1-2-3 * * * *"] {
+        assert_eq!(
+            check("* * *"),
+            Err("expected exactly 5 fields, found 3: [* * *]".to_owned())
+        );
+        assert_eq!(
+            check("60 * * * *"),
+            Err("end of range (60) above maximum (59): 60".to_owned())
+        );
+        for bad in [
+            "",
+            "a * * * *",
+            "*/0 * * * *",
+            "5-1 * * * *",
+            "@sometimes",
+            "@every 1x",
+            "1-2-3 * * * *",
+        ] {
             assert!(check(bad).is_err(), "{bad}");
         }
     }

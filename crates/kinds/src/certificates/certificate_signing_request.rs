@@ -93,14 +93,21 @@ fn pem(text: &str, label: &str) -> Option<Vec<u8>> {
     let body = text.split(&format!("-----BEGIN {label}-----")).nth(1)?;
     let body = body.split(&format!("-----END {label}-----")).next()?;
     let packed: String = body.chars().filter(|c| !c.is_whitespace()).collect();
-    STANDARD.decode(packed).ok().filter(|der| der.first() == Some(&0x30))
+    STANDARD
+        .decode(packed)
+        .ok()
+        .filter(|der| der.first() == Some(&0x30))
 }
 
 fn validate(obj: &Value) -> ErrorList {
     let mut e = ErrorList::new();
     let spec = At::new(obj, "spec");
     let request = spec.at("request");
-    let text = STANDARD.decode(request.text()).ok().and_then(|b| String::from_utf8(b).ok()).unwrap_or_default();
+    let text = STANDARD
+        .decode(request.text())
+        .ok()
+        .and_then(|b| String::from_utf8(b).ok())
+        .unwrap_or_default();
     if pem(&text, "CERTIFICATE REQUEST").is_none() {
         e.push(request.invalid("PEM block type must be CERTIFICATE REQUEST"));
     }
@@ -135,8 +142,11 @@ fn conditions(obj: &Value, e: &mut ErrorList) {
     for c in list.each() {
         let kind = c.at("type");
         kind.require(e);
-        let allowed: &[&str] =
-            if matches!(kind.text(), "Approved" | "Denied" | "Failed") { &["True"] } else { &["False", "True", "Unknown"] };
+        let allowed: &[&str] = if matches!(kind.text(), "Approved" | "Denied" | "Failed") {
+            &["True"]
+        } else {
+            &["False", "True", "Unknown"]
+        };
         c.at("status").required_one_of(e, allowed);
         if !types.insert(kind.text()) {
             e.push(kind.duplicate());
@@ -153,20 +163,33 @@ fn validate_update(new: &Value, old: &Value, ctx: &UpdateContext) -> ErrorList {
     conditions(new, &mut e);
     let path = Path::new("status.conditions");
     let of = |obj: &Value, kind: &str| -> Vec<Value> {
-        obj.list("status.conditions").iter().filter(|c| c.text("type") == kind).cloned().collect()
+        obj.list("status.conditions")
+            .iter()
+            .filter(|c| c.text("type") == kind)
+            .cloned()
+            .collect()
     };
     for kind in ["Approved", "Denied", "Failed"] {
         if of(new, kind).len() < of(old, kind).len() {
-            e.push(FieldError::forbidden(&path, format!("updates may not remove a condition of type {kind:?}")));
+            e.push(FieldError::forbidden(
+                &path,
+                format!("updates may not remove a condition of type {kind:?}"),
+            ));
         }
     }
     if ctx.subresource != "approval" {
         for kind in DECISIONS {
             let (now, was) = (of(new, kind), of(old, kind));
             if now.len() > was.len() {
-                e.push(FieldError::forbidden(&path, format!("updates may not add a condition of type {kind:?}")));
+                e.push(FieldError::forbidden(
+                    &path,
+                    format!("updates may not add a condition of type {kind:?}"),
+                ));
             } else if now.len() == was.len() && now != was {
-                e.push(FieldError::forbidden(&path, format!("updates may not modify a condition of type {kind:?}")));
+                e.push(FieldError::forbidden(
+                    &path,
+                    format!("updates may not modify a condition of type {kind:?}"),
+                ));
             }
         }
     }
@@ -174,12 +197,19 @@ fn validate_update(new: &Value, old: &Value, ctx: &UpdateContext) -> ErrorList {
     if certificate.value != old.at("status.certificate") {
         if ctx.subresource == "status" {
             if old.has("status.certificate") {
-                e.push(certificate.forbidden("updates may not set certificate content after it is set"));
+                e.push(
+                    certificate
+                        .forbidden("updates may not set certificate content after it is set"),
+                );
             }
         } else {
             e.push(certificate.forbidden("updates may not set certificate content"));
         }
-        let text = STANDARD.decode(certificate.text()).ok().and_then(|b| String::from_utf8(b).ok()).unwrap_or_default();
+        let text = STANDARD
+            .decode(certificate.text())
+            .ok()
+            .and_then(|b| String::from_utf8(b).ok())
+            .unwrap_or_default();
         if !certificate.is_empty() && pem(&text, "CERTIFICATE").is_none() {
             e.push(FieldError::invalid(
                 &certificate.path,
@@ -192,7 +222,11 @@ fn validate_update(new: &Value, old: &Value, ctx: &UpdateContext) -> ErrorList {
 }
 
 fn cells(obj: &Value, now: i64) -> Vec<Value> {
-    let is = |kind: &str| obj.list("status.conditions").iter().any(|c| c.text("type") == kind);
+    let is = |kind: &str| {
+        obj.list("status.conditions")
+            .iter()
+            .any(|c| c.text("type") == kind)
+    };
     let mut status = if is("Denied") {
         "Denied"
     } else if is("Approved") {
@@ -211,7 +245,9 @@ fn cells(obj: &Value, now: i64) -> Vec<Value> {
         cell::age(obj, now),
         cell::or_none(obj.text("spec.signerName")).into(),
         obj.text("spec.username").into(),
-        obj.int("spec.expirationSeconds").map_or(NONE.to_owned(), cell::duration).into(),
+        obj.int("spec.expirationSeconds")
+            .map_or(NONE.to_owned(), cell::duration)
+            .into(),
         status.into(),
     ]
 }
@@ -223,12 +259,22 @@ mod tests {
     #[test]
     fn only_approval_decides() {
         let old = json!({"spec": {}, "status": {}});
-        let mut new = json!({"spec": {}, "status": {"conditions": [{"type": "Approved", "status": "True"}]}});
-        let at = |subresource| UpdateContext { subresource, now: "2026-01-01T00:00:00Z" };
+        let mut new =
+            json!({"spec": {}, "status": {"conditions": [{"type": "Approved", "status": "True"}]}});
+        let at = |subresource| UpdateContext {
+            subresource,
+            now: "2026-01-01T00:00:00Z",
+        };
         assert_eq!(validate_update(&new, &old, &at("status")).len(), 1);
         prepare_update(&mut new, &old, &at("approval"));
-        assert_eq!(validate_update(&new, &old, &at("approval")), ErrorList::new());
-        assert_eq!(new["status"]["conditions"][0]["lastTransitionTime"], "2026-01-01T00:00:00Z");
+        assert_eq!(
+            validate_update(&new, &old, &at("approval")),
+            ErrorList::new()
+        );
+        assert_eq!(
+            new["status"]["conditions"][0]["lastTransitionTime"],
+            "2026-01-01T00:00:00Z"
+        );
         prepare_update(&mut new, &old, &at(""));
         assert_eq!(new["status"], json!({}));
     }

@@ -41,7 +41,11 @@ fn validate(obj: &Value) -> ErrorList {
     let prefix = format!("{}:", signer.text().replace('/', ":"));
     if signer.is_empty() {
         if name.text().contains(':') {
-            e.push(name.invalid("ClusterTrustBundle without signer name must not have \":\" in its name"));
+            e.push(
+                name.invalid(
+                    "ClusterTrustBundle without signer name must not have \":\" in its name",
+                ),
+            );
         }
     } else {
         signer_name(&signer, &mut e);
@@ -57,17 +61,28 @@ fn validate(obj: &Value) -> ErrorList {
     let text = bundle.text();
     let blocks: Vec<_> = text.split("-----BEGIN ").skip(1).collect();
     let sound = |block: &&str| {
-        block.strip_prefix("CERTIFICATE-----").and_then(|b| b.split("-----END CERTIFICATE-----").next()).is_some_and(
-            |body| {
+        block
+            .strip_prefix("CERTIFICATE-----")
+            .and_then(|b| b.split("-----END CERTIFICATE-----").next())
+            .is_some_and(|body| {
                 let packed: String = body.chars().filter(|c| !c.is_whitespace()).collect();
-                STANDARD.decode(packed).is_ok_and(|der| der.first() == Some(&0x30))
-            },
-        )
+                STANDARD
+                    .decode(packed)
+                    .is_ok_and(|der| der.first() == Some(&0x30))
+            })
     };
     if blocks.is_empty() {
-        e.push(FieldError::invalid(&bundle.path, "<value omitted>", "at least one trust anchor must be provided"));
+        e.push(FieldError::invalid(
+            &bundle.path,
+            "<value omitted>",
+            "at least one trust anchor must be provided",
+        ));
     } else if !blocks.iter().all(|b| sound(&b)) {
-        e.push(FieldError::invalid(&bundle.path, "<value omitted>", "every entry must be a CERTIFICATE block"));
+        e.push(FieldError::invalid(
+            &bundle.path,
+            "<value omitted>",
+            "every entry must be a CERTIFICATE block",
+        ));
     }
     if text.len() > 1024 * 1024 {
         e.push(FieldError::too_long(&bundle.path, 1024 * 1024));

@@ -16,14 +16,23 @@ pub(crate) fn signer_name(at: &At, e: &mut ErrorList) {
     }
     let segments: Vec<_> = at.text().split('/').collect();
     let [domain, path] = segments[..] else {
-        return e.push(at.invalid("must be a fully qualified domain and path of the form 'example.com/signer-name'"));
+        return e.push(at.invalid(
+            "must be a fully qualified domain and path of the form 'example.com/signer-name'",
+        ));
     };
     let mut report = |text: &str, msgs: Vec<String>, what: &str| {
-        e.extend(msgs.into_iter().map(|m| FieldError::invalid(&at.path, text, format!("validating {what}: {m}"))));
+        e.extend(
+            msgs.into_iter()
+                .map(|m| FieldError::invalid(&at.path, text, format!("validating {what}: {m}"))),
+        );
     };
     report(domain, validation::is_dns1123_subdomain(domain), "label");
     if domain.split('.').count() < 2 {
-        report(domain, vec!["should be a domain with at least two segments separated by dots".to_owned()], "label");
+        report(
+            domain,
+            vec!["should be a domain with at least two segments separated by dots".to_owned()],
+            "label",
+        );
     }
     for segment in path.split('.') {
         report(segment, validation::is_dns1123_subdomain(segment), "label");

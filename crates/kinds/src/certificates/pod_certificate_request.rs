@@ -38,7 +38,11 @@ pub(crate) static POD_CERTIFICATE_REQUEST: Kind = Kind {
         Column::wide("UnverifiedUserAnnotations"),
     ],
     cells: |obj, _| {
-        let decided = obj.list("status.conditions").iter().map(|c| c.text("type")).rfind(|t| matches!(*t, "Issued" | "Denied" | "Failed"));
+        let decided = obj
+            .list("status.conditions")
+            .iter()
+            .map(|c| c.text("type"))
+            .rfind(|t| matches!(*t, "Issued" | "Denied" | "Failed"));
         let text = |path: &str| Value::from(obj.text(path));
         vec![
             text("spec.podName"),
@@ -50,7 +54,11 @@ pub(crate) static POD_CERTIFICATE_REQUEST: Kind = Kind {
         ]
     },
     selectable: |obj| {
-        vec![("spec.signerName", obj.text("spec.signerName").to_owned()), ("spec.podName", obj.text("spec.podName").to_owned()), ("spec.nodeName", obj.text("spec.nodeName").to_owned())]
+        vec![
+            ("spec.signerName", obj.text("spec.signerName").to_owned()),
+            ("spec.podName", obj.text("spec.podName").to_owned()),
+            ("spec.nodeName", obj.text("spec.nodeName").to_owned()),
+        ]
     },
     selectable_names: &["spec.signerName", "spec.podName", "spec.nodeName"],
     ..Kind::GENERIC
@@ -61,12 +69,16 @@ fn validate(obj: &Value) -> ErrorList {
     let spec = At::new(obj, "spec");
     signer_name(&spec.at("signerName"), &mut e);
     for field in ["podName", "nodeName", "serviceAccountName"] {
-        spec.at(field).required_conforms(&mut e, validation::is_dns1123_subdomain);
+        spec.at(field)
+            .required_conforms(&mut e, validation::is_dns1123_subdomain);
     }
     for field in ["podUID", "nodeUID", "serviceAccountUID"] {
         spec.at(field).require(&mut e);
     }
-    let (seconds, kubernetes) = (spec.at("maxExpirationSeconds"), spec.value.text("signerName").starts_with("kubernetes.io/"));
+    let (seconds, kubernetes) = (
+        spec.at("maxExpirationSeconds"),
+        spec.value.text("signerName").starts_with("kubernetes.io/"),
+    );
     let most = if kubernetes { 86400 } else { 91 * 86400 };
     if !(3600..=most).contains(&seconds.num()) {
         e.push(seconds.invalid(format!("must be in the range [3600, {most}]")));

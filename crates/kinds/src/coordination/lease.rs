@@ -32,7 +32,10 @@ fn validate(obj: &Value) -> ErrorList {
         super::lease_candidate::strategy(&spec.at("strategy"), &mut e);
     }
     if !spec.at("preferredHolder").is_empty() && spec.at("strategy").is_empty() {
-        e.push(spec.at("preferredHolder").forbidden("may only be specified if `strategy` is defined"));
+        e.push(
+            spec.at("preferredHolder")
+                .forbidden("may only be specified if `strategy` is defined"),
+        );
     }
     e
 }

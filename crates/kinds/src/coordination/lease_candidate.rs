@@ -53,7 +53,10 @@ pub(super) fn strategy(at: &At, e: &mut ErrorList) {
 
 fn version(text: &str) -> Option<[u64; 3]> {
     let core = text.split(['-', '+']).next()?;
-    let parts: Vec<u64> = core.split('.').map(|p| p.parse().ok()).collect::<Option<_>>()?;
+    let parts: Vec<u64> = core
+        .split('.')
+        .map(|p| p.parse().ok())
+        .collect::<Option<_>>()?;
     parts.try_into().ok()
 }
 
@@ -78,7 +81,9 @@ fn validate(obj: &Value) -> ErrorList {
         e.push(by.required(""));
     } else {
         if by.text() == "OldestEmulationVersion" && emulation.is_empty() {
-            e.push(emulation.required("must be specified when `strategy` is 'OldestEmulationVersion'"));
+            e.push(
+                emulation.required("must be specified when `strategy` is 'OldestEmulationVersion'"),
+            );
         }
         strategy(&by, &mut e);
     }

@@ -6,7 +6,12 @@ use serde_json::Value;
 use crate::check::At;
 use crate::kind::Kind;
 
-pub(crate) static BINDING: Kind = Kind { group: "", resource: "bindings", validate, ..Kind::GENERIC };
+pub(crate) static BINDING: Kind = Kind {
+    group: "",
+    resource: "bindings",
+    validate,
+    ..Kind::GENERIC
+};
 
 fn validate(obj: &Value) -> ErrorList {
     let mut e = ErrorList::new();

@@ -8,15 +8,27 @@ use crate::tree::Tree;
 pub(crate) static COMPONENT_STATUS: Kind = Kind {
     group: "",
     resource: "componentstatuses",
-    columns: &[Column::text("Status"), Column::text("Message"), Column::text("Error")],
+    columns: &[
+        Column::text("Status"),
+        Column::text("Message"),
+        Column::text("Error"),
+    ],
     cells: |obj, _| {
-        let healthy = obj.list("conditions").iter().find(|c| c.text("type") == "Healthy");
+        let healthy = obj
+            .list("conditions")
+            .iter()
+            .find(|c| c.text("type") == "Healthy");
         let (status, message, error) = match healthy {
-            Some(c) if c.text("status") == "True" => ("Healthy", c.text("message"), c.text("error")),
+            Some(c) if c.text("status") == "True" => {
+                ("Healthy", c.text("message"), c.text("error"))
+            }
             Some(c) => ("Unhealthy", c.text("message"), c.text("error")),
             None => ("Unknown", "", ""),
         };
-        [status, message, error].into_iter().map(Value::from).collect()
+        [status, message, error]
+            .into_iter()
+            .map(Value::from)
+            .collect()
     },
     ..Kind::GENERIC
 };

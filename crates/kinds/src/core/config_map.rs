@@ -22,7 +22,12 @@ pub(crate) static CONFIG_MAP: Kind = Kind {
         e
     },
     columns: &[Column::text("Data"), Column::AGE],
-    cells: |obj, now| vec![(obj.map("data").len() + obj.map("binaryData").len()).into(), cell::age(obj, now)],
+    cells: |obj, now| {
+        vec![
+            (obj.map("data").len() + obj.map("binaryData").len()).into(),
+            cell::age(obj, now),
+        ]
+    },
     ..Kind::GENERIC
 };
 
@@ -36,14 +41,26 @@ fn validate(obj: &Value) -> ErrorList {
     let mut e = ErrorList::new();
     let mut size = 0;
     for (key, value) in At::new(obj, "data").entries() {
-        e.extend(validation::is_config_map_key(key).into_iter().map(|m| FieldError::invalid(&value.path, key, m)));
+        e.extend(
+            validation::is_config_map_key(key)
+                .into_iter()
+                .map(|m| FieldError::invalid(&value.path, key, m)),
+        );
         if obj.map("binaryData").contains_key(key) {
-            e.push(FieldError::invalid(&value.path, key, "duplicate of key present in binaryData"));
+            e.push(FieldError::invalid(
+                &value.path,
+                key,
+                "duplicate of key present in binaryData",
+            ));
         }
         size += value.text().len();
     }
     for (key, value) in At::new(obj, "binaryData").entries() {
-        e.extend(validation::is_config_map_key(key).into_iter().map(|m| FieldError::invalid(&value.path, key, m)));
+        e.extend(
+            validation::is_config_map_key(key)
+                .into_iter()
+                .map(|m| FieldError::invalid(&value.path, key, m)),
+        );
         size += decoded_size(value.text());
     }
     if size > MAX_SIZE {

@@ -23,9 +23,18 @@ pub(crate) static ENDPOINTS: Kind = Kind {
     },
     validate,
     validate_update: |new, old, _| {
-        if same(new.at("subsets"), old.at("subsets")) { ErrorList::new() } else { validate(new) }
+        if same(new.at("subsets"), old.at("subsets")) {
+            ErrorList::new()
+        } else {
+            validate(new)
+        }
     },
-    warnings: |_, _| vec!["v1 Endpoints is deprecated in v1.33+; use discovery.k8s.io/v1 EndpointSlice".to_owned()],
+    warnings: |_, _| {
+        vec![
+            "v1 Endpoints is deprecated in v1.33+; use discovery.k8s.io/v1 EndpointSlice"
+                .to_owned(),
+        ]
+    },
     columns: &[Column::text("Endpoints"), Column::AGE],
     cells: |obj, now| vec![summary(obj).into(), cell::age(obj, now)],
     allow_create_on_update: true,
@@ -40,9 +49,13 @@ fn validate(obj: &Value) -> ErrorList {
             e.push(subset.required("must specify `addresses` or `notReadyAddresses`"));
         }
         for address in lists.iter().flat_map(|l| l.each()) {
-            address.at("hostname").optional_conforms(&mut e, validation::is_dns1123_label);
+            address
+                .at("hostname")
+                .optional_conforms(&mut e, validation::is_dns1123_label);
             if address.has("nodeName") {
-                address.at("nodeName").conforms(&mut e, validation::is_dns1123_subdomain);
+                address
+                    .at("nodeName")
+                    .conforms(&mut e, validation::is_dns1123_subdomain);
             }
             endpoint_ip(&address.at("ip"), &mut e);
         }
@@ -62,25 +75,46 @@ fn port(port: &At, named: bool, e: &mut ErrorList) {
         name.optional_conforms(e, validation::is_dns1123_label);
     }
     port.at("port").port(e);
-    port.at("protocol").required_one_of(e, &["SCTP", "TCP", "UDP"]);
-    port.at("appProtocol").optional_conforms(e, validation::is_qualified_name);
+    port.at("protocol")
+        .required_one_of(e, &["SCTP", "TCP", "UDP"]);
+    port.at("appProtocol")
+        .optional_conforms(e, validation::is_qualified_name);
 }
 
 /// An address that packets may be sent to by way of a service.
 pub(crate) fn endpoint_ip(ip: &At, e: &mut ErrorList) {
     let text = ip.text();
     let Ok(parsed) = text.parse::<IpAddr>() else {
-        return e.push(FieldError::invalid(&ip.path, text, "must be a valid IP address"));
+        return e.push(FieldError::invalid(
+            &ip.path,
+            text,
+            "must be a valid IP address",
+        ));
     };
     let (link_local, local_multicast) = match parsed {
         IpAddr::V4(v4) => (v4.is_link_local(), matches!(v4.octets(), [224, 0, 0, _])),
-        IpAddr::V6(v6) => (v6.segments()[0] & 0xffc0 == 0xfe80, v6.segments()[0] & 0xff0f == 0xff02),
+        IpAddr::V6(v6) => (
+            v6.segments()[0] & 0xffc0 == 0xfe80,
+            v6.segments()[0] & 0xff0f == 0xff02,
+        ),
     };
     for (wrong, detail) in [
-        (parsed.is_unspecified(), format!("may not be unspecified ({text})")),
-        (parsed.is_loopback(), "may not be in the loopback range (127.0.0.0/8, ::1/128)".to_owned()),
-        (link_local, "may not be in the link-local range (169.254.0.0/16, fe80::/10)".to_owned()),
-        (local_multicast, "may not be in the link-local multicast range (224.0.0.0/24, ff02::/10)".to_owned()),
+        (
+            parsed.is_unspecified(),
+            format!("may not be unspecified ({text})"),
+        ),
+        (
+            parsed.is_loopback(),
+            "may not be in the loopback range (127.0.0.0/8, ::1/128)".to_owned(),
+        ),
+        (
+            link_local,
+            "may not be in the link-local range (169.254.0.0/16, fe80::/10)".to_owned(),
+        ),
+        (
+            local_multicast,
+            "may not be in the link-local multicast range (224.0.0.0/24, ff02::/10)".to_owned(),
+        ),
     ] {
         if wrong {
             e.push(ip.invalid(detail));
@@ -102,11 +136,24 @@ fn summary(obj: &Value) -> String {
         }
         for port in ports {
             for ip in subset.list("addresses").iter().map(|a| a.text("ip")) {
-                let ip = if ip.contains(':') { format!("[{ip}]") } else { ip.to_owned() };
+                let ip = if ip.contains(':') {
+                    format!("[{ip}]")
+                } else {
+                    ip.to_owned()
+                };
                 all.push(format!("{ip}:{}", port.num("port")));
             }
         }
     }
-    let shown = all.iter().take(3).map(String::as_str).collect::<Vec<_>>().join(",");
-    if all.len() > 3 { format!("{shown} + {} more...", all.len() - 3) } else { shown }
+    let shown = all
+        .iter()
+        .take(3)
+        .map(String::as_str)
+        .collect::<Vec<_>>()
+        .join(",");
+    if all.len() > 3 {
+        format!("{shown} + {} more...", all.len() - 3)
+    } else {
+        shown
+    }
 }

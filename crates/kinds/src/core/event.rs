@@ -11,7 +11,10 @@ use crate::tree::Tree;
 
 pub(crate) static EVENT: Kind = EVENTS;
 
-pub(crate) static EVENT_OF_ITS_OWN_GROUP: Kind = Kind { group: "events.k8s.io", ..EVENTS };
+pub(crate) static EVENT_OF_ITS_OWN_GROUP: Kind = Kind {
+    group: "events.k8s.io",
+    ..EVENTS
+};
 
 const EVENTS: Kind = Kind {
     group: "",
@@ -61,8 +64,14 @@ fn selectable(obj: &Value) -> Vec<(&'static str, String)> {
         ("involvedObject.namespace", text("involvedObject.namespace")),
         ("involvedObject.name", text("involvedObject.name")),
         ("involvedObject.uid", text("involvedObject.uid")),
-        ("involvedObject.apiVersion", text("involvedObject.apiVersion")),
-        ("involvedObject.resourceVersion", text("involvedObject.resourceVersion")),
+        (
+            "involvedObject.apiVersion",
+            text("involvedObject.apiVersion"),
+        ),
+        (
+            "involvedObject.resourceVersion",
+            text("involvedObject.resourceVersion"),
+        ),
         ("involvedObject.fieldPath", text("involvedObject.fieldPath")),
         ("reason", text("reason")),
         ("reportingComponent", text("reportingComponent")),
@@ -79,7 +88,10 @@ fn validate(obj: &Value) -> ErrorList {
         return e;
     }
     let controller = At::new(obj, "reportingComponent");
-    let named = At { value: controller.value, path: Path::new("reportingController") };
+    let named = At {
+        value: controller.value,
+        path: Path::new("reportingController"),
+    };
     named.required_conforms(&mut e, validation::is_qualified_name);
     for (field, max) in [("reportingInstance", 128), ("action", 128), ("reason", 128)] {
         let at = At::new(obj, field);
@@ -88,27 +100,45 @@ fn validate(obj: &Value) -> ErrorList {
             e.push(at.invalid(format!("can have at most {max} characters")));
         }
     }
-    let message = At { value: obj.at("message"), path: Path::new("message") };
+    let message = At {
+        value: obj.at("message"),
+        path: Path::new("message"),
+    };
     if message.text().len() > 1024 {
         e.push(message.invalid("can have at most 1024 characters"));
     }
     let kind = At::new(obj, "type");
     if !matches!(kind.text(), "Normal" | "Warning") {
-        e.push(FieldError::invalid(&kind.path, kind.text(), "has invalid value: ".to_owned()));
+        e.push(FieldError::invalid(
+            &kind.path,
+            kind.text(),
+            "has invalid value: ".to_owned(),
+        ));
     }
     series(obj, &mut e);
     e
 }
 
 fn namespace(obj: &Value, e: &mut ErrorList) {
-    let (own, involved) = (obj.text("metadata.namespace"), obj.text("involvedObject.namespace"));
+    let (own, involved) = (
+        obj.text("metadata.namespace"),
+        obj.text("involvedObject.namespace"),
+    );
     let path = Path::new("involvedObject.namespace");
     if involved.is_empty() {
         if !matches!(own, "" | "default" | "kube-system") {
-            e.push(FieldError::invalid(&path, involved, "does not match event.namespace"));
+            e.push(FieldError::invalid(
+                &path,
+                involved,
+                "does not match event.namespace",
+            ));
         }
     } else if own != involved {
-        e.push(FieldError::invalid(&path, involved, "does not match event.namespace"));
+        e.push(FieldError::invalid(
+            &path,
+            involved,
+            "does not match event.namespace",
+        ));
     }
 }
 
@@ -118,10 +148,17 @@ fn series(obj: &Value, e: &mut ErrorList) {
         return;
     }
     if series.value.num("count") < 2 {
-        e.push(FieldError::invalid(&Path::new("series.count"), "", "should be at least 2"));
+        e.push(FieldError::invalid(
+            &Path::new("series.count"),
+            "",
+            "should be at least 2",
+        ));
     }
     if series.at("lastObservedTime").is_empty() {
-        e.push(FieldError::required(&Path::new("series.lastObservedTime"), ""));
+        e.push(FieldError::required(
+            &Path::new("series.lastObservedTime"),
+            "",
+        ));
     }
 }
 
@@ -147,7 +184,11 @@ fn validate_update(new: &Value, old: &Value, _: &crate::kind::UpdateContext) -> 
     ] {
         if !same(new.at(field), old.at(field)) {
             let path = Path::new(field);
-            e.push(FieldError::invalid(&path, new.at(field).clone(), crate::check::IMMUTABLE));
+            e.push(FieldError::invalid(
+                &path,
+                new.at(field).clone(),
+                crate::check::IMMUTABLE,
+            ));
         }
     }
     e
@@ -155,7 +196,11 @@ fn validate_update(new: &Value, old: &Value, _: &crate::kind::UpdateContext) -> 
 
 fn cells(obj: &Value, now: i64) -> Vec<Value> {
     let since = |paths: &[&str]| {
-        let time = paths.iter().map(|p| obj.text(p)).find(|t| !t.is_empty()).unwrap_or("");
+        let time = paths
+            .iter()
+            .map(|p| obj.text(p))
+            .find(|t| !t.is_empty())
+            .unwrap_or("");
         cell::since(time, now)
     };
     let first = since(&["firstTimestamp", "eventTime"]);
@@ -163,7 +208,10 @@ fn cells(obj: &Value, now: i64) -> Vec<Value> {
         (since(&["series.lastObservedTime"]), obj.num("series.count"))
     } else {
         let count = obj.num("count");
-        (since(&["lastTimestamp", "firstTimestamp", "eventTime"]), if count == 0 { 1 } else { count })
+        (
+            since(&["lastTimestamp", "firstTimestamp", "eventTime"]),
+            if count == 0 { 1 } else { count },
+        )
     };
     let kind = obj.text("involvedObject.kind").to_lowercase();
     let object = match obj.text("involvedObject.name") {
@@ -171,10 +219,17 @@ fn cells(obj: &Value, now: i64) -> Vec<Value> {
         name => format!("{kind}/{name}"),
     };
     let (component, host) = match obj.text("source.component") {
-        "" => (obj.text("reportingComponent"), obj.text("reportingInstance")),
+        "" => (
+            obj.text("reportingComponent"),
+            obj.text("reportingInstance"),
+        ),
         component => (component, obj.text("source.host")),
     };
-    let source = if host.is_empty() { component.to_owned() } else { format!("{component}, {host}") };
+    let source = if host.is_empty() {
+        component.to_owned()
+    } else {
+        format!("{component}, {host}")
+    };
     vec![
         last.into(),
         obj.text("type").into(),

@@ -12,7 +12,13 @@ use crate::check::At;
 use crate::kind::Kind;
 use crate::tree::{Tree, TreeMut};
 
-const LISTS: [&str; 5] = ["max", "min", "default", "defaultRequest", "maxLimitRequestRatio"];
+const LISTS: [&str; 5] = [
+    "max",
+    "min",
+    "default",
+    "defaultRequest",
+    "maxLimitRequestRatio",
+];
 
 pub(crate) static LIMIT_RANGE: Kind = Kind {
     group: "",
@@ -20,7 +26,12 @@ pub(crate) static LIMIT_RANGE: Kind = Kind {
     default,
     validate,
     validate_update: |new, _, _| validate(new),
-    columns: &[crate::kind::Column { name: "Created At", kind: "date", format: "", priority: 0 }],
+    columns: &[crate::kind::Column {
+        name: "Created At",
+        kind: "date",
+        format: "",
+        priority: 0,
+    }],
     cells: |obj, _| vec![obj.at("metadata.creationTimestamp").clone()],
     ..Kind::GENERIC
 };
@@ -55,8 +66,13 @@ fn validate(obj: &Value) -> ErrorList {
         let kind = limit.at("type");
         let msgs = validation::is_qualified_name(kind.text());
         if !msgs.is_empty() {
-            e.extend(msgs.into_iter().map(|m| FieldError::invalid(&kind.path, kind.text(), m)));
-        } else if !kind.text().contains('/') && !matches!(kind.text(), "Pod" | "Container" | "PersistentVolumeClaim") {
+            e.extend(
+                msgs.into_iter()
+                    .map(|m| FieldError::invalid(&kind.path, kind.text(), m)),
+            );
+        } else if !kind.text().contains('/')
+            && !matches!(kind.text(), "Pod" | "Container" | "PersistentVolumeClaim")
+        {
             e.push(kind.invalid("must be a standard limit type or fully qualified"));
         }
         if !types.insert(kind.text()) {
@@ -84,7 +100,8 @@ fn one(limit: &At, kind: &str, e: &mut ErrorList) {
     }
     let storage = |list: &str| limit.value.at(list).get("storage").is_some();
     if kind == "PersistentVolumeClaim" && !storage("min") && !storage("max") {
-        let detail = "either minimum or maximum storage value is required, but neither was provided";
+        let detail =
+            "either minimum or maximum storage value is required, but neither was provided";
         e.push(limit.at("limits").required(detail));
     }
     for name in names {
@@ -93,27 +110,50 @@ fn one(limit: &At, kind: &str, e: &mut ErrorList) {
 }
 
 fn relations(limit: &At, name: &str, e: &mut ErrorList) {
-    let of = |list: &str| limit.value.at(list).get(name).and_then(crate::check::quantity);
-    let (min, max, default, request) = (of("min"), of("max"), of("default"), of("defaultRequest"));
-    let mut ordered = |low: &Option<_>, low_name: &str, high: &Option<_>, high_name: &str, at: &str| {
-        if let (Some(l), Some(h)) = (low, high)
-            && l > h
-        {
-            let path = limit.path.child(at).key(name);
-            let shown = of(at).map_or(String::new(), |q| q.to_string());
-            e.push(FieldError::invalid(&path, shown, format!("{low_name} value {l} is greater than {high_name} value {h}")));
-        }
+    let of = |list: &str| {
+        limit
+            .value
+            .at(list)
+            .get(name)
+            .and_then(crate::check::quantity)
     };
+    let (min, max, default, request) = (of("min"), of("max"), of("default"), of("defaultRequest"));
+    let mut ordered =
+        |low: &Option<_>, low_name: &str, high: &Option<_>, high_name: &str, at: &str| {
+            if let (Some(l), Some(h)) = (low, high)
+                && l > h
+            {
+                let path = limit.path.child(at).key(name);
+                let shown = of(at).map_or(String::new(), |q| q.to_string());
+                e.push(FieldError::invalid(
+                    &path,
+                    shown,
+                    format!("{low_name} value {l} is greater than {high_name} value {h}"),
+                ));
+            }
+        };
     ordered(&min, "min", &max, "max", "min");
     ordered(&min, "min", &request, "default request", "defaultRequest");
     ordered(&request, "default request", &max, "max", "defaultRequest");
-    ordered(&request, "default request", &default, "default limit", "defaultRequest");
+    ordered(
+        &request,
+        "default request",
+        &default,
+        "default limit",
+        "defaultRequest",
+    );
     ordered(&min, "min", &default, "default", "default");
     ordered(&default, "default", &max, "max", "default");
-    let Some(ratio) = of("maxLimitRequestRatio") else { return };
+    let Some(ratio) = of("maxLimitRequestRatio") else {
+        return;
+    };
     let path = limit.path.child("maxLimitRequestRatio").key(name);
     if ratio.milli_value() < 1000 {
-        e.push(FieldError::invalid(&path, ratio.to_string(), format!("ratio {ratio} is less than 1")));
+        e.push(FieldError::invalid(
+            &path,
+            ratio.to_string(),
+            format!("ratio {ratio} is less than 1"),
+        ));
     }
     if let (Some(min), Some(max)) = (min, max) {
         let most = max.milli_value() as f64 / min.milli_value() as f64;

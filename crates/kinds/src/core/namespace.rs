@@ -38,7 +38,10 @@ fn prepare_create(obj: &mut Value) {
     obj.put("status", json!({"phase": "Active"}));
     if let Some(spec) = obj.object("spec") {
         let list = spec.entry("finalizers").or_insert_with(|| json!([]));
-        if let Some(list) = list.as_array_mut().filter(|l| !l.iter().any(|f| f == "kubernetes")) {
+        if let Some(list) = list
+            .as_array_mut()
+            .filter(|l| !l.iter().any(|f| f == "kubernetes"))
+        {
             list.push("kubernetes".into());
         }
     }
@@ -61,7 +64,11 @@ fn finalizers(obj: &Value, indexed: bool) -> ErrorList {
     for finalizer in list.each() {
         let path = if indexed { &finalizer.path } else { &list.path };
         let text = finalizer.text();
-        e.extend(validation::is_qualified_name(text).into_iter().map(|m| FieldError::invalid(path, text, m)));
+        e.extend(
+            validation::is_qualified_name(text)
+                .into_iter()
+                .map(|m| FieldError::invalid(path, text, m)),
+        );
         if !text.contains('/') && !matches!(text, "kubernetes" | "orphan" | "foregroundDeletion") {
             let detail = "name is neither a standard finalizer name nor is it fully qualified";
             e.push(FieldError::invalid(path, text, detail));
@@ -75,13 +82,21 @@ fn validate_update(new: &Value, _old: &Value, ctx: &UpdateContext) -> ErrorList 
         "finalize" => finalizers(new, true),
         "status" => {
             let deleted = new.has("metadata.deletionTimestamp");
-            let (expected, is) = if deleted { ("Terminating", "not ") } else { ("Active", "") };
+            let (expected, is) = if deleted {
+                ("Terminating", "not ")
+            } else {
+                ("Active", "")
+            };
             let phase = new.text("status.phase");
             if phase == expected {
                 return ErrorList::new();
             }
             let detail = format!("may only be '{expected}' if `deletionTimestamp` is {is}empty");
-            vec![FieldError::invalid(&Path::new("status.Phase"), phase, detail)]
+            vec![FieldError::invalid(
+                &Path::new("status.Phase"),
+                phase,
+                detail,
+            )]
         }
         _ => ErrorList::new(),
     }

@@ -32,7 +32,12 @@ pub(crate) static NODE: Kind = Kind {
         Column::wide("Container-Runtime"),
     ],
     cells,
-    selectable: |obj| vec![("spec.unschedulable", obj.flag("spec.unschedulable").to_string())],
+    selectable: |obj| {
+        vec![(
+            "spec.unschedulable",
+            obj.flag("spec.unschedulable").to_string(),
+        )]
+    },
     selectable_names: &["spec.unschedulable"],
     ..Kind::GENERIC
 };
@@ -47,7 +52,12 @@ fn default(obj: &mut Value) {
         }
     }
     let one = obj.text("spec.podCIDR").to_owned();
-    match obj.list("spec.podCIDRs").first().and_then(Value::as_str).map(str::to_owned) {
+    match obj
+        .list("spec.podCIDRs")
+        .first()
+        .and_then(Value::as_str)
+        .map(str::to_owned)
+    {
         Some(first) => obj.put("spec.podCIDR", first),
         None if !one.is_empty() => obj.put("spec.podCIDRs", vec![Value::from(one)]),
         None => {}
@@ -71,12 +81,22 @@ fn validate(obj: &Value) -> ErrorList {
 
 fn common(obj: &Value) -> ErrorList {
     let mut e = ErrorList::new();
-    let taints = At { value: obj.at("spec.taints"), path: At::new(obj, "metadata").at("taints").path };
+    let taints = At {
+        value: obj.at("spec.taints"),
+        path: At::new(obj, "metadata").at("taints").path,
+    };
     validate_taints(&taints, &mut e);
     for list in ["capacity", "allocatable"] {
         let amounts = At::new(obj, "status").at(list);
         for (name, at) in amounts.entries() {
-            resources::amount(&At { value: at.value, path: amounts.path.child(name) }, name, &mut e);
+            resources::amount(
+                &At {
+                    value: at.value,
+                    path: amounts.path.child(name),
+                },
+                name,
+                &mut e,
+            );
         }
     }
     e
@@ -111,7 +131,9 @@ fn validate_update(new: &Value, old: &Value, _: &UpdateContext) -> ErrorList {
         seen.push(address.value);
     }
     let spec = At::new(new, "spec");
-    let kept = |field: &str| !old.at("spec").has(field) || spec.value.at(field) == old.at("spec").at(field);
+    let kept = |field: &str| {
+        !old.at("spec").has(field) || spec.value.at(field) == old.at("spec").at(field)
+    };
     if !old.list("spec.podCIDRs").is_empty() && !kept("podCIDRs") {
         e.push(FieldError::forbidden(
             &spec.path.child("podCIDRs"),
@@ -128,7 +150,11 @@ fn validate_update(new: &Value, old: &Value, _: &UpdateContext) -> ErrorList {
 }
 
 fn cells(obj: &Value, now: i64) -> Vec<Value> {
-    let ready = obj.list("status.conditions").iter().rev().find(|c| c.text("type") == "Ready");
+    let ready = obj
+        .list("status.conditions")
+        .iter()
+        .rev()
+        .find(|c| c.text("type") == "Ready");
     let mut status = match ready.map(|c| c.text("status")) {
         Some("True") => "Ready",
         Some(_) => "NotReady",
@@ -148,7 +174,10 @@ fn cells(obj: &Value, now: i64) -> Vec<Value> {
     }
     roles.remove("");
     let address = |kind: &str| {
-        let found = obj.list("status.addresses").iter().find(|a| a.text("type") == kind);
+        let found = obj
+            .list("status.addresses")
+            .iter()
+            .find(|a| a.text("type") == kind);
         found.map_or(NONE, |a| a.text("address")).to_owned()
     };
     let info = |field: &str| match obj.at("status.nodeInfo").text(field) {

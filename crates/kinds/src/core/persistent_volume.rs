@@ -91,22 +91,34 @@ fn validate(obj: &Value) -> ErrorList {
             e.push(q.invalid("must be greater than zero"));
         }
     }
-    spec.at("persistentVolumeReclaimPolicy").one_of(&mut e, &["Delete", "Recycle", "Retain"]);
+    spec.at("persistentVolumeReclaimPolicy")
+        .one_of(&mut e, &["Delete", "Recycle", "Retain"]);
     if let Some(affinity) = Some(spec.at("nodeAffinity")).filter(At::exists) {
         if affinity.has("required") {
             scheduling::node_selector(&affinity.at("required"), &mut e);
         } else {
-            e.push(affinity.at("required").required("must specify required node constraints"));
+            e.push(
+                affinity
+                    .at("required")
+                    .required("must specify required node constraints"),
+            );
         }
     }
     sources(&spec, &mut e);
-    let root = spec.value.text("hostPath.path").split('/').all(|p| matches!(p, "" | "."));
-    if spec.has("hostPath") && root && spec.value.text("persistentVolumeReclaimPolicy") == "Recycle" {
+    let root = spec
+        .value
+        .text("hostPath.path")
+        .split('/')
+        .all(|p| matches!(p, "" | "."));
+    if spec.has("hostPath") && root && spec.value.text("persistentVolumeReclaimPolicy") == "Recycle"
+    {
         let at = spec.at("persistentVolumeReclaimPolicy");
         e.push(at.forbidden("may not be 'recycle' for a hostPath mount of '/'"));
     }
-    spec.at("storageClassName").optional_conforms(&mut e, validation::is_dns1123_subdomain);
-    spec.at("volumeMode").one_of(&mut e, &["Block", "Filesystem"]);
+    spec.at("storageClassName")
+        .optional_conforms(&mut e, validation::is_dns1123_subdomain);
+    spec.at("volumeMode")
+        .one_of(&mut e, &["Block", "Filesystem"]);
     let class = spec.at("volumeAttributesClassName");
     if class.exists() {
         if class.is_empty() {
@@ -115,7 +127,10 @@ fn validate(obj: &Value) -> ErrorList {
             class.conforms(&mut e, validation::is_dns1123_subdomain);
         }
         if !spec.has("csi") {
-            e.push(spec.at("csi").required("has to be specified when using volumeAttributesClassName"));
+            e.push(
+                spec.at("csi")
+                    .required("has to be specified when using volumeAttributesClassName"),
+            );
         }
     }
     e
@@ -146,7 +161,10 @@ fn sources(spec: &At, e: &mut ErrorList) {
                     volumes::no_backsteps(&path, e);
                 }
                 if !spec.has("nodeAffinity") {
-                    e.push(spec.at("nodeAffinity").required("Local volume requires node affinity"));
+                    e.push(
+                        spec.at("nodeAffinity")
+                            .required("Local volume requires node affinity"),
+                    );
                 }
             }
             // Secrets of persistent volumes are named with a namespace, which these rules do not see.
@@ -169,18 +187,30 @@ fn validate_update(new: &Value, old: &Value) -> ErrorList {
     if old.has("spec.csi") && !old.has(secret) {
         munged.remove(secret);
     }
-    if SOURCES.iter().any(|s| !same(munged.at("spec").at(s), old.at("spec").at(s))) {
+    if SOURCES
+        .iter()
+        .any(|s| !same(munged.at("spec").at(s), old.at("spec").at(s)))
+    {
         let detail = "spec.persistentvolumesource is immutable after creation";
-        e.push(FieldError::forbidden(&Path::new("spec.persistentvolumesource"), detail));
+        e.push(FieldError::forbidden(
+            &Path::new("spec.persistentvolumesource"),
+            detail,
+        ));
     }
     let before = e.len();
     workload::immutable(new, old, "spec.volumeMode", &mut e);
     if let Some(error) = e.get_mut(before) {
         "volumeMode".clone_into(&mut error.field);
     }
-    if old.has("spec.nodeAffinity") && !same(new.at("spec.nodeAffinity"), old.at("spec.nodeAffinity")) {
+    if old.has("spec.nodeAffinity")
+        && !same(new.at("spec.nodeAffinity"), old.at("spec.nodeAffinity"))
+    {
         let at = At::new(new, "spec").at("nodeAffinity");
-        e.push(FieldError::invalid(&Path::new("nodeAffinity"), at.value.clone(), crate::check::IMMUTABLE));
+        e.push(FieldError::invalid(
+            &Path::new("nodeAffinity"),
+            at.value.clone(),
+            crate::check::IMMUTABLE,
+        ));
     }
     if old.has("spec.volumeAttributesClassName") && !new.has("spec.volumeAttributesClassName") {
         let at = At::new(new, "spec").at("volumeAttributesClassName");
@@ -196,10 +226,16 @@ fn cells(obj: &Value, now: i64) -> Vec<Value> {
     } else {
         String::new()
     };
-    let phase = if obj.has("metadata.deletionTimestamp") { "Terminating" } else { obj.text("status.phase") };
+    let phase = if obj.has("metadata.deletionTimestamp") {
+        "Terminating"
+    } else {
+        obj.text("status.phase")
+    };
     let or_unset = |path: &str| obj.at(path).as_str().unwrap_or(UNSET).to_owned();
     vec![
-        quantity(obj.at("spec.capacity.storage")).map_or("0".to_owned(), |q| q.to_string()).into(),
+        quantity(obj.at("spec.capacity.storage"))
+            .map_or("0".to_owned(), |q| q.to_string())
+            .into(),
         access_modes_text(obj.list("spec.accessModes")).into(),
         obj.text("spec.persistentVolumeReclaimPolicy").into(),
         phase.into(),

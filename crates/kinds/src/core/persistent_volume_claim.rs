@@ -55,11 +55,17 @@ pub(crate) fn default_spec(spec: &mut Value) {
     // Both names of the source hold the same when one alone is given and it is local.
     if spec.has("dataSource") && !spec.has("dataSourceRef") {
         spec.put("dataSourceRef", spec.at("dataSource").clone());
-    } else if spec.has("dataSourceRef") && !spec.has("dataSource") && spec.text("dataSourceRef.namespace").is_empty() {
+    } else if spec.has("dataSourceRef")
+        && !spec.has("dataSource")
+        && spec.text("dataSourceRef.namespace").is_empty()
+    {
         let mut source = spec.at("dataSourceRef").clone();
         source.remove("namespace");
         let group = source.text("apiGroup");
-        let known = matches!((group, source.text("kind")), ("", "PersistentVolumeClaim") | ("snapshot.storage.k8s.io", "VolumeSnapshot"));
+        let known = matches!(
+            (group, source.text("kind")),
+            ("", "PersistentVolumeClaim") | ("snapshot.storage.k8s.io", "VolumeSnapshot")
+        );
         if known {
             spec.put("dataSource", source);
         }
@@ -68,7 +74,12 @@ pub(crate) fn default_spec(spec: &mut Value) {
 
 /// `accessModes` of volumes and claims.
 pub(super) fn access_modes(spec: &At, missing: &str, e: &mut ErrorList) {
-    const MODES: &[&str] = &["ReadOnlyMany", "ReadWriteMany", "ReadWriteOnce", "ReadWriteOncePod"];
+    const MODES: &[&str] = &[
+        "ReadOnlyMany",
+        "ReadWriteMany",
+        "ReadWriteOnce",
+        "ReadWriteOncePod",
+    ];
     let modes = spec.at("accessModes");
     if modes.is_empty() {
         e.push(modes.required(missing));
@@ -77,7 +88,9 @@ pub(super) fn access_modes(spec: &At, missing: &str, e: &mut ErrorList) {
         e.push(FieldError::not_supported(&modes.path, mode.text(), MODES));
     }
     let single = modes.each().any(|m| m.text() == "ReadWriteOncePod");
-    let other = modes.each().any(|m| m.text() != "ReadWriteOncePod" && MODES.contains(&m.text()));
+    let other = modes
+        .each()
+        .any(|m| m.text() != "ReadWriteOncePod" && MODES.contains(&m.text()));
     if single && other {
         e.push(modes.forbidden("may not use ReadWriteOncePod with other access modes"));
     }
@@ -88,13 +101,17 @@ pub(crate) fn validate_spec(spec: &At, e: &mut ErrorList) {
     access_modes(spec, "at least 1 access mode is required", e);
     spec.at("selector").label_selector(e);
     let storage = spec.value.at("resources.requests.storage");
-    let at = At { value: storage, path: spec.path.child("resources").key("storage") };
+    let at = At {
+        value: storage,
+        path: spec.path.child("resources").key("storage"),
+    };
     match at.quantity() {
         None => e.push(at.required("")),
         Some(q) if q.milli_value() <= 0 => e.push(at.invalid("must be greater than zero")),
         Some(_) => resources::amount(&at, "storage", e),
     }
-    spec.at("storageClassName").optional_conforms(e, validation::is_dns1123_subdomain);
+    spec.at("storageClassName")
+        .optional_conforms(e, validation::is_dns1123_subdomain);
     spec.at("volumeMode").one_of(e, &["Block", "Filesystem"]);
     for field in ["dataSource", "dataSourceRef"] {
         let source = spec.at(field);
@@ -106,15 +123,26 @@ pub(crate) fn validate_spec(spec: &At, e: &mut ErrorList) {
     let shown = source.path.to_string();
     if !reference.value.text("namespace").is_empty() {
         if source.exists() {
-            e.push(FieldError::invalid(&spec.path, shown, "may not be specified when dataSourceRef.namespace is specified"));
+            e.push(FieldError::invalid(
+                &spec.path,
+                shown,
+                "may not be specified when dataSourceRef.namespace is specified",
+            ));
         }
     } else if source.exists()
         && reference.exists()
-        && ["apiGroup", "kind", "name"].iter().any(|f| source.value.at(f) != reference.value.at(f))
+        && ["apiGroup", "kind", "name"]
+            .iter()
+            .any(|f| source.value.at(f) != reference.value.at(f))
     {
-        e.push(FieldError::invalid(&spec.path, shown, "must match dataSourceRef"));
+        e.push(FieldError::invalid(
+            &spec.path,
+            shown,
+            "must match dataSourceRef",
+        ));
     }
-    spec.at("volumeAttributesClassName").optional_conforms(e, validation::is_dns1123_subdomain);
+    spec.at("volumeAttributesClassName")
+        .optional_conforms(e, validation::is_dns1123_subdomain);
 }
 
 fn data_source(source: &At, e: &mut ErrorList) {
@@ -150,20 +178,36 @@ fn validate_update(new: &Value, old: &Value, ctx: &UpdateContext) -> ErrorList {
         munged.put("volumeName", before.at("volumeName").clone());
     }
     let old_class = old.at("metadata.annotations").get(BETA_CLASS);
-    if new.at("metadata.annotations").get(BETA_CLASS) != old_class && !(old_class.is_some() && spec.value.get("storageClassName") == old_class) {
+    if new.at("metadata.annotations").get(BETA_CLASS) != old_class
+        && !(old_class.is_some() && spec.value.get("storageClassName") == old_class)
+    {
         let path = Path::new("metadata.annotations").key(BETA_CLASS);
-        e.push(FieldError::invalid(&path, new.at("metadata.annotations").get(BETA_CLASS).cloned().unwrap_or_default(), IMMUTABLE));
+        e.push(FieldError::invalid(
+            &path,
+            new.at("metadata.annotations")
+                .get(BETA_CLASS)
+                .cloned()
+                .unwrap_or_default(),
+            IMMUTABLE,
+        ));
     }
-    if !before.has("storageClassName") && old_class.is_none_or(|c| spec.value.get("storageClassName") == Some(c)) {
+    if !before.has("storageClassName")
+        && old_class.is_none_or(|c| spec.value.get("storageClassName") == Some(c))
+    {
         munged.remove("storageClassName");
     }
     if bound {
-        munged.put("resources.requests.storage", before.at("resources.requests.storage").clone());
-        munged.put("volumeAttributesClassName", before.at("volumeAttributesClassName").clone());
+        munged.put(
+            "resources.requests.storage",
+            before.at("resources.requests.storage").clone(),
+        );
+        munged.put(
+            "volumeAttributesClassName",
+            before.at("volumeAttributesClassName").clone(),
+        );
     }
     if !same(&munged, before) {
-        let detail =
-            "spec is immutable after creation except resources.requests and volumeAttributesClassName for bound claims\n";
+        let detail = "spec is immutable after creation except resources.requests and volumeAttributesClassName for bound claims\n";
         e.push(spec.forbidden(detail));
     }
     let storage = "resources.requests.storage";
@@ -172,34 +216,58 @@ fn validate_update(new: &Value, old: &Value, ctx: &UpdateContext) -> ErrorList {
         && now < was
         && size(old.at("status.capacity.storage")).is_none_or(|have| now <= have)
     {
-        e.push(FieldError::forbidden(&Path::new("spec.resources.requests.storage"), "field can not be less than status.capacity"));
+        e.push(FieldError::forbidden(
+            &Path::new("spec.resources.requests.storage"),
+            "field can not be less than status.capacity",
+        ));
     }
     if !same(spec.value.at("volumeMode"), before.at("volumeMode")) {
-        e.push(FieldError::invalid(&Path::new("volumeMode"), spec.value.at("volumeMode").clone(), IMMUTABLE));
+        e.push(FieldError::invalid(
+            &Path::new("volumeMode"),
+            spec.value.at("volumeMode").clone(),
+            IMMUTABLE,
+        ));
     }
     e
 }
 
 /// The class a volume or claim asks for, by the field or the older annotation.
 pub(super) fn class(obj: &Value) -> String {
-    match obj.at("metadata.annotations").get(BETA_CLASS).and_then(Value::as_str) {
+    match obj
+        .at("metadata.annotations")
+        .get(BETA_CLASS)
+        .and_then(Value::as_str)
+    {
         Some(class) => class.to_owned(),
         None => obj.text("spec.storageClassName").to_owned(),
     }
 }
 
 pub(super) fn access_modes_text(modes: &[Value]) -> String {
-    let short = [("ReadWriteOnce", "RWO"), ("ReadOnlyMany", "ROX"), ("ReadWriteMany", "RWX"), ("ReadWriteOncePod", "RWOP")];
-    let found = short.iter().filter(|(mode, _)| modes.iter().any(|m| m == mode)).map(|(_, s)| *s);
+    let short = [
+        ("ReadWriteOnce", "RWO"),
+        ("ReadOnlyMany", "ROX"),
+        ("ReadWriteMany", "RWX"),
+        ("ReadWriteOncePod", "RWOP"),
+    ];
+    let found = short
+        .iter()
+        .filter(|(mode, _)| modes.iter().any(|m| m == mode))
+        .map(|(_, s)| *s);
     found.collect::<Vec<_>>().join(",")
 }
 
 fn cells(obj: &Value, now: i64) -> Vec<Value> {
-    let phase = if obj.has("metadata.deletionTimestamp") { "Terminating" } else { obj.text("status.phase") };
+    let phase = if obj.has("metadata.deletionTimestamp") {
+        "Terminating"
+    } else {
+        obj.text("status.phase")
+    };
     let or_unset = |path: &str| obj.at(path).as_str().unwrap_or(UNSET).to_owned();
     let (mut capacity, mut modes) = (String::new(), String::new());
     if !obj.text("spec.volumeName").is_empty() {
-        capacity = quantity(obj.at("status.capacity.storage")).map_or("0".to_owned(), |q| q.to_string());
+        capacity =
+            quantity(obj.at("status.capacity.storage")).map_or("0".to_owned(), |q| q.to_string());
         modes = access_modes_text(obj.list("status.accessModes"));
     }
     vec![

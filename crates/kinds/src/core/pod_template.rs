@@ -20,10 +20,18 @@ pub(crate) static POD_TEMPLATE: Kind = Kind {
         rules::raise_generation(new, old, new.at("template") != old.at("template"));
     },
     validate_update: |new, _, _| validate(new),
-    columns: &[Column::text("Containers"), Column::text("Images"), Column::text("Pod Labels")],
+    columns: &[
+        Column::text("Containers"),
+        Column::text("Images"),
+        Column::text("Pod Labels"),
+    ],
     cells: |obj, _| {
         let (names, images) = cell::containers(obj.at("template.spec"));
-        vec![names.into(), images.into(), cell::labels(obj.at("template.metadata.labels")).into()]
+        vec![
+            names.into(),
+            images.into(),
+            cell::labels(obj.at("template.metadata.labels")).into(),
+        ]
     },
     ..Kind::GENERIC
 };

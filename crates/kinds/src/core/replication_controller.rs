@@ -19,7 +19,13 @@ pub(crate) static REPLICATION_CONTROLLER: Kind = Kind {
     prepare_create: rules::first_generation,
     validate,
     prepare_update,
-    validate_update: |new, _, ctx| if ctx.subresource == "status" { status(new) } else { validate(new) },
+    validate_update: |new, _, ctx| {
+        if ctx.subresource == "status" {
+            status(new)
+        } else {
+            validate(new)
+        }
+    },
     warnings: workload::template_warnings,
     columns: REPLICAS,
     cells: |obj, now| replica_cells(obj, now, cell::labels(obj.at("spec.selector"))),

@@ -11,8 +11,15 @@ use crate::kind::{Column, Kind, UpdateContext};
 use crate::rules;
 use crate::tree::{Tree, TreeMut};
 
-const SCOPES: &[&str] =
-    &["Terminating", "NotTerminating", "BestEffort", "NotBestEffort", "PriorityClass", "CrossNamespacePodAffinity", "VolumeAttributesClass"];
+const SCOPES: &[&str] = &[
+    "Terminating",
+    "NotTerminating",
+    "BestEffort",
+    "NotBestEffort",
+    "PriorityClass",
+    "CrossNamespacePodAffinity",
+    "VolumeAttributesClass",
+];
 
 pub(crate) static RESOURCE_QUOTA: Kind = Kind {
     group: "",
@@ -35,7 +42,11 @@ pub(crate) static RESOURCE_QUOTA: Kind = Kind {
 fn amounts(at: &At, e: &mut ErrorList) {
     for (name, q) in at.entries() {
         if resources::name(&q, name, e) && !name.contains('/') && name == "storage" {
-            e.push(FieldError::invalid(&q.path, name, "must be a standard resource for quota"));
+            e.push(FieldError::invalid(
+                &q.path,
+                name,
+                "must be a standard resource for quota",
+            ));
         }
         resources::amount(&q, name, e);
     }
@@ -52,7 +63,10 @@ fn validate(obj: &Value) -> ErrorList {
         if !SCOPES.contains(scope) {
             e.push(scopes.invalid("unsupported scope"));
         }
-        for _ in hard.iter().filter(|r| resources::is_standard(r) && !scope_fits(scope, r)) {
+        for _ in hard
+            .iter()
+            .filter(|r| resources::is_standard(r) && !scope_fits(scope, r))
+        {
             e.push(scopes.invalid("unsupported scope applied to resource"));
         }
     }
@@ -62,7 +76,10 @@ fn validate(obj: &Value) -> ErrorList {
 }
 
 fn conflicts(named: &[&str], scopes: &At, e: &mut ErrorList) {
-    for pair in [["BestEffort", "NotBestEffort"], ["Terminating", "NotTerminating"]] {
+    for pair in [
+        ["BestEffort", "NotBestEffort"],
+        ["Terminating", "NotTerminating"],
+    ] {
         if pair.iter().all(|s| named.contains(s)) {
             e.push(scopes.invalid("conflicting scopes"));
         }
@@ -71,13 +88,20 @@ fn conflicts(named: &[&str], scopes: &At, e: &mut ErrorList) {
 
 /// Whether a quota of this scope can count this resource.
 fn scope_fits(scope: &str, resource: &str) -> bool {
-    let compute = matches!(resource, "cpu" | "memory" | "limits.cpu" | "limits.memory" | "requests.cpu" | "requests.memory");
+    let compute = matches!(
+        resource,
+        "cpu" | "memory" | "limits.cpu" | "limits.memory" | "requests.cpu" | "requests.memory"
+    );
     match scope {
-        "Terminating" | "NotTerminating" | "NotBestEffort" | "PriorityClass" | "CrossNamespacePodAffinity" => {
-            resource == "pods" || compute
-        }
+        "Terminating"
+        | "NotTerminating"
+        | "NotBestEffort"
+        | "PriorityClass"
+        | "CrossNamespacePodAffinity" => resource == "pods" || compute,
         "BestEffort" => resource == "pods",
-        "VolumeAttributesClass" => matches!(resource, "persistentvolumeclaims" | "requests.storage"),
+        "VolumeAttributesClass" => {
+            matches!(resource, "persistentvolumeclaims" | "requests.storage")
+        }
         _ => true,
     }
 }
@@ -90,14 +114,32 @@ fn selector(spec: &At, hard: &[&str], e: &mut ErrorList) {
         let (scope, operator) = (req.value.text("scopeName"), req.value.text("operator"));
         let values = req.value.list("values");
         if !SCOPES.contains(&scope) {
-            e.push(FieldError::invalid(&path.child("scopeName"), scope, "unsupported scope"));
+            e.push(FieldError::invalid(
+                &path.child("scopeName"),
+                scope,
+                "unsupported scope",
+            ));
         }
-        for _ in hard.iter().filter(|r| resources::is_standard(r) && !scope_fits(scope, r)) {
-            e.push(FieldError::invalid(&path, selector.value.clone(), "unsupported scope applied to resource"));
+        for _ in hard
+            .iter()
+            .filter(|r| resources::is_standard(r) && !scope_fits(scope, r))
+        {
+            e.push(FieldError::invalid(
+                &path,
+                selector.value.clone(),
+                "unsupported scope applied to resource",
+            ));
         }
-        if !matches!(scope, "PriorityClass" | "VolumeAttributesClass") && SCOPES.contains(&scope) && operator != "Exists" {
+        if !matches!(scope, "PriorityClass" | "VolumeAttributesClass")
+            && SCOPES.contains(&scope)
+            && operator != "Exists"
+        {
             let detail = "must be 'Exists' when scope is any of ResourceQuotaScopeTerminating, ResourceQuotaScopeNotTerminating, ResourceQuotaScopeBestEffort, ResourceQuotaScopeNotBestEffort or ResourceQuotaScopeCrossNamespacePodAffinity";
-            e.push(FieldError::invalid(&path.child("operator"), operator, detail));
+            e.push(FieldError::invalid(
+                &path.child("operator"),
+                operator,
+                detail,
+            ));
         }
         match operator {
             "In" | "NotIn" if values.is_empty() => e.push(FieldError::required(
@@ -110,11 +152,22 @@ fn selector(spec: &At, hard: &[&str], e: &mut ErrorList) {
                 "must be no value when `operator` is 'Exist' or 'DoesNotExist' for scope selector",
             )),
             "In" | "NotIn" | "Exists" | "DoesNotExist" => {}
-            _ => e.push(FieldError::invalid(&path.child("operator"), operator, "not a valid selector operator")),
+            _ => e.push(FieldError::invalid(
+                &path.child("operator"),
+                operator,
+                "not a valid selector operator",
+            )),
         }
         named.push(scope);
     }
-    conflicts(&named, &At { value: spec.value.at("scopes"), path }, e);
+    conflicts(
+        &named,
+        &At {
+            value: spec.value.at("scopes"),
+            path,
+        },
+        e,
+    );
 }
 
 fn validate_update(new: &Value, old: &Value, ctx: &UpdateContext) -> ErrorList {
@@ -126,7 +179,12 @@ fn validate_update(new: &Value, old: &Value, ctx: &UpdateContext) -> ErrorList {
     }
     e = validate(new);
     let sorted = |obj: &Value| {
-        let mut scopes: Vec<_> = obj.list("spec.scopes").iter().filter_map(Value::as_str).map(str::to_owned).collect();
+        let mut scopes: Vec<_> = obj
+            .list("spec.scopes")
+            .iter()
+            .filter_map(Value::as_str)
+            .map(str::to_owned)
+            .collect();
         scopes.sort();
         scopes.dedup();
         scopes
@@ -140,9 +198,24 @@ fn validate_update(new: &Value, old: &Value, ctx: &UpdateContext) -> ErrorList {
 fn cells(obj: &Value, now: i64) -> Vec<Value> {
     let (mut requests, mut limits) = (Vec::new(), Vec::new());
     for (name, hard) in obj.map("status.hard") {
-        let text = |v: Option<&Value>| v.and_then(quantity).map_or("0".to_owned(), |q| q.to_string());
-        let line = format!("{name}: {}/{}", text(obj.at("status.used").get(name)), text(Some(hard)));
-        if name.starts_with("limits.") { limits.push(line) } else { requests.push(line) }
+        let text = |v: Option<&Value>| {
+            v.and_then(quantity)
+                .map_or("0".to_owned(), |q| q.to_string())
+        };
+        let line = format!(
+            "{name}: {}/{}",
+            text(obj.at("status.used").get(name)),
+            text(Some(hard))
+        );
+        if name.starts_with("limits.") {
+            limits.push(line)
+        } else {
+            requests.push(line)
+        }
     }
-    vec![requests.join(", ").into(), limits.join(", ").into(), cell::age(obj, now)]
+    vec![
+        requests.join(", ").into(),
+        limits.join(", ").into(),
+        cell::age(obj, now),
+    ]
 }

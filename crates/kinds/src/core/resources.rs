@@ -72,9 +72,17 @@ fn may_overcommit(name: &str) -> bool {
 /// The key of a resource list, reported where the value is.
 pub(crate) fn name(at: &At, name: &str, e: &mut ErrorList) -> bool {
     let before = e.len();
-    e.extend(validation::is_qualified_name(name).into_iter().map(|m| FieldError::invalid(&at.path, name, m)));
+    e.extend(
+        validation::is_qualified_name(name)
+            .into_iter()
+            .map(|m| FieldError::invalid(&at.path, name, m)),
+    );
     if e.len() == before && !name.contains('/') && !is_standard(name) {
-        e.push(FieldError::invalid(&at.path, name, "must be a standard resource type or fully qualified"));
+        e.push(FieldError::invalid(
+            &at.path,
+            name,
+            "must be a standard resource type or fully qualified",
+        ));
     }
     e.len() == before
 }
@@ -83,16 +91,28 @@ fn container_name(at: &At, key: &str, e: &mut ErrorList) {
     name(at, key, e);
     if !key.contains('/') {
         if !matches!(key, "cpu" | "memory" | "ephemeral-storage") && !is_huge_page(key) {
-            e.push(FieldError::invalid(&at.path, key, "must be a standard resource for containers"));
+            e.push(FieldError::invalid(
+                &at.path,
+                key,
+                "must be a standard resource for containers",
+            ));
         }
     } else if !is_native(key) && !is_extended(key) {
-        e.push(FieldError::invalid(&at.path, key, "doesn't follow extended resource name standard"));
+        e.push(FieldError::invalid(
+            &at.path,
+            key,
+            "doesn't follow extended resource name standard",
+        ));
     }
 }
 
 fn pod_name(at: &At, key: &str, e: &mut ErrorList) {
     if name(at, key, e) && !matches!(key, "cpu" | "memory") && !is_huge_page(key) {
-        e.push(FieldError::not_supported(&at.path, key, &["cpu", "hugepages-", "memory"]));
+        e.push(FieldError::not_supported(
+            &at.path,
+            key,
+            &["cpu", "hugepages-", "memory"],
+        ));
     }
 }
 
@@ -105,21 +125,41 @@ pub(crate) fn amount(at: &At, name: &str, e: &mut ErrorList) {
     }
     let counted = INTEGERS.contains(&name) || is_extended(name);
     if counted && q.milli_value() % 1000 != 0 {
-        e.push(FieldError::invalid(&at.path, text.as_str(), "must be an integer"));
+        e.push(FieldError::invalid(
+            &at.path,
+            text.as_str(),
+            "must be an integer",
+        ));
     }
 }
 
 fn huge_page(at: &At, name: &str, q: &Quantity, e: &mut ErrorList) {
-    let size = name.strip_prefix("hugepages-").and_then(|s| Quantity::parse(s).ok()).map_or(0, |s| s.value());
+    let size = name
+        .strip_prefix("hugepages-")
+        .and_then(|s| Quantity::parse(s).ok())
+        .map_or(0, |s| s.value());
     if size <= 0 || q.value() % size != 0 {
         let text = q.to_string();
-        e.push(FieldError::invalid(&at.path, text.as_str(), format!("{text} is not positive integer multiple of {name}")));
+        e.push(FieldError::invalid(
+            &at.path,
+            text.as_str(),
+            format!("{text} is not positive integer multiple of {name}"),
+        ));
     }
 }
 
 /// `resources` of a container or a pod.
-pub(crate) fn requirements(resources: &At, scope: Scope, claims: &BTreeSet<&str>, e: &mut ErrorList) {
-    let name_rule = if scope == Scope::Container { container_name } else { pod_name };
+pub(crate) fn requirements(
+    resources: &At,
+    scope: Scope,
+    claims: &BTreeSet<&str>,
+    e: &mut ErrorList,
+) {
+    let name_rule = if scope == Scope::Container {
+        container_name
+    } else {
+        pod_name
+    };
     let (limits, requests) = (resources.at("limits"), resources.at("requests"));
     let (mut huge, mut compute) = (false, false);
     for list in [&limits, &requests] {
@@ -139,7 +179,11 @@ pub(crate) fn requirements(resources: &At, scope: Scope, claims: &BTreeSet<&str>
         let text = q.to_string();
         match limits.at(key).quantity() {
             Some(limit) if limit != q && !may_overcommit(key) => {
-                e.push(FieldError::invalid(&requests.path, text, format!("must be equal to {key} limit of {limit}")));
+                e.push(FieldError::invalid(
+                    &requests.path,
+                    text,
+                    format!("must be equal to {key} limit of {limit}"),
+                ));
             }
             Some(limit) if q > limit => {
                 let detail = format!("must be less than or equal to {key} limit of {limit}");
@@ -166,7 +210,11 @@ fn claim_names(list: &At, claims: &BTreeSet<&str>, e: &mut ErrorList) {
             continue;
         }
         request.optional_conforms(e, validation::is_dns1123_label);
-        let key = if request.is_empty() { name.to_owned() } else { format!("{name}/{}", request.text()) };
+        let key = if request.is_empty() {
+            name.to_owned()
+        } else {
+            format!("{name}/{}", request.text())
+        };
         let whole = request.is_empty() && seen.iter().any(|s| s.split('/').next() == Some(name));
         if seen.contains(name) || seen.contains(&key) || whole {
             e.push(FieldError::duplicate(&claim.path, key.as_str()));

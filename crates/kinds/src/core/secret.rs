@@ -35,7 +35,13 @@ pub(crate) static SECRET: Kind = Kind {
         }
     },
     columns: &[Column::text("Type"), Column::text("Data"), Column::AGE],
-    cells: |obj, now| vec![obj.text("type").into(), obj.map("data").len().into(), cell::age(obj, now)],
+    cells: |obj, now| {
+        vec![
+            obj.text("type").into(),
+            obj.map("data").len().into(),
+            cell::age(obj, now),
+        ]
+    },
     selectable: |obj| vec![("type", obj.text("type").to_owned())],
     selectable_names: &["type"],
     ..Kind::GENERIC
@@ -62,7 +68,11 @@ fn validate(obj: &Value) -> ErrorList {
     let data = At::new(obj, "data");
     let mut size = 0;
     for (key, value) in data.entries() {
-        e.extend(validation::is_config_map_key(key).into_iter().map(|m| FieldError::invalid(&value.path, key, m)));
+        e.extend(
+            validation::is_config_map_key(key)
+                .into_iter()
+                .map(|m| FieldError::invalid(&value.path, key, m)),
+        );
         size += decoded_size(value.text());
     }
     if size > MAX_SIZE {
@@ -74,7 +84,13 @@ fn validate(obj: &Value) -> ErrorList {
         "kubernetes.io/service-account-token" => {
             let key = "kubernetes.io/service-account.name";
             let annotations = At::new(obj, "metadata").at("annotations");
-            if annotations.value.get(key).and_then(Value::as_str).unwrap_or("").is_empty() {
+            if annotations
+                .value
+                .get(key)
+                .and_then(Value::as_str)
+                .unwrap_or("")
+                .is_empty()
+            {
                 e.push(FieldError::required(&annotations.path.key(key), ""));
             }
         }
@@ -110,7 +126,11 @@ fn json_map(data: &At, key: &str, e: &mut ErrorList) {
     };
     let bytes = STANDARD.decode(text).unwrap_or_default();
     if let Err(err) = serde_json::from_slice::<serde_json::Map<String, Value>>(&bytes) {
-        e.push(FieldError::invalid(&path, "<secret contents redacted>", err.to_string()));
+        e.push(FieldError::invalid(
+            &path,
+            "<secret contents redacted>",
+            err.to_string(),
+        ));
     }
 }
 
@@ -123,7 +143,10 @@ mod tests {
     fn string_data_becomes_data() {
         let mut obj = json!({"stringData": {"a": "hello"}, "data": {"b": "eA=="}});
         (SECRET.default)(&mut obj);
-        assert_eq!(obj, json!({"type": "Opaque", "data": {"a": "aGVsbG8=", "b": "eA=="}}));
+        assert_eq!(
+            obj,
+            json!({"type": "Opaque", "data": {"a": "aGVsbG8=", "b": "eA=="}})
+        );
     }
 
     #[test]

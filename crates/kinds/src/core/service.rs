@@ -38,7 +38,10 @@ pub(crate) static SERVICE: Kind = Kind {
     ],
     cells,
     selectable: |obj| {
-        vec![("spec.clusterIP", obj.text("spec.clusterIP").to_owned()), ("spec.type", obj.text("spec.type").to_owned())]
+        vec![
+            ("spec.clusterIP", obj.text("spec.clusterIP").to_owned()),
+            ("spec.type", obj.text("spec.type").to_owned()),
+        ]
     },
     selectable_names: &["spec.clusterIP", "spec.type"],
     validate_name: check::name_is_dns1123_label,
@@ -47,7 +50,8 @@ pub(crate) static SERVICE: Kind = Kind {
 
 fn externally_accessible(obj: &Value) -> bool {
     let kind = obj.text("spec.type");
-    matches!(kind, "LoadBalancer" | "NodePort") || kind == "ClusterIP" && !obj.list("spec.externalIPs").is_empty()
+    matches!(kind, "LoadBalancer" | "NodePort")
+        || kind == "ClusterIP" && !obj.list("spec.externalIPs").is_empty()
 }
 
 fn default(obj: &mut Value) {
@@ -122,7 +126,10 @@ fn prepare_update(new: &mut Value, old: &Value, ctx: &UpdateContext) {
 
 /// A change of one of the two address fields is meant for both.
 fn sync_cluster_ips(new: &mut Value, old: &Value) {
-    let (one, was) = (new.text("spec.clusterIP").to_owned(), old.text("spec.clusterIP"));
+    let (one, was) = (
+        new.text("spec.clusterIP").to_owned(),
+        old.text("spec.clusterIP"),
+    );
     let same_list = new.at("spec.clusterIPs") == old.at("spec.clusterIPs");
     if one != was && same_list {
         if one.is_empty() {
@@ -163,12 +170,20 @@ fn keep_allocated(new: &mut Value, old: &Value) {
     if both(needs_node_ports, new) {
         let mut used: BTreeSet<(String, i64)> = BTreeSet::new();
         let key = |p: &Value| (p.text("protocol").to_owned(), p.num("nodePort"));
-        used.extend(new.list("spec.ports").iter().filter(|p| p.num("nodePort") != 0).map(key));
-        for port in new.list_mut("spec.ports").iter_mut().filter(|p| p.num("nodePort") == 0) {
-            let twin = old
-                .list("spec.ports")
+        used.extend(
+            new.list("spec.ports")
                 .iter()
-                .find(|o| o.text("protocol") == port.text("protocol") && o.num("port") == port.num("port"));
+                .filter(|p| p.num("nodePort") != 0)
+                .map(key),
+        );
+        for port in new
+            .list_mut("spec.ports")
+            .iter_mut()
+            .filter(|p| p.num("nodePort") == 0)
+        {
+            let twin = old.list("spec.ports").iter().find(|o| {
+                o.text("protocol") == port.text("protocol") && o.num("port") == port.num("port")
+            });
             if let Some(twin) = twin.filter(|t| t.num("nodePort") != 0)
                 && used.insert(key(twin))
             {
@@ -177,7 +192,10 @@ fn keep_allocated(new: &mut Value, old: &Value) {
         }
     }
     if both(needs_health_check_port, new) && new.num("spec.healthCheckNodePort") == 0 {
-        new.put("spec.healthCheckNodePort", old.at("spec.healthCheckNodePort").clone());
+        new.put(
+            "spec.healthCheckNodePort",
+            old.at("spec.healthCheckNodePort").clone(),
+        );
     }
 }
 
@@ -192,27 +210,49 @@ fn drop_of_former_type(new: &mut Value, old: &Value) {
         }
     };
     if needs_cluster_ip(was) && !needs_cluster_ip(&kind) {
-        drop(&["spec.clusterIP", "spec.clusterIPs", "spec.ipFamilies", "spec.ipFamilyPolicy", "spec.internalTrafficPolicy"]);
+        drop(&[
+            "spec.clusterIP",
+            "spec.clusterIPs",
+            "spec.ipFamilies",
+            "spec.ipFamilyPolicy",
+            "spec.internalTrafficPolicy",
+        ]);
     }
     if was == "LoadBalancer" && kind != "LoadBalancer" {
-        drop(&["spec.allocateLoadBalancerNodePorts", "spec.loadBalancerClass"]);
+        drop(&[
+            "spec.allocateLoadBalancerNodePorts",
+            "spec.loadBalancerClass",
+        ]);
         new.put("status", json!({"loadBalancer": {}}));
     }
-    if externally_accessible(old) && !externally_accessible(new) && new.at("spec.externalTrafficPolicy") == old.at("spec.externalTrafficPolicy") {
+    if externally_accessible(old)
+        && !externally_accessible(new)
+        && new.at("spec.externalTrafficPolicy") == old.at("spec.externalTrafficPolicy")
+    {
         new.remove("spec.externalTrafficPolicy");
     }
-    if needs_health_check_port(old) && !needs_health_check_port(new) && new.at("spec.healthCheckNodePort") == old.at("spec.healthCheckNodePort") {
+    if needs_health_check_port(old)
+        && !needs_health_check_port(new)
+        && new.at("spec.healthCheckNodePort") == old.at("spec.healthCheckNodePort")
+    {
         new.remove("spec.healthCheckNodePort");
     }
     if needs_node_ports(old) && !needs_node_ports(new) {
-        let old_ports: Vec<_> = old.list("spec.ports").iter().map(|p| p.num("nodePort")).collect();
+        let old_ports: Vec<_> = old
+            .list("spec.ports")
+            .iter()
+            .map(|p| p.num("nodePort"))
+            .collect();
         for port in new.list_mut("spec.ports") {
             if old_ports.contains(&port.num("nodePort")) {
                 port.remove("nodePort");
             }
         }
     }
-    if was == "ExternalName" && kind != "ExternalName" && new.at("spec.externalName") == old.at("spec.externalName") {
+    if was == "ExternalName"
+        && kind != "ExternalName"
+        && new.at("spec.externalName") == old.at("spec.externalName")
+    {
         new.remove("spec.externalName");
     }
 }
@@ -247,7 +287,10 @@ fn validate(obj: &Value) -> ErrorList {
             endpoint_ip(&ip, &mut e);
         }
     }
-    spec.at("type").required_one_of(&mut e, &["ClusterIP", "ExternalName", "LoadBalancer", "NodePort"]);
+    spec.at("type").required_one_of(
+        &mut e,
+        &["ClusterIP", "ExternalName", "LoadBalancer", "NodePort"],
+    );
     port_conflicts(&ports, &kind, &mut e);
     load_balancer(obj, &spec, &kind, &mut e);
     traffic(obj, &spec, &kind, &mut e);
@@ -258,19 +301,28 @@ fn of_type(obj: &Value, spec: &At, kind: &str, e: &mut ErrorList) {
     match kind {
         "LoadBalancer" | "NodePort" if is_headless(obj) => {
             let path = spec.path.child("clusterIPs").index(0);
-            e.push(FieldError::invalid(&path, "None", format!("may not be set to 'None' for {kind} services")));
+            e.push(FieldError::invalid(
+                &path,
+                "None",
+                format!("may not be set to 'None' for {kind} services"),
+            ));
         }
         "ExternalName" => {
             for field in ["clusterIPs", "ipFamilies", "ipFamilyPolicy"] {
                 if !spec.at(field).is_empty() {
-                    e.push(spec.at(field).forbidden("may not be set for ExternalName services"));
+                    e.push(
+                        spec.at(field)
+                            .forbidden("may not be set for ExternalName services"),
+                    );
                 }
             }
             let name = spec.at("externalName");
             if name.is_empty() {
                 e.push(name.required(""));
             } else {
-                name.conforms(e, |n| validation::is_dns1123_subdomain(n.strip_suffix('.').unwrap_or(n)));
+                name.conforms(e, |n| {
+                    validation::is_dns1123_subdomain(n.strip_suffix('.').unwrap_or(n))
+                });
             }
         }
         _ => {}
@@ -288,10 +340,12 @@ fn port<'a>(port: &At<'a>, named: bool, names: &mut BTreeSet<&'a str>, e: &mut E
         e.push(name.required(""));
     }
     port.at("port").port(e);
-    port.at("protocol").required_one_of(e, &["SCTP", "TCP", "UDP"]);
+    port.at("protocol")
+        .required_one_of(e, &["SCTP", "TCP", "UDP"]);
     port.at("targetPort").port_or_name(e);
     if port.has("appProtocol") {
-        port.at("appProtocol").conforms(e, validation::is_qualified_name);
+        port.at("appProtocol")
+            .conforms(e, validation::is_qualified_name);
     }
 }
 
@@ -304,14 +358,20 @@ fn session_affinity(spec: &At, e: &mut ErrorList) {
             if !config.exists() {
                 e.push(config.required("when session affinity type is ClientIP"));
             } else if !config.has("clientIP") {
-                e.push(config.at("clientIP").required("when session affinity type is ClientIP"));
+                e.push(
+                    config
+                        .at("clientIP")
+                        .required("when session affinity type is ClientIP"),
+                );
             } else if !seconds.exists() {
                 e.push(seconds.required("when session affinity type is ClientIP"));
             } else if !(1..=86400).contains(&seconds.num()) {
                 e.push(seconds.invalid("must be greater than 0 and less than 86400"));
             }
         }
-        "None" if config.exists() => e.push(config.forbidden("must not be set when session affinity is None")),
+        "None" if config.exists() => {
+            e.push(config.forbidden("must not be set when session affinity is None"))
+        }
         _ => {}
     }
 }
@@ -335,7 +395,8 @@ fn cluster_ips(obj: &Value, spec: &At, e: &mut ErrorList) {
             e.push(family.duplicate());
         }
     }
-    spec.at("ipFamilyPolicy").one_of(e, &["PreferDualStack", "RequireDualStack", "SingleStack"]);
+    spec.at("ipFamilyPolicy")
+        .one_of(e, &["PreferDualStack", "RequireDualStack", "SingleStack"]);
     let before = e.len();
     for (i, ip) in ips.iter().enumerate() {
         if i == 0 && ip.text() == "None" {
@@ -361,7 +422,10 @@ fn cluster_ips(obj: &Value, spec: &At, e: &mut ErrorList) {
         for (i, (ip, family)) in ips.iter().zip(families.each()).enumerate() {
             let wanted = if is_v6(ip) { "IPv6" } else { "IPv4" };
             if matches!(family.text(), "IPv4" | "IPv6") && family.text() != wanted {
-                e.push(ip.invalid(format!("expected an {} value as indicated by `ipFamilies[{i}]`", family.text())));
+                e.push(ip.invalid(format!(
+                    "expected an {} value as indicated by `ipFamilies[{i}]`",
+                    family.text()
+                )));
             }
         }
     }
@@ -390,29 +454,47 @@ fn load_balancer(obj: &Value, spec: &At, kind: &str, e: &mut ErrorList) {
     const ONLY: &str = "may only be used when `type` is 'LoadBalancer'";
     let cidr = |path: &Path, text: &str, e: &mut ErrorList| {
         if validation::parse_cidr(text).is_none() {
-            e.push(FieldError::invalid(path, text, "must be a valid CIDR value, (e.g. 10.9.8.0/24 or 2001:db8::/64)"));
+            e.push(FieldError::invalid(
+                path,
+                text,
+                "must be a valid CIDR value, (e.g. 10.9.8.0/24 or 2001:db8::/64)",
+            ));
         }
     };
-    let ranges = At { value: spec.value.at("loadBalancerSourceRanges"), path: spec.path.child("LoadBalancerSourceRanges") };
-    let annotation = obj.at("metadata.annotations").get(SOURCE_RANGES).and_then(Value::as_str);
+    let ranges = At {
+        value: spec.value.at("loadBalancerSourceRanges"),
+        path: spec.path.child("LoadBalancerSourceRanges"),
+    };
+    let annotation = obj
+        .at("metadata.annotations")
+        .get(SOURCE_RANGES)
+        .and_then(Value::as_str);
     let balanced = kind == "LoadBalancer";
     if ranges.len() > 0 {
         if !balanced {
             e.push(ranges.forbidden(ONLY));
         }
-        ranges.each().for_each(|r| cidr(&r.path, r.text().trim(), e));
+        ranges
+            .each()
+            .for_each(|r| cidr(&r.path, r.text().trim(), e));
     } else if let Some(text) = annotation {
         let path = Path::new("metadata.annotations").key(SOURCE_RANGES);
         if !balanced {
             e.push(FieldError::forbidden(&path, ONLY));
         }
-        text.split(',').map(str::trim).filter(|t| !t.is_empty()).for_each(|t| cidr(&path, t, e));
+        text.split(',')
+            .map(str::trim)
+            .filter(|t| !t.is_empty())
+            .for_each(|t| cidr(&path, t, e));
     }
     let allocate = spec.at("allocateLoadBalancerNodePorts");
     if allocate.exists() && !balanced {
         e.push(allocate.forbidden(ONLY));
     } else if balanced && !allocate.exists() {
-        e.push(FieldError::required(&Path::new("allocateLoadBalancerNodePorts"), ""));
+        e.push(FieldError::required(
+            &Path::new("allocateLoadBalancerNodePorts"),
+            "",
+        ));
     }
     let class = spec.at("loadBalancerClass");
     if class.exists() {
@@ -445,7 +527,8 @@ fn traffic(obj: &Value, spec: &At, kind: &str, e: &mut ErrorList) {
         e.push(internal.required(""));
     }
     internal.one_of(e, &["Cluster", "Local"]);
-    spec.at("trafficDistribution").one_of(e, &["PreferClose", "PreferSameZone", "PreferSameNode"]);
+    spec.at("trafficDistribution")
+        .one_of(e, &["PreferClose", "PreferSameZone", "PreferSameNode"]);
 }
 
 fn validate_update(new: &Value, old: &Value, ctx: &UpdateContext) -> ErrorList {
@@ -458,14 +541,20 @@ fn validate_update(new: &Value, old: &Value, ctx: &UpdateContext) -> ErrorList {
         address_changes(new, old, &mut e);
     }
     let class = At::new(new, "spec").at("loadBalancerClass");
-    if kind == "LoadBalancer" && was == kind && !check::same(class.value, old.at("spec.loadBalancerClass")) {
+    if kind == "LoadBalancer"
+        && was == kind
+        && !check::same(class.value, old.at("spec.loadBalancerClass"))
+    {
         e.push(class.invalid("may not change once set"));
     }
     if needs_health_check_port(new)
         && needs_health_check_port(old)
         && new.num("spec.healthCheckNodePort") != old.num("spec.healthCheckNodePort")
     {
-        e.push(FieldError::forbidden(&Path::new("spec.healthCheckNodePort"), check::IMMUTABLE));
+        e.push(FieldError::forbidden(
+            &Path::new("spec.healthCheckNodePort"),
+            check::IMMUTABLE,
+        ));
     }
     e.append(&mut validate(new));
     e
@@ -480,9 +569,16 @@ fn address_changes(new: &Value, old: &Value, e: &mut ErrorList) {
     let mut compare = |field: &str, what: &str, families: bool| {
         let (now, before) = (spec.at(field), old.at("spec").list(field));
         let after = spec.value.list(field);
-        let at = |i: usize, detail: &str| FieldError::invalid(&now.path.index(i), now.value.clone(), detail);
+        let at = |i: usize, detail: &str| {
+            FieldError::invalid(&now.path.index(i), now.value.clone(), detail)
+        };
         if after.len() == before.len() {
-            for (i, _) in after.iter().zip(before).enumerate().filter(|(_, (a, b))| a != b) {
+            for (i, _) in after
+                .iter()
+                .zip(before)
+                .enumerate()
+                .filter(|(_, (a, b))| a != b)
+            {
                 e.push(at(if families { 0 } else { i }, "may not change once set"));
             }
             return;
@@ -498,7 +594,9 @@ fn address_changes(new: &Value, old: &Value, e: &mut ErrorList) {
             }
             if after.len() == 1 && !single {
                 let policy = spec.at("ipFamilyPolicy");
-                e.push(policy.invalid(format!("must be set to 'SingleStack' when releasing the secondary {what}")));
+                e.push(policy.invalid(format!(
+                    "must be set to 'SingleStack' when releasing the secondary {what}"
+                )));
             }
         }
     };
@@ -534,17 +632,29 @@ fn status_update(new: &Value) -> ErrorList {
 }
 
 fn external_ip(obj: &Value) -> String {
-    let external: Vec<_> = obj.list("spec.externalIPs").iter().filter_map(Value::as_str).collect();
+    let external: Vec<_> = obj
+        .list("spec.externalIPs")
+        .iter()
+        .filter_map(Value::as_str)
+        .collect();
     match obj.text("spec.type") {
         "ClusterIP" | "NodePort" => cell::joined(external),
         "LoadBalancer" => {
             let mut points: BTreeSet<&str> = BTreeSet::new();
             for point in obj.list("status.loadBalancer.ingress") {
-                points.insert(if point.text("ip").is_empty() { point.text("hostname") } else { point.text("ip") });
+                points.insert(if point.text("ip").is_empty() {
+                    point.text("hostname")
+                } else {
+                    point.text("ip")
+                });
             }
             points.remove("");
             let all: Vec<_> = points.into_iter().chain(external).collect();
-            if all.is_empty() { "<pending>".to_owned() } else { all.join(",") }
+            if all.is_empty() {
+                "<pending>".to_owned()
+            } else {
+                all.join(",")
+            }
         }
         "ExternalName" => obj.text("spec.externalName").to_owned(),
         _ => UNKNOWN.to_owned(),
@@ -552,11 +662,18 @@ fn external_ip(obj: &Value) -> String {
 }
 
 fn cells(obj: &Value, now: i64) -> Vec<Value> {
-    let first = obj.list("spec.clusterIPs").first().and_then(Value::as_str).unwrap_or(NONE);
-    let ports = obj.list("spec.ports").iter().map(|p| match p.num("nodePort") {
-        0 => format!("{}/{}", p.num("port"), p.text("protocol")),
-        node => format!("{}:{node}/{}", p.num("port"), p.text("protocol")),
-    });
+    let first = obj
+        .list("spec.clusterIPs")
+        .first()
+        .and_then(Value::as_str)
+        .unwrap_or(NONE);
+    let ports = obj
+        .list("spec.ports")
+        .iter()
+        .map(|p| match p.num("nodePort") {
+            0 => format!("{}/{}", p.num("port"), p.text("protocol")),
+            node => format!("{}:{node}/{}", p.num("port"), p.text("protocol")),
+        });
     vec![
         obj.text("spec.type").into(),
         first.into(),
@@ -571,7 +688,10 @@ fn cells(obj: &Value, now: i64) -> Vec<Value> {
 mod tests {
     use super::*;
 
-    const MAIN: UpdateContext = UpdateContext { subresource: "", now: "" };
+    const MAIN: UpdateContext = UpdateContext {
+        subresource: "",
+        now: "",
+    };
 
     fn service(kind: &str) -> Value {
         let mut obj = json!({"metadata": {"name": "a"}, "spec": {"type": kind, "ports": [{"port": 80}],
@@ -610,6 +730,9 @@ mod tests {
         new["spec"]["clusterIP"] = json!("10.0.0.2");
         prepare_update(&mut new, &old, &MAIN);
         let errors = validate_update(&new, &old, &MAIN);
-        assert_eq!(errors[0].to_string(), "spec.clusterIPs[0]: Invalid value: [\"10.0.0.2\"]: may not change once set");
+        assert_eq!(
+            errors[0].to_string(),
+            "spec.clusterIPs[0]: Invalid value: [\"10.0.0.2\"]: may not change once set"
+        );
     }
 }

@@ -2,4 +2,8 @@
 
 use crate::kind::Kind;
 
-pub(crate) static SERVICE_ACCOUNT: Kind = Kind { group: "", resource: "serviceaccounts", ..Kind::GENERIC };
+pub(crate) static SERVICE_ACCOUNT: Kind = Kind {
+    group: "",
+    resource: "serviceaccounts",
+    ..Kind::GENERIC
+};

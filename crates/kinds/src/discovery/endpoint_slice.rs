@@ -26,7 +26,9 @@ pub(crate) static ENDPOINT_SLICE: Kind = Kind {
     prepare_create: |obj| obj.put("metadata.generation", 1),
     validate,
     prepare_update: |new, old, _| {
-        let changed = ["addressType", "endpoints", "ports"].iter().any(|f| new.at(f) != old.at(f))
+        let changed = ["addressType", "endpoints", "ports"]
+            .iter()
+            .any(|f| new.at(f) != old.at(f))
             || new.at("metadata.labels") != old.at("metadata.labels");
         rules::raise_generation(new, old, changed);
     },
@@ -41,7 +43,12 @@ pub(crate) static ENDPOINT_SLICE: Kind = Kind {
         workload::immutable(new, old, "addressType", &mut e);
         e
     },
-    columns: &[Column::text("AddressType"), Column::text("Ports"), Column::text("Endpoints"), Column::AGE],
+    columns: &[
+        Column::text("AddressType"),
+        Column::text("Ports"),
+        Column::text("Endpoints"),
+        Column::AGE,
+    ],
     cells,
     ..Kind::GENERIC
 };
@@ -72,9 +79,11 @@ fn ports(list: &At, e: &mut ErrorList) {
         if !names.insert(name.text()) {
             e.push(name.duplicate());
         }
-        port.at("protocol").required_one_of(e, &["SCTP", "TCP", "UDP"]);
+        port.at("protocol")
+            .required_one_of(e, &["SCTP", "TCP", "UDP"]);
         if port.has("appProtocol") {
-            port.at("appProtocol").conforms(e, validation::is_qualified_name);
+            port.at("appProtocol")
+                .conforms(e, validation::is_qualified_name);
         }
     }
 }
@@ -96,7 +105,11 @@ fn endpoint(endpoint: &At, kind: &str, e: &mut ErrorList) {
                     continue;
                 }
                 if text.contains(':') != (kind == "IPv6") {
-                    e.push(FieldError::invalid(&addresses.path, text, format!("must be an {kind} address")));
+                    e.push(FieldError::invalid(
+                        &addresses.path,
+                        text,
+                        format!("must be an {kind} address"),
+                    ));
                 }
                 endpoint_ip(&address, e);
             }
@@ -105,7 +118,9 @@ fn endpoint(endpoint: &At, kind: &str, e: &mut ErrorList) {
         }
     }
     if endpoint.has("nodeName") {
-        endpoint.at("nodeName").conforms(e, validation::is_dns1123_subdomain);
+        endpoint
+            .at("nodeName")
+            .conforms(e, validation::is_dns1123_subdomain);
     }
     let topology = endpoint.at("deprecatedTopology");
     if topology.len() > 16 {
@@ -113,10 +128,15 @@ fn endpoint(endpoint: &At, kind: &str, e: &mut ErrorList) {
     }
     topology.labels(e);
     if endpoint.has("hostname") {
-        endpoint.at("hostname").conforms(e, validation::is_dns1123_label);
+        endpoint
+            .at("hostname")
+            .conforms(e, validation::is_dns1123_label);
     }
     for (list, rule) in [
-        ("forZones", validation::is_valid_label_value as fn(&str) -> Vec<String>),
+        (
+            "forZones",
+            validation::is_valid_label_value as fn(&str) -> Vec<String>,
+        ),
         ("forNodes", validation::is_dns1123_subdomain),
     ] {
         let hints = endpoint.at("hints").at(list);
@@ -139,18 +159,36 @@ fn summary(all: &[String]) -> String {
     if all.is_empty() {
         return UNSET.to_owned();
     }
-    let shown = all.iter().take(3).map(String::as_str).collect::<Vec<_>>().join(",");
-    if all.len() > 3 { format!("{shown} + {} more...", all.len() - 3) } else { shown }
+    let shown = all
+        .iter()
+        .take(3)
+        .map(String::as_str)
+        .collect::<Vec<_>>()
+        .join(",");
+    if all.len() > 3 {
+        format!("{shown} + {} more...", all.len() - 3)
+    } else {
+        shown
+    }
 }
 
 fn cells(obj: &Value, now: i64) -> Vec<Value> {
     let ports: Vec<_> = obj
         .list("ports")
         .iter()
-        .map(|p| p.int("port").map_or_else(|| p.at("name").as_str().unwrap_or("*").to_owned(), |n| n.to_string()))
+        .map(|p| {
+            p.int("port").map_or_else(
+                || p.at("name").as_str().unwrap_or("*").to_owned(),
+                |n| n.to_string(),
+            )
+        })
         .collect();
-    let addresses: Vec<_> =
-        obj.list("endpoints").iter().flat_map(|e| e.list("addresses")).filter_map(|a| a.as_str().map(str::to_owned)).collect();
+    let addresses: Vec<_> = obj
+        .list("endpoints")
+        .iter()
+        .flat_map(|e| e.list("addresses"))
+        .filter_map(|a| a.as_str().map(str::to_owned))
+        .collect();
     vec![
         obj.text("addressType").into(),
         summary(&ports).into(),

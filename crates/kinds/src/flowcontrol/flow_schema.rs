@@ -11,7 +11,18 @@ use crate::kind::{Column, Kind};
 use crate::rules;
 use crate::tree::{Tree, TreeMut};
 
-const VERBS: &[&str] = &["*", "create", "delete", "deletecollection", "get", "list", "patch", "proxy", "update", "watch"];
+const VERBS: &[&str] = &[
+    "*",
+    "create",
+    "delete",
+    "deletecollection",
+    "get",
+    "list",
+    "patch",
+    "proxy",
+    "update",
+    "watch",
+];
 
 pub(crate) static FLOW_SCHEMA: Kind = Kind {
     group: GROUP,
@@ -24,7 +35,13 @@ pub(crate) static FLOW_SCHEMA: Kind = Kind {
     prepare_create: rules::first_generation,
     validate,
     prepare_update: rules::with_generation,
-    validate_update: |new, _, ctx| if ctx.subresource == "status" { ErrorList::new() } else { validate(new) },
+    validate_update: |new, _, ctx| {
+        if ctx.subresource == "status" {
+            ErrorList::new()
+        } else {
+            validate(new)
+        }
+    },
     columns: &[
         Column::text("PriorityLevel"),
         Column::text("MatchingPrecedence"),
@@ -33,11 +50,17 @@ pub(crate) static FLOW_SCHEMA: Kind = Kind {
         Column::text("MissingPL"),
     ],
     cells: |obj, now| {
-        let dangling = obj.list("status.conditions").iter().find(|c| c.text("type") == "Dangling");
+        let dangling = obj
+            .list("status.conditions")
+            .iter()
+            .find(|c| c.text("type") == "Dangling");
         vec![
             obj.text("spec.priorityLevelConfiguration.name").into(),
             obj.num("spec.matchingPrecedence").into(),
-            obj.at("spec.distinguisherMethod.type").as_str().unwrap_or(NONE).into(),
+            obj.at("spec.distinguisherMethod.type")
+                .as_str()
+                .unwrap_or(NONE)
+                .into(),
             cell::age(obj, now),
             dangling.map_or("?", |c| c.text("status")).into(),
         ]
@@ -59,7 +82,9 @@ fn validate(obj: &Value) -> ErrorList {
         e.push(precedence.invalid("only the schema named 'exempt' may have matchingPrecedence 1"));
     }
     if spec.has("distinguisherMethod") {
-        spec.at("distinguisherMethod").at("type").strictly_one_of(&mut e, &["ByNamespace", "ByUser"]);
+        spec.at("distinguisherMethod")
+            .at("type")
+            .strictly_one_of(&mut e, &["ByNamespace", "ByUser"]);
     }
     let level = spec.at("priorityLevelConfiguration").at("name");
     if level.is_empty() {
@@ -79,15 +104,29 @@ fn rule(rule: &At, e: &mut ErrorList) {
     subjects.each().for_each(|s| subject(&s, e));
     let (resources, urls) = (rule.at("resourceRules"), rule.at("nonResourceRules"));
     if resources.is_empty() && urls.is_empty() {
-        e.push(rule.required("at least one of resourceRules and nonResourceRules has to be non-empty"));
+        e.push(
+            rule.required("at least one of resourceRules and nonResourceRules has to be non-empty"),
+        );
     }
     for r in resources.each() {
         verbs(&r.at("verbs"), e);
-        list(&r.at("apiGroups"), "resource rules must supply at least one api group", "api groups", e);
-        list(&r.at("resources"), "resource rules must supply at least one resource", "resources", e);
+        list(
+            &r.at("apiGroups"),
+            "resource rules must supply at least one api group",
+            "api groups",
+            e,
+        );
+        list(
+            &r.at("resources"),
+            "resource rules must supply at least one resource",
+            "resources",
+            e,
+        );
         let namespaces = r.at("namespaces");
         if namespaces.is_empty() && !r.value.flag("clusterScope") {
-            e.push(namespaces.required("resource rules that are not cluster scoped must supply at least one namespace"));
+            e.push(namespaces.required(
+                "resource rules that are not cluster scoped must supply at least one namespace",
+            ));
         } else if namespaces.len() > 0 {
             list(&namespaces, "", "namespaces", e);
         }
@@ -95,7 +134,12 @@ fn rule(rule: &At, e: &mut ErrorList) {
     for u in urls.each() {
         verbs(&u.at("verbs"), e);
         let list = u.at("nonResourceURLs");
-        self::list(&list, "nonResourceURLs must contain at least one value", "non-resource URLs", e);
+        self::list(
+            &list,
+            "nonResourceURLs must contain at least one value",
+            "non-resource URLs",
+            e,
+        );
         for url in list.each().filter(|u| u.text() != "*") {
             let text = url.text();
             let problem = if text.is_empty() {
@@ -118,7 +162,9 @@ fn list(list: &At, missing: &str, others: &str, e: &mut ErrorList) {
     if list.is_empty() {
         e.push(list.required(missing));
     } else if list.len() > 1 && list.each().any(|v| v.text() == "*") {
-        e.push(list.invalid(format!("if '*' is present, must not specify other {others}")));
+        e.push(list.invalid(format!(
+            "if '*' is present, must not specify other {others}"
+        )));
     }
 }
 
@@ -129,7 +175,11 @@ fn verbs(verbs: &At, e: &mut ErrorList) {
 
 fn subject(subject: &At, e: &mut ErrorList) {
     let kind = subject.at("kind");
-    let kinds = [("Group", "group"), ("ServiceAccount", "serviceAccount"), ("User", "user")];
+    let kinds = [
+        ("Group", "group"),
+        ("ServiceAccount", "serviceAccount"),
+        ("User", "user"),
+    ];
     if !kinds.iter().any(|(k, _)| *k == kind.text()) {
         e.push(kind.not_supported(&["Group", "ServiceAccount", "User"]));
         return;
@@ -138,15 +188,22 @@ fn subject(subject: &At, e: &mut ErrorList) {
         let at = subject.at(field);
         if name == kind.text() {
             if !at.exists() {
-                e.push(at.required(&format!("{field} is required when subject kind is '{name}'")));
+                e.push(at.required(&format!(
+                    "{field} is required when subject kind is '{name}'"
+                )));
                 continue;
             }
             at.at("name").require(e);
             if name == "ServiceAccount" && at.at("namespace").is_empty() {
-                e.push(at.at("namespace").required("must specify namespace for service account"));
+                e.push(
+                    at.at("namespace")
+                        .required("must specify namespace for service account"),
+                );
             }
         } else if at.exists() {
-            e.push(at.forbidden(format!("{field} is forbidden when subject kind is not '{name}'")));
+            e.push(at.forbidden(format!(
+                "{field} is forbidden when subject kind is not '{name}'"
+            )));
         }
     }
 }

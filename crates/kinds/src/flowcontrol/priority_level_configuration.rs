@@ -17,7 +17,13 @@ pub(crate) static PRIORITY_LEVEL_CONFIGURATION: Kind = Kind {
     prepare_create: rules::first_generation,
     validate,
     prepare_update: rules::with_generation,
-    validate_update: |new, _, ctx| if ctx.subresource == "status" { ErrorList::new() } else { validate(new) },
+    validate_update: |new, _, ctx| {
+        if ctx.subresource == "status" {
+            ErrorList::new()
+        } else {
+            validate(new)
+        }
+    },
     columns: &[
         Column::text("Type"),
         Column::text("NominalConcurrencyShares"),
@@ -49,12 +55,18 @@ fn default(obj: &mut Value) {
         obj.fill("spec.exempt", json!({}));
     }
     for (kind, shares) in [("exempt", 0), ("limited", 30)] {
-        if let Some(level) = obj.at_mut(&format!("spec.{kind}")).filter(|l| l.is_object()) {
+        if let Some(level) = obj
+            .at_mut(&format!("spec.{kind}"))
+            .filter(|l| l.is_object())
+        {
             level.fill("nominalConcurrencyShares", shares);
             level.fill("lendablePercent", 0);
         }
     }
-    if let Some(queuing) = obj.at_mut("spec.limited.limitResponse.queuing").filter(|q| q.is_object()) {
+    if let Some(queuing) = obj
+        .at_mut("spec.limited.limitResponse.queuing")
+        .filter(|q| q.is_object())
+    {
         for (field, value) in [("handSize", 8), ("queues", 64), ("queueLengthLimit", 50)] {
             if queuing.num(field) == 0 {
                 queuing.put(field, value);
@@ -90,7 +102,11 @@ fn validate(obj: &Value) -> ErrorList {
                 e.push(limited.required("must not be empty when type is Limited"));
             }
         }
-        _ => e.push(FieldError::not_supported(&kind.path, kind.text(), &["Exempt", "Limited"])),
+        _ => e.push(FieldError::not_supported(
+            &kind.path,
+            kind.text(),
+            &["Exempt", "Limited"],
+        )),
     }
     e
 }
@@ -116,7 +132,9 @@ fn limited(limited: &At, e: &mut ErrorList) {
     match response.at("type").text() {
         "Reject" => {
             if queuing.exists() {
-                e.push(queuing.forbidden("must be nil if limited.limitResponse.type is not Limited"));
+                e.push(
+                    queuing.forbidden("must be nil if limited.limitResponse.type is not Limited"),
+                );
             }
         }
         "Queue" if !queuing.exists() => {
@@ -133,10 +151,16 @@ fn limited(limited: &At, e: &mut ErrorList) {
                 e.push(queues.invalid("must not be greater than 10000000"));
             }
             if hand.num() > queues.num() {
-                e.push(hand.invalid(format!("should not be greater than queues ({})", queues.num())));
+                e.push(hand.invalid(format!(
+                    "should not be greater than queues ({})",
+                    queues.num()
+                )));
             } else if hand.num() > 0 && (hand.num() as f64) * (queues.num() as f64).log2() > 60.0 {
-                let detail =
-                    format!("required entropy bits of deckSize {} and handSize {} should not be greater than 60", queues.num(), hand.num());
+                let detail = format!(
+                    "required entropy bits of deckSize {} and handSize {} should not be greater than 60",
+                    queues.num(),
+                    hand.num()
+                );
                 e.push(hand.invalid(detail));
             }
         }

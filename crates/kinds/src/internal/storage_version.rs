@@ -11,11 +11,18 @@ pub(crate) static STORAGE_VERSION: Kind = Kind {
     storage_version: "v1alpha1",
     prepare_create: rules::clear_status,
     prepare_update: rules::isolate_status_and_metadata,
-    columns: &[Column::text("CommonEncodingVersion"), Column::text("StorageVersions"), Column::AGE],
+    columns: &[
+        Column::text("CommonEncodingVersion"),
+        Column::text("StorageVersions"),
+        Column::AGE,
+    ],
     cells: |obj, now| {
         let servers = obj.list("status.storageVersions");
-        let all: Vec<_> =
-            servers.iter().take(3).map(|s| format!("{}={}", s.text("apiServerID"), s.text("encodingVersion"))).collect();
+        let all: Vec<_> = servers
+            .iter()
+            .take(3)
+            .map(|s| format!("{}={}", s.text("apiServerID"), s.text("encodingVersion")))
+            .collect();
         let mut text = all.join(",");
         if servers.len() > 3 {
             text.push_str(&format!(" + {} more...", servers.len() - 3));
@@ -23,7 +30,10 @@ pub(crate) static STORAGE_VERSION: Kind = Kind {
             UNSET.clone_into(&mut text);
         }
         vec![
-            obj.at("status.commonEncodingVersion").as_str().unwrap_or(UNSET).into(),
+            obj.at("status.commonEncodingVersion")
+                .as_str()
+                .unwrap_or(UNSET)
+                .into(),
             text.into(),
             cell::age(obj, now),
         ]

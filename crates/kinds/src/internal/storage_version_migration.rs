@@ -16,7 +16,10 @@ pub(crate) static STORAGE_VERSION_MIGRATION: Kind = Kind {
     prepare_update: rules::isolate_status_and_metadata,
     validate: |obj| {
         let mut e = ErrorList::new();
-        At::new(obj, "spec").at("resource").at("resource").require(&mut e);
+        At::new(obj, "spec")
+            .at("resource")
+            .at("resource")
+            .require(&mut e);
         e
     },
     validate_update: |new, old, ctx| {

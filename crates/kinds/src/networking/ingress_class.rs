@@ -29,7 +29,11 @@ pub(crate) static INGRESS_CLASS: Kind = Kind {
         e.append(&mut validate(new));
         e
     },
-    columns: &[Column::text("Controller"), Column::text("Parameters"), Column::AGE],
+    columns: &[
+        Column::text("Controller"),
+        Column::text("Parameters"),
+        Column::AGE,
+    ],
     cells: |obj, now| {
         let p = obj.at("spec.parameters");
         let parameters = match (p.is_object(), p.text("apiGroup")) {
@@ -37,7 +41,11 @@ pub(crate) static INGRESS_CLASS: Kind = Kind {
             (true, "") => format!("{}/{}", p.text("kind"), p.text("name")),
             (true, group) => format!("{}.{group}/{}", p.text("kind"), p.text("name")),
         };
-        vec![obj.text("spec.controller").into(), parameters.into(), cell::age(obj, now)]
+        vec![
+            obj.text("spec.controller").into(),
+            parameters.into(),
+            cell::age(obj, now),
+        ]
     },
     ..Kind::GENERIC
 };

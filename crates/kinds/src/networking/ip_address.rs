@@ -38,7 +38,12 @@ pub(crate) static IP_ADDRESS: Kind = Kind {
         }
         vec![text.into(), cell::age(obj, now)]
     },
-    selectable: |obj| vec![("spec.parentRef.name", obj.text("spec.parentRef.name").to_owned())],
+    selectable: |obj| {
+        vec![(
+            "spec.parentRef.name",
+            obj.text("spec.parentRef.name").to_owned(),
+        )]
+    },
     selectable_names: &["spec.parentRef.name"],
     validate_name: |name, _| validation::is_valid_ip(name),
     ..Kind::GENERIC
@@ -50,10 +55,16 @@ fn validate(obj: &Value) -> ErrorList {
     if !parent.exists() {
         return vec![parent.required("")];
     }
-    parent.at("group").optional_conforms(&mut e, validation::is_dns1123_subdomain);
+    parent
+        .at("group")
+        .optional_conforms(&mut e, validation::is_dns1123_subdomain);
     for field in ["resource", "name"] {
-        parent.at(field).required_conforms(&mut e, |n| name_is_path_segment(n, false));
+        parent
+            .at(field)
+            .required_conforms(&mut e, |n| name_is_path_segment(n, false));
     }
-    parent.at("namespace").optional_conforms(&mut e, |n| name_is_path_segment(n, false));
+    parent
+        .at("namespace")
+        .optional_conforms(&mut e, |n| name_is_path_segment(n, false));
     e
 }

@@ -19,7 +19,12 @@ pub(crate) static NETWORK_POLICY: Kind = Kind {
     prepare_update: rules::with_generation,
     validate_update: |new, _, _| validate(new),
     columns: &[Column::text("Pod-Selector"), Column::AGE],
-    cells: |obj, now| vec![cell::selector(obj.at("spec.podSelector")).into(), cell::age(obj, now)],
+    cells: |obj, now| {
+        vec![
+            cell::selector(obj.at("spec.podSelector")).into(),
+            cell::age(obj, now),
+        ]
+    },
     ..Kind::GENERIC
 };
 
@@ -55,7 +60,9 @@ fn validate(obj: &Value) -> ErrorList {
         e.push(types.invalid("may not specify more than two policyTypes"));
         return e;
     }
-    types.each().for_each(|t| t.one_of(&mut e, &["Ingress", "Egress"]));
+    types
+        .each()
+        .for_each(|t| t.one_of(&mut e, &["Ingress", "Egress"]));
     e
 }
 

@@ -16,9 +16,20 @@ pub(crate) static SERVICE_CIDR: Kind = Kind {
     prepare_create: rules::clear_status,
     validate,
     prepare_update: rules::isolate_status_and_metadata,
-    validate_update: |new, old, ctx| if ctx.subresource == "status" { ErrorList::new() } else { update(new, old) },
+    validate_update: |new, old, ctx| {
+        if ctx.subresource == "status" {
+            ErrorList::new()
+        } else {
+            update(new, old)
+        }
+    },
     columns: &[Column::text("CIDRs"), Column::AGE],
-    cells: |obj, now| vec![cell::strings(obj.list("spec.cidrs")).into(), cell::age(obj, now)],
+    cells: |obj, now| {
+        vec![
+            cell::strings(obj.list("spec.cidrs")).into(),
+            cell::age(obj, now),
+        ]
+    },
     ..Kind::GENERIC
 };
 
@@ -28,9 +39,17 @@ fn validate(obj: &Value) -> ErrorList {
     match cidrs.len() {
         0 => return vec![cidrs.required("at least one CIDR required")],
         1 | 2 => {}
-        _ => return vec![FieldError::invalid(&cidrs.path, obj.at("spec").clone(), "may only hold up to 2 values")],
+        _ => {
+            return vec![FieldError::invalid(
+                &cidrs.path,
+                obj.at("spec").clone(),
+                "may only hold up to 2 values",
+            )];
+        }
     }
-    cidrs.each().for_each(|c| c.conforms(&mut e, validation::is_valid_cidr));
+    cidrs
+        .each()
+        .for_each(|c| c.conforms(&mut e, validation::is_valid_cidr));
     let v6: Vec<_> = cidrs.each().map(|c| c.text().contains(':')).collect();
     if v6.len() == 2 && v6[0] == v6[1] {
         e.push(cidrs.invalid(

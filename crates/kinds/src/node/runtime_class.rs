@@ -40,7 +40,10 @@ fn validate(obj: &Value) -> ErrorList {
     let overhead = At::new(obj, "overhead");
     if overhead.exists() {
         let limits = json!({"limits": overhead.value.at("podFixed")});
-        let at = At { value: &limits, path: overhead.path };
+        let at = At {
+            value: &limits,
+            path: overhead.path,
+        };
         resources::requirements(&at, Scope::Container, &BTreeSet::new(), &mut e);
     }
     let scheduling = At::new(obj, "scheduling");

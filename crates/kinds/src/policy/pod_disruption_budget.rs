@@ -22,7 +22,12 @@ pub(crate) static POD_DISRUPTION_BUDGET: Kind = Kind {
         if ctx.subresource != "status" {
             return validate(new);
         }
-        let counters = ["disruptionsAllowed", "currentHealthy", "desiredHealthy", "expectedPods"];
+        let counters = [
+            "disruptionsAllowed",
+            "currentHealthy",
+            "desiredHealthy",
+            "expectedPods",
+        ];
         let mut e = workload::status_counts(new, &counters, &[]);
         conditions(&At::new(new, "status").at("conditions"), &mut e);
         e
@@ -63,6 +68,7 @@ fn validate(obj: &Value) -> ErrorList {
         }
     }
     spec.at("selector").label_selector(&mut e);
-    spec.at("unhealthyPodEvictionPolicy").one_of(&mut e, &["AlwaysAllow", "IfHealthyBudget"]);
+    spec.at("unhealthyPodEvictionPolicy")
+        .one_of(&mut e, &["AlwaysAllow", "IfHealthyBudget"]);
     e
 }

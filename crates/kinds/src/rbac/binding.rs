@@ -59,9 +59,14 @@ fn validate(obj: &Value, namespaced: bool) -> ErrorList {
     let mut e = ErrorList::new();
     let role = At::new(obj, "roleRef");
     role.at("apiGroup").strictly_one_of(&mut e, &[GROUP]);
-    let kinds: &[&str] = if namespaced { &["Role", "ClusterRole"] } else { &["ClusterRole"] };
+    let kinds: &[&str] = if namespaced {
+        &["Role", "ClusterRole"]
+    } else {
+        &["ClusterRole"]
+    };
     role.at("kind").strictly_one_of(&mut e, kinds);
-    role.at("name").required_conforms(&mut e, |n| name_is_path_segment(n, false));
+    role.at("name")
+        .required_conforms(&mut e, |n| name_is_path_segment(n, false));
     for subject in At::new(obj, "subjects").each() {
         self::subject(&subject, namespaced, &mut e);
     }
@@ -69,7 +74,11 @@ fn validate(obj: &Value, namespaced: bool) -> ErrorList {
 }
 
 fn subject(subject: &At, namespaced: bool, e: &mut ErrorList) {
-    let (name, group, namespace) = (subject.at("name"), subject.at("apiGroup"), subject.at("namespace"));
+    let (name, group, namespace) = (
+        subject.at("name"),
+        subject.at("apiGroup"),
+        subject.at("namespace"),
+    );
     name.require(e);
     match subject.at("kind").text() {
         "ServiceAccount" => {
@@ -84,7 +93,11 @@ fn subject(subject: &At, namespaced: bool, e: &mut ErrorList) {
         "User" | "Group" => group.strictly_one_of(e, &[GROUP]),
         kind => {
             let path = subject.path.child("kind");
-            e.push(FieldError::not_supported(&path, kind, &["ServiceAccount", "User", "Group"]));
+            e.push(FieldError::not_supported(
+                &path,
+                kind,
+                &["ServiceAccount", "User", "Group"],
+            ));
         }
     }
 }
@@ -99,12 +112,14 @@ fn update(new: &Value, old: &Value, namespaced: bool) -> ErrorList {
 
 fn cells(obj: &Value, now: i64) -> Vec<Value> {
     let of = |kind: &str| -> Value {
-        let named = obj.list("subjects").iter().filter(|s| s.text("kind") == kind).map(|s| {
-            match (kind, s.text("namespace")) {
+        let named = obj
+            .list("subjects")
+            .iter()
+            .filter(|s| s.text("kind") == kind)
+            .map(|s| match (kind, s.text("namespace")) {
                 ("ServiceAccount", namespace) => format!("{namespace}/{}", s.text("name")),
                 _ => s.text("name").to_owned(),
-            }
-        });
+            });
         named.collect::<Vec<_>>().join(", ").into()
     };
     vec![

@@ -9,7 +9,12 @@ use crate::kind::{Column, Kind};
 use crate::tree::Tree;
 
 /// Roles show when they were made as a date, which clients turn into an age.
-const CREATED_AT: &[Column] = &[Column { name: "Created At", kind: "date", format: "", priority: 0 }];
+const CREATED_AT: &[Column] = &[Column {
+    name: "Created At",
+    kind: "date",
+    format: "",
+    priority: 0,
+}];
 
 pub(crate) static ROLE: Kind = Kind {
     group: GROUP,
@@ -39,7 +44,10 @@ fn policy_rules(obj: &Value, namespaced: bool) -> ErrorList {
     let mut e = ErrorList::new();
     for rule in At::new(obj, "rules").each() {
         if rule.at("verbs").is_empty() {
-            e.push(rule.at("verbs").required("verbs must contain at least one value"));
+            e.push(
+                rule.at("verbs")
+                    .required("verbs must contain at least one value"),
+            );
         }
         let urls = rule.at("nonResourceURLs");
         let (groups, resources) = (rule.at("apiGroups"), rule.at("resources"));
@@ -48,7 +56,11 @@ fn policy_rules(obj: &Value, namespaced: bool) -> ErrorList {
                 e.push(urls.invalid("namespaced rules cannot apply to non-resource URLs"));
             }
             if groups.len() + resources.len() + rule.at("resourceNames").len() > 0 {
-                e.push(urls.invalid("rules cannot apply to both regular resources and non-resource URLs"));
+                e.push(
+                    urls.invalid(
+                        "rules cannot apply to both regular resources and non-resource URLs",
+                    ),
+                );
             }
             continue;
         }
@@ -72,7 +84,11 @@ fn cluster_role(obj: &Value) -> ErrorList {
         path: Path::new("aggregationRule").child("clusterRoleSelectors"),
     };
     if selectors.is_empty() {
-        e.push(selectors.required("at least one clusterRoleSelector required if aggregationRule is non-nil"));
+        e.push(
+            selectors.required(
+                "at least one clusterRoleSelector required if aggregationRule is non-nil",
+            ),
+        );
     }
     selectors.each().for_each(|s| s.label_selector(&mut e));
     e

@@ -19,12 +19,17 @@ const EXACT: &[&str] = &[
 
 fn move_fields(from: &mut Map<String, Value>, fields: impl Fn(&str) -> bool) -> Map<String, Value> {
     let names: Vec<_> = from.keys().filter(|k| fields(k)).cloned().collect();
-    names.into_iter().filter_map(|name| from.remove(&name).map(|v| (name, v))).collect()
+    names
+        .into_iter()
+        .filter_map(|name| from.remove(&name).map(|v| (name, v)))
+        .collect()
 }
 
 fn requests(obj: &mut Value, path: &str, nested: bool) {
     for request in obj.list_mut(path) {
-        let Some(map) = request.as_object_mut() else { continue };
+        let Some(map) = request.as_object_mut() else {
+            continue;
+        };
         if nested {
             if !map.contains_key("firstAvailable") && !map.contains_key("exactly") {
                 let exact = move_fields(map, |k| EXACT.contains(&k));
@@ -38,7 +43,9 @@ fn requests(obj: &mut Value, path: &str, nested: bool) {
 
 fn devices(obj: &mut Value, flat: bool) {
     for device in obj.list_mut("spec.devices") {
-        let Some(map) = device.as_object_mut() else { continue };
+        let Some(map) = device.as_object_mut() else {
+            continue;
+        };
         if flat {
             if let Some(Value::Object(basic)) = map.remove("basic") {
                 map.extend(basic);
@@ -75,7 +82,10 @@ mod tests {
             {"name": "a", "deviceClassName": "gpu", "count": 2}]}}});
         let mut obj = old.clone();
         convert(&mut obj, "v1beta1", "v1");
-        assert_eq!(obj["spec"]["devices"]["requests"][0], json!({"name": "a", "exactly": {"deviceClassName": "gpu", "count": 2}}));
+        assert_eq!(
+            obj["spec"]["devices"]["requests"][0],
+            json!({"name": "a", "exactly": {"deviceClassName": "gpu", "count": 2}})
+        );
         convert(&mut obj, "v1", "v1beta1");
         assert_eq!(obj, old);
     }
@@ -86,7 +96,10 @@ mod tests {
             {"name": "a", "basic": {"attributes": {}}}]}});
         let mut obj = old.clone();
         convert(&mut obj, "v1beta1", "v1");
-        assert_eq!(obj["spec"]["devices"][0], json!({"name": "a", "attributes": {}}));
+        assert_eq!(
+            obj["spec"]["devices"][0],
+            json!({"name": "a", "attributes": {}})
+        );
         convert(&mut obj, "v1", "v1beta1");
         assert_eq!(obj, old);
     }

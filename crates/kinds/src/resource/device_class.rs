@@ -51,7 +51,11 @@ pub(super) fn opaque(config: &At, e: &mut ErrorList) {
     if !parameters.exists() {
         e.push(parameters.required(""));
     } else if !parameters.value.is_object() {
-        e.push(FieldError::invalid(&parameters.path, "<value omitted>", "parameters must be a valid JSON object"));
+        e.push(FieldError::invalid(
+            &parameters.path,
+            "<value omitted>",
+            "parameters must be a valid JSON object",
+        ));
     }
 }
 

@@ -23,7 +23,13 @@ pub(crate) static DEVICE_TAINT_RULE: Kind = Kind {
         }
     },
     validate,
-    validate_update: |new, _, ctx| if ctx.subresource == "status" { ErrorList::new() } else { validate(new) },
+    validate_update: |new, _, ctx| {
+        if ctx.subresource == "status" {
+            ErrorList::new()
+        } else {
+            validate(new)
+        }
+    },
     columns: &[
         Column::text("Key"),
         Column::text("Value"),
@@ -33,7 +39,11 @@ pub(crate) static DEVICE_TAINT_RULE: Kind = Kind {
     ],
     cells: |obj, now| {
         let taint = obj.at("spec.taint");
-        let added = if taint.has("timeAdded") { cell::since(taint.text("timeAdded"), now) } else { String::new() };
+        let added = if taint.has("timeAdded") {
+            cell::since(taint.text("timeAdded"), now)
+        } else {
+            String::new()
+        };
         vec![
             taint.text("key").into(),
             taint.text("value").into(),
@@ -50,11 +60,21 @@ fn validate(obj: &Value) -> ErrorList {
     let mut e = ErrorList::new();
     let spec = At::new(obj, "spec");
     let taint = spec.at("taint");
-    taint.at("key").required_conforms(&mut e, validation::is_qualified_name);
-    taint.at("value").optional_conforms(&mut e, validation::is_valid_label_value);
-    taint.at("effect").required_one_of(&mut e, &["NoExecute", "NoSchedule", "None"]);
+    taint
+        .at("key")
+        .required_conforms(&mut e, validation::is_qualified_name);
+    taint
+        .at("value")
+        .optional_conforms(&mut e, validation::is_valid_label_value);
+    taint
+        .at("effect")
+        .required_one_of(&mut e, &["NoExecute", "NoSchedule", "None"]);
     let selector = spec.at("deviceSelector");
-    selector.at("driver").optional_conforms(&mut e, |d| validation::is_dns1123_subdomain(&d.to_lowercase()));
-    selector.at("device").optional_conforms(&mut e, validation::is_dns1123_label);
+    selector.at("driver").optional_conforms(&mut e, |d| {
+        validation::is_dns1123_subdomain(&d.to_lowercase())
+    });
+    selector
+        .at("device")
+        .optional_conforms(&mut e, validation::is_dns1123_label);
     e
 }

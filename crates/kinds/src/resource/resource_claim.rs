@@ -88,7 +88,9 @@ pub(super) fn validate_spec(spec: &At, e: &mut ErrorList) {
             (true, true) => {
                 e.push(request.invalid("exactly one of `exactly` or `firstAvailable` is required, but multiple fields are set"));
             }
-            (false, false) => e.push(request.required("exactly one of `exactly` or `firstAvailable` is required")),
+            (false, false) => {
+                e.push(request.required("exactly one of `exactly` or `firstAvailable` is required"))
+            }
             (true, false) => device_request(&exact, e),
             (false, true) => {
                 if first.len() > 8 {
@@ -113,7 +115,10 @@ pub(super) fn validate_spec(spec: &At, e: &mut ErrorList) {
     for constraint in devices.at("constraints").each() {
         constraint.at("requests").each().for_each(|r| known(&r, e));
         if !constraint.has("matchAttribute") && !constraint.has("distinctAttribute") {
-            e.push(constraint.required("exactly one of matchAttribute or distinctAttribute is required"));
+            e.push(
+                constraint
+                    .required("exactly one of matchAttribute or distinctAttribute is required"),
+            );
         }
     }
     for config in devices.at("config").each() {
@@ -123,7 +128,9 @@ pub(super) fn validate_spec(spec: &At, e: &mut ErrorList) {
 }
 
 fn device_request(request: &At, e: &mut ErrorList) {
-    request.at("deviceClassName").required_conforms(e, validation::is_dns1123_subdomain);
+    request
+        .at("deviceClassName")
+        .required_conforms(e, validation::is_dns1123_subdomain);
     selectors(&request.at("selectors"), e);
     let (mode, count) = (request.at("allocationMode"), request.at("count"));
     match mode.text() {
@@ -133,7 +140,11 @@ fn device_request(request: &At, e: &mut ErrorList) {
                 e.push(count.invalid("must not be specified when allocationMode is 'All'"));
             }
         }
-        _ => e.push(FieldError::not_supported(&mode.path, mode.text(), &["All", "ExactCount"])),
+        _ => e.push(FieldError::not_supported(
+            &mode.path,
+            mode.text(),
+            &["All", "ExactCount"],
+        )),
     }
 }
 
@@ -154,7 +165,10 @@ fn validate_update(new: &Value, old: &Value, ctx: &UpdateContext) -> ErrorList {
             consumer.at(field).require(&mut e);
         }
         if !seen.insert(consumer.value.text("uid")) {
-            e.push(FieldError::duplicate(&consumer.at("uid").path, consumer.value.text("uid")));
+            e.push(FieldError::duplicate(
+                &consumer.at("uid").path,
+                consumer.value.text("uid"),
+            ));
         }
     }
     if reserved.len() > 0 && !allocation.exists() {

@@ -64,7 +64,16 @@ fn cells(obj: &Value, now: i64) -> Vec<Value> {
     let count = obj.num("status.poolCount");
     let known = obj.has("status") && state != "Failed";
     let sum = |field: &str| -> Value {
-        if known { pools.iter().map(|p| p.num(field)).sum::<i64>().to_string().into() } else { "-".into() }
+        if known {
+            pools
+                .iter()
+                .map(|p| p.num(field))
+                .sum::<i64>()
+                .to_string()
+                .into()
+        } else {
+            "-".into()
+        }
     };
     let errors = pools.iter().filter(|p| p.has("validationError")).count();
     let shown = if state == "Complete" && count > pools.len() as i64 {
@@ -72,14 +81,22 @@ fn cells(obj: &Value, now: i64) -> Vec<Value> {
     } else {
         state.to_owned()
     };
-    let completed = ended.filter(|_| state == "Complete").map_or(NONE.to_owned(), |c| cell::since(c.text("lastTransitionTime"), now));
+    let completed = ended
+        .filter(|_| state == "Complete")
+        .map_or(NONE.to_owned(), |c| {
+            cell::since(c.text("lastTransitionTime"), now)
+        });
     vec![
         obj.text("spec.driver").into(),
         sum("totalDevices"),
         sum("availableDevices"),
         sum("allocatedDevices"),
         sum("unavailableDevices"),
-        if known { errors.to_string().into() } else { "-".into() },
+        if known {
+            errors.to_string().into()
+        } else {
+            "-".into()
+        },
         count.into(),
         shown.into(),
         completed.into(),

@@ -29,7 +29,12 @@ pub(crate) static RESOURCE_SLICE: Kind = Kind {
         }
         e
     },
-    columns: &[Column::text("Node"), Column::text("Driver"), Column::text("Pool"), Column::AGE],
+    columns: &[
+        Column::text("Node"),
+        Column::text("Driver"),
+        Column::text("Pool"),
+        Column::AGE,
+    ],
     cells: |obj, now| {
         vec![
             obj.text("spec.nodeName").into(),
@@ -39,7 +44,10 @@ pub(crate) static RESOURCE_SLICE: Kind = Kind {
         ]
     },
     selectable: |obj| {
-        vec![("spec.nodeName", obj.text("spec.nodeName").to_owned()), ("spec.driver", obj.text("spec.driver").to_owned())]
+        vec![
+            ("spec.nodeName", obj.text("spec.nodeName").to_owned()),
+            ("spec.driver", obj.text("spec.driver").to_owned()),
+        ]
     },
     selectable_names: &["spec.nodeName", "spec.driver"],
     convert: convert::convert,
@@ -59,15 +67,28 @@ fn validate(obj: &Value) -> ErrorList {
         e.push(FieldError::too_long(&name.path, 253));
     }
     for part in name.text().split('/').filter(|p| !p.is_empty()) {
-        e.extend(validation::is_dns1123_subdomain(part).into_iter().map(|m| FieldError::invalid(&name.path, part, m)));
+        e.extend(
+            validation::is_dns1123_subdomain(part)
+                .into_iter()
+                .map(|m| FieldError::invalid(&name.path, part, m)),
+        );
     }
     let count = pool.at("resourceSliceCount");
     if count.num() <= 0 {
-        e.push(FieldError::invalid(&count.path, count.num(), "must be greater than zero"));
+        e.push(FieldError::invalid(
+            &count.path,
+            count.num(),
+            "must be greater than zero",
+        ));
     }
     pool.at("generation").non_negative(&mut e);
     let (node, selector) = (spec.at("nodeName"), spec.at("nodeSelector"));
-    let places = [node.exists(), selector.exists(), spec.value.flag("allNodes"), spec.value.flag("perDeviceNodeSelection")];
+    let places = [
+        node.exists(),
+        selector.exists(),
+        spec.value.flag("allNodes"),
+        spec.value.flag("perDeviceNodeSelection"),
+    ];
     let shared = spec.at("sharedCounters").len() > 0;
     match places.iter().filter(|p| **p).count() {
         1 => {}
@@ -93,7 +114,10 @@ fn validate(obj: &Value) -> ErrorList {
             e.push(name.duplicate());
         }
         for (_, attribute) in device.at("attributes").entries() {
-            let kinds = attribute.value.as_object().map_or(0, |o| o.values().filter(|v| !v.is_null()).count());
+            let kinds = attribute
+                .value
+                .as_object()
+                .map_or(0, |o| o.values().filter(|v| !v.is_null()).count());
             if kinds != 1 {
                 e.push(attribute.required("exactly one value must be specified"));
             }

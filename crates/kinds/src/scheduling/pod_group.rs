@@ -26,9 +26,19 @@ pub(crate) static POD_GROUP: Kind = Kind {
         }
         e
     },
-    columns: &[Column::text("Policy"), Column::text("Workload"), Column::text("Status"), Column::AGE],
+    columns: &[
+        Column::text("Policy"),
+        Column::text("Workload"),
+        Column::text("Status"),
+        Column::AGE,
+    ],
     cells: |obj, now| {
-        let condition = |kind: &str| obj.list("status.conditions").iter().rev().find(|c| c.text("type") == kind);
+        let condition = |kind: &str| {
+            obj.list("status.conditions")
+                .iter()
+                .rev()
+                .find(|c| c.text("type") == kind)
+        };
         let mut status = match condition("PodGroupScheduled").map(|c| c.text("status")) {
             Some("True") => "Scheduled",
             Some(_) => "Unschedulable",
@@ -37,9 +47,21 @@ pub(crate) static POD_GROUP: Kind = Kind {
         if let Some(c) = condition("DisruptionTarget") {
             status = c.text("reason");
         }
-        let policy = if obj.has("spec.schedulingPolicy.gang") { "Gang" } else { "Basic" };
-        let workload = obj.at("spec.podGroupTemplateRef.workload.workloadName").as_str().unwrap_or(NONE);
-        let cells: Vec<Value> = vec![policy.into(), workload.into(), status.into(), cell::age(obj, now)];
+        let policy = if obj.has("spec.schedulingPolicy.gang") {
+            "Gang"
+        } else {
+            "Basic"
+        };
+        let workload = obj
+            .at("spec.podGroupTemplateRef.workload.workloadName")
+            .as_str()
+            .unwrap_or(NONE);
+        let cells: Vec<Value> = vec![
+            policy.into(),
+            workload.into(),
+            status.into(),
+            cell::age(obj, now),
+        ];
         cells
     },
     ..Kind::GENERIC

@@ -12,7 +12,10 @@ use crate::workload;
 /// Above it are the system's own classes.
 const HIGHEST_OF_USERS: i64 = 1_000_000_000;
 
-const SYSTEM: &[(&str, i64)] = &[("system-cluster-critical", 2_000_000_000), ("system-node-critical", 2_000_001_000)];
+const SYSTEM: &[(&str, i64)] = &[
+    ("system-cluster-critical", 2_000_000_000),
+    ("system-node-critical", 2_000_001_000),
+];
 
 pub(crate) static PRIORITY_CLASS: Kind = Kind {
     group: "scheduling.k8s.io",
@@ -24,7 +27,10 @@ pub(crate) static PRIORITY_CLASS: Kind = Kind {
     validate_update: |new, old, _| {
         let mut e = ErrorList::new();
         if new.num("value") != old.num("value") {
-            e.push(FieldError::forbidden(&Path::new("value"), "may not be changed in an update."));
+            e.push(FieldError::forbidden(
+                &Path::new("value"),
+                "may not be changed in an update.",
+            ));
         }
         workload::immutable(new, old, "preemptionPolicy", &mut e);
         e
@@ -52,19 +58,23 @@ fn validate(obj: &Value) -> ErrorList {
     if name.starts_with("system-") {
         let problem = match SYSTEM.iter().find(|(n, _)| *n == name) {
             None => Some(format!("{name} is not a known system priority class")),
-            Some((_, v)) if *v != value => Some(format!("value of {name} PriorityClass must be {v}")),
-            Some(_) if obj.flag("globalDefault") => {
-                Some(format!("globalDefault of {name} PriorityClass must be false"))
+            Some((_, v)) if *v != value => {
+                Some(format!("value of {name} PriorityClass must be {v}"))
             }
+            Some(_) if obj.flag("globalDefault") => Some(format!(
+                "globalDefault of {name} PriorityClass must be false"
+            )),
             Some(_) => None,
         };
         if let Some(problem) = problem {
-            let detail =
-                format!("priority class names with 'system-' prefix are reserved for system use only. error: {problem}");
+            let detail = format!(
+                "priority class names with 'system-' prefix are reserved for system use only. error: {problem}"
+            );
             e.push(FieldError::forbidden(&Path::new("metadata.name"), detail));
         }
     } else if value > HIGHEST_OF_USERS {
-        let detail = format!("maximum allowed value of a user defined priority is {HIGHEST_OF_USERS}");
+        let detail =
+            format!("maximum allowed value of a user defined priority is {HIGHEST_OF_USERS}");
         e.push(FieldError::forbidden(&Path::new("value"), detail));
     }
     At::new(obj, "preemptionPolicy").one_of(&mut e, &["PreemptLowerPriority", "Never"]);

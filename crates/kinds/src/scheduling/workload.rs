@@ -2,5 +2,9 @@
 
 use crate::kind::Kind;
 
-pub(crate) static WORKLOAD: Kind =
-    Kind { group: "scheduling.k8s.io", resource: "workloads", storage_version: "v1alpha2", ..Kind::GENERIC };
+pub(crate) static WORKLOAD: Kind = Kind {
+    group: "scheduling.k8s.io",
+    resource: "workloads",
+    storage_version: "v1alpha2",
+    ..Kind::GENERIC
+};

@@ -20,7 +20,10 @@ pub(crate) static CSI_DRIVER: Kind = Kind {
     validate,
     validate_update: |new, old, _| {
         let mut e = validate(new);
-        for (field, shown) in [("attachRequired", "attachedRequired"), ("volumeLifecycleModes", "volumeLifecycleModes")] {
+        for (field, shown) in [
+            ("attachRequired", "attachedRequired"),
+            ("volumeLifecycleModes", "volumeLifecycleModes"),
+        ] {
             let at = At::new(new, "spec").at(field);
             if !same(at.value, old.at("spec").at(field)) {
                 let path = At::new(new, "spec").path.child(shown);
@@ -42,12 +45,19 @@ pub(crate) static CSI_DRIVER: Kind = Kind {
         let tokens = match obj.at("spec.tokenRequests") {
             Value::Null => UNSET.to_owned(),
             _ => {
-                let all: Vec<_> = obj.list("spec.tokenRequests").iter().map(|t| t.text("audience")).collect();
+                let all: Vec<_> = obj
+                    .list("spec.tokenRequests")
+                    .iter()
+                    .map(|t| t.text("audience"))
+                    .collect();
                 all.join(",")
             }
         };
         vec![
-            obj.at("spec.attachRequired").as_bool().unwrap_or(true).into(),
+            obj.at("spec.attachRequired")
+                .as_bool()
+                .unwrap_or(true)
+                .into(),
             obj.flag("spec.podInfoOnMount").into(),
             obj.flag("spec.storageCapacity").into(),
             tokens.into(),
@@ -77,14 +87,17 @@ fn default(obj: &mut Value) {
 fn validate(obj: &Value) -> ErrorList {
     let mut e = ErrorList::new();
     let spec = At::new(obj, "spec");
-    for (field, shown) in
-        [("attachRequired", "attachedRequired"), ("podInfoOnMount", "podInfoOnMount"), ("storageCapacity", "storageCapacity")]
-    {
+    for (field, shown) in [
+        ("attachRequired", "attachedRequired"),
+        ("podInfoOnMount", "podInfoOnMount"),
+        ("storageCapacity", "storageCapacity"),
+    ] {
         if !spec.has(field) {
             e.push(FieldError::required(&spec.path.child(shown), ""));
         }
     }
-    spec.at("fsGroupPolicy").one_of(&mut e, &["File", "None", "ReadWriteOnceWithFSType"]);
+    spec.at("fsGroupPolicy")
+        .one_of(&mut e, &["File", "None", "ReadWriteOnceWithFSType"]);
     let mut audiences = BTreeSet::new();
     for token in spec.at("tokenRequests").each() {
         let (audience, seconds) = (token.at("audience"), token.at("expirationSeconds"));
@@ -99,7 +112,9 @@ fn validate(obj: &Value) -> ErrorList {
             e.push(seconds.invalid("may not specify a duration larger than 2^32 seconds"));
         }
     }
-    spec.at("volumeLifecycleModes").each().for_each(|m| m.one_of(&mut e, &["Ephemeral", "Persistent"]));
+    spec.at("volumeLifecycleModes")
+        .each()
+        .for_each(|m| m.one_of(&mut e, &["Ephemeral", "Persistent"]));
     if !spec.has("seLinuxMount") {
         e.push(spec.at("seLinuxMount").required(""));
     }

@@ -38,11 +38,20 @@ fn validate(obj: &Value) -> ErrorList {
             e.push(name.duplicate());
         }
         let mut keys = BTreeSet::new();
-        for key in driver.value.list("topologyKeys").iter().filter_map(Value::as_str) {
+        for key in driver
+            .value
+            .list("topologyKeys")
+            .iter()
+            .filter_map(Value::as_str)
+        {
             if !keys.insert(key) {
                 e.push(FieldError::duplicate(&driver.path, key));
             }
-            e.extend(validation::is_qualified_name(key).into_iter().map(|m| FieldError::invalid(&driver.path, key, m)));
+            e.extend(
+                validation::is_qualified_name(key)
+                    .into_iter()
+                    .map(|m| FieldError::invalid(&driver.path, key, m)),
+            );
         }
     }
     e
@@ -53,12 +62,19 @@ fn update(new: &Value, old: &Value, _: &crate::kind::UpdateContext) -> ErrorList
     let mut e = validate(new);
     let drivers = At::new(new, "spec").at("drivers");
     for driver in drivers.each() {
-        let was = old.list("spec.drivers").iter().find(|d| d.text("name") == driver.value.text("name"));
+        let was = old
+            .list("spec.drivers")
+            .iter()
+            .find(|d| d.text("name") == driver.value.text("name"));
         let Some(was) = was else { continue };
         let mut munged = driver.value.clone();
         munged.put("allocatable", was.at("allocatable").clone());
         if !same(&munged, was) {
-            e.push(FieldError::invalid(&drivers.path, driver.value.clone(), IMMUTABLE));
+            e.push(FieldError::invalid(
+                &drivers.path,
+                driver.value.clone(),
+                IMMUTABLE,
+            ));
         }
     }
     e

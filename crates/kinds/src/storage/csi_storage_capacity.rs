@@ -36,7 +36,11 @@ fn validate(obj: &Value) -> ErrorList {
     for field in ["capacity", "maximumVolumeSize"] {
         let at = At::new(obj, field);
         if let Some(q) = at.quantity().filter(|q| q.is_negative()) {
-            e.push(FieldError::invalid(&at.path, q.to_string(), crate::check::NON_NEGATIVE));
+            e.push(FieldError::invalid(
+                &at.path,
+                q.to_string(),
+                crate::check::NON_NEGATIVE,
+            ));
         }
     }
     e

@@ -22,7 +22,12 @@ pub(crate) static STORAGE_CLASS: Kind = Kind {
     validate,
     validate_update: |new, old, _| {
         let mut e = ErrorList::new();
-        for field in ["parameters", "provisioner", "reclaimPolicy", "volumeBindingMode"] {
+        for field in [
+            "parameters",
+            "provisioner",
+            "reclaimPolicy",
+            "volumeBindingMode",
+        ] {
             workload::immutable(new, old, field, &mut e);
         }
         e
@@ -38,7 +43,10 @@ pub(crate) static STORAGE_CLASS: Kind = Kind {
         vec![
             obj.text("provisioner").into(),
             obj.at("reclaimPolicy").as_str().unwrap_or("Delete").into(),
-            obj.at("volumeBindingMode").as_str().unwrap_or("Immediate").into(),
+            obj.at("volumeBindingMode")
+                .as_str()
+                .unwrap_or("Immediate")
+                .into(),
             obj.flag("allowVolumeExpansion").into(),
             cell::age(obj, now),
         ]
@@ -54,7 +62,11 @@ pub(super) fn parameters(at: &At, required: bool, e: &mut ErrorList) {
     let mut size = 0;
     for (key, value) in at.entries() {
         if key.is_empty() {
-            e.push(FieldError::invalid(&at.path, key, "field can not be empty."));
+            e.push(FieldError::invalid(
+                &at.path,
+                key,
+                "field can not be empty.",
+            ));
         }
         size += key.len() + value.text().len();
     }
@@ -68,7 +80,8 @@ pub(super) fn parameters(at: &At, required: bool, e: &mut ErrorList) {
 
 fn validate(obj: &Value) -> ErrorList {
     let mut e = ErrorList::new();
-    At::new(obj, "provisioner").required_conforms(&mut e, |p| validation::is_qualified_name(&p.to_lowercase()));
+    At::new(obj, "provisioner")
+        .required_conforms(&mut e, |p| validation::is_qualified_name(&p.to_lowercase()));
     parameters(&At::new(obj, "parameters"), false, &mut e);
     At::new(obj, "reclaimPolicy").one_of(&mut e, &["Delete", "Retain"]);
     let mode = At::new(obj, "volumeBindingMode");
@@ -91,7 +104,10 @@ fn validate(obj: &Value) -> ErrorList {
             }
         }
         if terms.contains(&term.value) {
-            e.push(FieldError::duplicate(&term.path.child("matchLabelExpressions"), ""));
+            e.push(FieldError::duplicate(
+                &term.path.child("matchLabelExpressions"),
+                "",
+            ));
         }
         terms.push(term.value);
     }

@@ -24,7 +24,12 @@ pub(crate) static VOLUME_ATTACHMENT: Kind = Kind {
         e
     },
     columns: &[
-        Column { name: "Attacher", kind: "string", format: "name", priority: 0 },
+        Column {
+            name: "Attacher",
+            kind: "string",
+            format: "name",
+            priority: 0,
+        },
         Column::text("PV"),
         Column::text("Node"),
         Column::of("Attached", "boolean"),
@@ -49,27 +54,46 @@ fn validate(obj: &Value) -> ErrorList {
     let spec = At::new(obj, "spec");
     csi_driver_name(&spec.at("attacher"), &mut e);
     let source = spec.at("source");
-    let (name, inline) = (source.at("persistentVolumeName"), source.at("inlineVolumeSpec"));
+    let (name, inline) = (
+        source.at("persistentVolumeName"),
+        source.at("inlineVolumeSpec"),
+    );
     match (name.exists(), inline.exists()) {
         (false, false) => e.push(source.required(ONE)),
         (true, true) => e.push(source.forbidden(ONE)),
-        (true, false) if name.is_empty() => e.push(name.required("must specify non empty persistentVolumeName")),
+        (true, false) if name.is_empty() => {
+            e.push(name.required("must specify non empty persistentVolumeName"))
+        }
         (true, false) => name.conforms(&mut e, validation::is_dns1123_subdomain),
         (false, true) => {
             if !inline.has("csi") {
-                e.push(inline.at("csi").required("has to be specified in the context of inline volumes"));
+                e.push(
+                    inline
+                        .at("csi")
+                        .required("has to be specified in the context of inline volumes"),
+                );
             }
             for field in ["claimRef", "capacity", "storageClassName"] {
                 if !inline.at(field).is_empty() {
-                    e.push(inline.at(field).forbidden("may not be specified in the context of inline volumes"));
+                    e.push(
+                        inline
+                            .at(field)
+                            .forbidden("may not be specified in the context of inline volumes"),
+                    );
                 }
             }
         }
     }
-    spec.at("nodeName").conforms(&mut e, validation::is_dns1123_subdomain);
+    spec.at("nodeName")
+        .conforms(&mut e, validation::is_dns1123_subdomain);
     let status = At::new(obj, "status");
     let metadata = status.at("attachmentMetadata");
-    if metadata.entries().map(|(k, v)| k.len() + v.text().len()).sum::<usize>() > 256 * 1024 {
+    if metadata
+        .entries()
+        .map(|(k, v)| k.len() + v.text().len())
+        .sum::<usize>()
+        > 256 * 1024
+    {
         e.push(FieldError::too_long(&metadata.path, 256 * 1024));
     }
     for field in ["attachError", "detachError"] {

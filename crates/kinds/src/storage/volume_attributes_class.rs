@@ -28,7 +28,8 @@ pub(crate) static VOLUME_ATTRIBUTES_CLASS: Kind = Kind {
 
 fn validate(obj: &Value) -> ErrorList {
     let mut e = ErrorList::new();
-    At::new(obj, "driverName").required_conforms(&mut e, |p| validation::is_qualified_name(&p.to_lowercase()));
+    At::new(obj, "driverName")
+        .required_conforms(&mut e, |p| validation::is_qualified_name(&p.to_lowercase()));
     parameters(&At::new(obj, "parameters"), true, &mut e);
     e
 }

@@ -9,11 +9,18 @@ pub(super) fn cells(pod: &Value, now: i64) -> Vec<Value> {
     let summary = Summary::of(pod);
     let restarts = match summary.last_restart {
         Some(at) if summary.restarts > 0 => {
-            format!("{} ({} ago)", summary.restarts, cell::duration(now.saturating_sub(at)))
+            format!(
+                "{} ({} ago)",
+                summary.restarts,
+                cell::duration(now.saturating_sub(at))
+            )
         }
         _ => summary.restarts.to_string(),
     };
-    let ip = pod.list("status.podIPs").first().map_or("", |ip| ip.text("ip"));
+    let ip = pod
+        .list("status.podIPs")
+        .first()
+        .map_or("", |ip| ip.text("ip"));
     vec![
         format!("{}/{}", summary.ready, summary.total).into(),
         summary.reason.into(),
@@ -31,12 +38,18 @@ fn readiness_gates(pod: &Value) -> String {
     if gates.is_empty() {
         return NONE.to_owned();
     }
-    let met = gates.iter().filter(|g| condition(pod, g.text("conditionType"))).count();
+    let met = gates
+        .iter()
+        .filter(|g| condition(pod, g.text("conditionType")))
+        .count();
     format!("{met}/{}", gates.len())
 }
 
 fn condition(pod: &Value, kind: &str) -> bool {
-    pod.list("status.conditions").iter().find(|c| c.text("type") == kind).is_some_and(|c| c.text("status") == "True")
+    pod.list("status.conditions")
+        .iter()
+        .find(|c| c.text("type") == kind)
+        .is_some_and(|c| c.text("status") == "True")
 }
 
 #[derive(Default)]
@@ -53,16 +66,24 @@ struct Summary {
 
 impl Summary {
     fn of(pod: &Value) -> Self {
-        let mut s = Self { total: pod.list("spec.containers").len(), ..Self::default() };
+        let mut s = Self {
+            total: pod.list("spec.containers").len(),
+            ..Self::default()
+        };
         pod.text("status.phase").clone_into(&mut s.reason);
         if !pod.text("status.reason").is_empty() {
             pod.text("status.reason").clone_into(&mut s.reason);
         }
-        let gated = |c: &Value| c.text("type") == "PodScheduled" && c.text("reason") == "SchedulingGated";
+        let gated =
+            |c: &Value| c.text("type") == "PodScheduled" && c.text("reason") == "SchedulingGated";
         if pod.list("status.conditions").iter().any(gated) {
             "SchedulingGated".clone_into(&mut s.reason);
         }
-        s.total += pod.list("spec.initContainers").iter().filter(|c| c.text("restartPolicy") == "Always").count();
+        s.total += pod
+            .list("spec.initContainers")
+            .iter()
+            .filter(|c| c.text("restartPolicy") == "Always")
+            .count();
         s.initialise(pod);
         if !s.initializing || condition(pod, "Initialized") {
             s.run(pod);
@@ -81,7 +102,9 @@ impl Summary {
         let specs = pod.list("spec.initContainers");
         for (i, status) in pod.list("status.initContainerStatuses").iter().enumerate() {
             let name = status.text("name");
-            let sidecar = specs.iter().any(|c| c.text("name") == name && c.text("restartPolicy") == "Always");
+            let sidecar = specs
+                .iter()
+                .any(|c| c.text("name") == name && c.text("restartPolicy") == "Always");
             let last = last_end(status);
             self.restarts += status.num("restartCount");
             self.last_restart = self.last_restart.max(last);
@@ -174,7 +197,15 @@ mod tests {
         let running = json!({"phase": "Running", "conditions": [{"type": "Initialized", "status": "True"}],
             "containerStatuses": [{"name": "a", "ready": true, "restartCount": 2, "state": {"running": {}},
                 "lastState": {"terminated": {"finishedAt": "1970-01-01T00:04:00Z"}}}]});
-        assert_eq!(row(running)[..4], [json!("1/1"), json!("Running"), json!("2 (60s ago)"), json!("5m")]);
+        assert_eq!(
+            row(running)[..4],
+            [
+                json!("1/1"),
+                json!("Running"),
+                json!("2 (60s ago)"),
+                json!("5m")
+            ]
+        );
         let failing = json!({"phase": "Running", "containerStatuses": [
             {"name": "a", "state": {"waiting": {"reason": "CrashLoopBackOff"}}}]});
         assert_eq!(row(failing)[1], "CrashLoopBackOff");

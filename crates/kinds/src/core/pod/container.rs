@@ -66,7 +66,12 @@ pub(super) fn containers(list: &At, pod: &Surroundings, e: &mut ErrorList) {
 }
 
 pub(super) fn init_containers(list: &At, pod: &Surroundings, e: &mut ErrorList) {
-    let mut names: BTreeSet<_> = pod.spec.list("containers").iter().map(|c| c.text("name")).collect();
+    let mut names: BTreeSet<_> = pod
+        .spec
+        .list("containers")
+        .iter()
+        .map(|c| c.text("name"))
+        .collect();
     for c in list.each() {
         common(&c, pod, e);
         restart_policy(&c, e);
@@ -78,15 +83,26 @@ pub(super) fn init_containers(list: &At, pod: &Surroundings, e: &mut ErrorList) 
             hooks_and_probes(&c, pod, e);
             continue;
         }
-        for field in ["lifecycle", "livenessProbe", "readinessProbe", "startupProbe"] {
+        for field in [
+            "lifecycle",
+            "livenessProbe",
+            "readinessProbe",
+            "startupProbe",
+        ] {
             if c.has(field) {
-                e.push(c.at(field).forbidden("may not be set for init containers without restartPolicy=Always"));
+                e.push(
+                    c.at(field).forbidden(
+                        "may not be set for init containers without restartPolicy=Always",
+                    ),
+                );
             }
         }
         for policy in c.at("resizePolicy").each() {
             let restart = policy.at("restartPolicy");
             if restart.text() == "RestartContainer" {
-                e.push(restart.invalid("must not be set to 'RestartContainer' for non-sidecar initContainers"));
+                e.push(restart.invalid(
+                    "must not be set to 'RestartContainer' for non-sidecar initContainers",
+                ));
             }
         }
     }
@@ -94,8 +110,11 @@ pub(super) fn init_containers(list: &At, pod: &Surroundings, e: &mut ErrorList) 
 }
 
 pub(super) fn ephemeral_containers(list: &At, pod: &Surroundings, e: &mut ErrorList) {
-    let others: BTreeSet<_> =
-        ["containers", "initContainers"].iter().flat_map(|l| pod.spec.list(l)).map(|c| c.text("name")).collect();
+    let others: BTreeSet<_> = ["containers", "initContainers"]
+        .iter()
+        .flat_map(|l| pod.spec.list(l))
+        .map(|c| c.text("name"))
+        .collect();
     let mut names = others.clone();
     for c in list.each() {
         common(&c, pod, e);
@@ -109,13 +128,20 @@ pub(super) fn ephemeral_containers(list: &At, pod: &Surroundings, e: &mut ErrorL
         }
         for (field, _) in c.value.as_object().into_iter().flatten() {
             if !EPHEMERAL_FIELDS.contains(&field.as_str()) && !c.at(field).is_empty() {
-                e.push(c.at(field).forbidden("cannot be set for an Ephemeral Container"));
+                e.push(
+                    c.at(field)
+                        .forbidden("cannot be set for an Ephemeral Container"),
+                );
             }
         }
         for mount in c.at("volumeMounts").each() {
             for field in ["subPath", "subPathExpr"] {
                 if !mount.at(field).is_empty() {
-                    e.push(mount.at(field).forbidden("cannot be set for an Ephemeral Container"));
+                    e.push(
+                        mount
+                            .at(field)
+                            .forbidden("cannot be set for an Ephemeral Container"),
+                    );
                 }
             }
         }
@@ -130,16 +156,24 @@ pub(super) fn image_is_trimmed(c: &At, e: &mut ErrorList) {
 }
 
 fn common(c: &At, pod: &Surroundings, e: &mut ErrorList) {
-    c.at("name").required_conforms(e, validation::is_dns1123_label);
+    c.at("name")
+        .required_conforms(e, validation::is_dns1123_label);
     c.at("image").require(e);
-    c.at("terminationMessagePolicy").required_one_of(e, &["File", "FallbackToLogsOnError"]);
+    c.at("terminationMessagePolicy")
+        .required_one_of(e, &["File", "FallbackToLogsOnError"]);
     ports(&c.at("ports"), e);
     env(&c.at("env"), e);
     env_from(&c.at("envFrom"), e);
     mounts(c, pod, e);
     devices(c, pod, e);
-    c.at("imagePullPolicy").required_one_of(e, &["Always", "IfNotPresent", "Never"]);
-    resources::requirements(&c.at("resources"), resources::Scope::Container, &pod.claims, e);
+    c.at("imagePullPolicy")
+        .required_one_of(e, &["Always", "IfNotPresent", "Never"]);
+    resources::requirements(
+        &c.at("resources"),
+        resources::Scope::Container,
+        &pod.claims,
+        e,
+    );
     resize_policy(&c.at("resizePolicy"), pod, e);
     security::of_container(&c.at("securityContext"), pod.host_users(), e);
 }
@@ -148,7 +182,12 @@ fn hooks_and_probes(c: &At, pod: &Surroundings, e: &mut ErrorList) {
     let hooks = c.at("lifecycle");
     for hook in ["postStart", "preStop"] {
         if hooks.has(hook) {
-            handler(&hooks.at(hook), &["exec", "httpGet", "tcpSocket", "sleep"], pod, e);
+            handler(
+                &hooks.at(hook),
+                &["exec", "httpGet", "tcpSocket", "sleep"],
+                pod,
+                e,
+            );
         }
     }
     if hooks.has("stopSignal") {
@@ -172,7 +211,13 @@ fn stop_signal(signal: &At, pod: &Surroundings, e: &mut ErrorList) {
 
 fn probe(probe: &At, name: &str, pod: &Surroundings, e: &mut ErrorList) {
     handler(probe, &["exec", "httpGet", "tcpSocket", "grpc"], pod, e);
-    for field in ["initialDelaySeconds", "timeoutSeconds", "periodSeconds", "successThreshold", "failureThreshold"] {
+    for field in [
+        "initialDelaySeconds",
+        "timeoutSeconds",
+        "periodSeconds",
+        "successThreshold",
+        "failureThreshold",
+    ] {
         probe.at(field).non_negative(e);
     }
     let grace = probe.at("terminationGracePeriodSeconds");
@@ -219,7 +264,11 @@ fn http_get(action: &At, e: &mut ErrorList) {
     let headers = action.at("httpHeaders");
     for header in headers.each() {
         let name = header.value.text("name");
-        e.extend(validation::is_http_header_name(name).into_iter().map(|m| FieldError::invalid(&headers.path, name, m)));
+        e.extend(
+            validation::is_http_header_name(name)
+                .into_iter()
+                .map(|m| FieldError::invalid(&headers.path, name, m)),
+        );
     }
 }
 
@@ -227,7 +276,8 @@ fn sleep(action: &At, pod: &Surroundings, e: &mut ErrorList) {
     let Some(grace) = pod.grace() else { return };
     let seconds = action.value.num("seconds");
     if seconds < 0 || seconds > grace {
-        let detail = format!("must be non-negative and less than terminationGracePeriodSeconds ({grace})");
+        let detail =
+            format!("must be non-negative and less than terminationGracePeriodSeconds ({grace})");
         e.push(FieldError::invalid(&action.path, seconds, detail));
     }
 }
@@ -254,7 +304,8 @@ fn ports(list: &At, e: &mut ErrorList) {
         if host.num() != 0 {
             host.port(e);
         }
-        port.at("protocol").required_one_of(e, &["SCTP", "TCP", "UDP"]);
+        port.at("protocol")
+            .required_one_of(e, &["SCTP", "TCP", "UDP"]);
     }
 }
 
@@ -263,9 +314,16 @@ fn host_ports(list: &At, e: &mut ErrorList) {
     for c in list.each() {
         for port in c.at("ports").each() {
             let number = port.value.num("hostPort");
-            let text = format!("{}/{}/{number}", port.value.text("protocol"), port.value.text("hostIP"));
+            let text = format!(
+                "{}/{}/{number}",
+                port.value.text("protocol"),
+                port.value.text("hostIP")
+            );
             if number != 0 && seen.contains(&text) {
-                e.push(FieldError::duplicate(&port.path.child("hostPort"), text.as_str()));
+                e.push(FieldError::duplicate(
+                    &port.path.child("hostPort"),
+                    text.as_str(),
+                ));
             }
             seen.insert(text);
         }
@@ -296,7 +354,13 @@ fn env(list: &At, e: &mut ErrorList) {
 
 fn value_from(from: &At, has_value: bool, e: &mut ErrorList) {
     let mut sources = 0;
-    for kind in ["fieldRef", "resourceFieldRef", "configMapKeyRef", "secretKeyRef", "fileKeyRef"] {
+    for kind in [
+        "fieldRef",
+        "resourceFieldRef",
+        "configMapKeyRef",
+        "secretKeyRef",
+        "fileKeyRef",
+    ] {
         let source = from.at(kind);
         if !source.exists() {
             continue;
@@ -308,12 +372,16 @@ fn value_from(from: &At, has_value: bool, e: &mut ErrorList) {
             "fileKeyRef" => file_key(&source, e),
             _ => {
                 source.at("name").conforms(e, volumes::is_object_name);
-                source.at("key").required_conforms(e, validation::is_config_map_key);
+                source
+                    .at("key")
+                    .required_conforms(e, validation::is_config_map_key);
             }
         }
     }
     let detail = match sources {
-        0 => "must specify one of: `fieldRef`, `resourceFieldRef`, `configMapKeyRef`, `secretKeyRef` or `fileKeyRef`",
+        0 => {
+            "must specify one of: `fieldRef`, `resourceFieldRef`, `configMapKeyRef`, `secretKeyRef` or `fileKeyRef`"
+        }
         _ if has_value => "may not be specified when `value` is not empty",
         1 => return,
         _ => "may not have more than one field specified at a time",
@@ -323,7 +391,9 @@ fn value_from(from: &At, has_value: bool, e: &mut ErrorList) {
 
 fn file_key(source: &At, e: &mut ErrorList) {
     source.at("key").required_conforms(e, is_env_name);
-    source.at("volumeName").required_conforms(e, validation::is_dns1123_label);
+    source
+        .at("volumeName")
+        .required_conforms(e, validation::is_dns1123_label);
     source.at("path").require(e);
     volumes::no_backsteps(&source.at("path"), e);
 }
@@ -335,13 +405,23 @@ fn env_from(list: &At, e: &mut ErrorList) {
         for kind in ["configMapRef", "secretRef"] {
             if from.has(kind) {
                 sources += 1;
-                from.at(kind).at("name").required_conforms(e, |n| validation::is_dns1123_subdomain(n.trim_end_matches('-')));
+                from.at(kind).at("name").required_conforms(e, |n| {
+                    validation::is_dns1123_subdomain(n.trim_end_matches('-'))
+                });
             }
         }
         if sources == 0 {
-            e.push(FieldError::invalid(&list.path, "", "must specify one of: `configMapRef` or `secretRef`"));
+            e.push(FieldError::invalid(
+                &list.path,
+                "",
+                "must specify one of: `configMapRef` or `secretRef`",
+            ));
         } else if sources > 1 {
-            e.push(FieldError::invalid(&list.path, "", "may not have more than one field specified at a time"));
+            e.push(FieldError::invalid(
+                &list.path,
+                "",
+                "may not have more than one field specified at a time",
+            ));
         }
     }
 }
@@ -367,14 +447,21 @@ fn mounts(c: &At, pod: &Surroundings, e: &mut ErrorList) {
             e.push(path.invalid("must not already exist as a path in volumeDevices"));
         }
         // Upstream leaves the index out of these paths.
-        let plain = |field: &str| At { value: mount.value.at(field), path: list.path.child(field) };
+        let plain = |field: &str| At {
+            value: mount.value.at(field),
+            path: list.path.child(field),
+        };
         let (sub, expr) = (plain("subPath"), plain("subPathExpr"));
         if !sub.is_empty() {
             volumes::local_descending_path(&sub, e);
         }
         if !expr.is_empty() {
             if !sub.is_empty() {
-                e.push(mount.at("subPathExpr").invalid("subPathExpr and subPath are mutually exclusive"));
+                e.push(
+                    mount
+                        .at("subPathExpr")
+                        .invalid("subPathExpr and subPath are mutually exclusive"),
+                );
             }
             volumes::local_descending_path(&expr, e);
         }
@@ -386,7 +473,9 @@ fn mounts(c: &At, pod: &Surroundings, e: &mut ErrorList) {
 fn propagation(p: &At, c: &At, e: &mut ErrorList) {
     p.one_of(e, &["Bidirectional", "HostToContainer", "None"]);
     if p.text() == "Bidirectional" && !c.value.flag("securityContext.privileged") {
-        e.push(p.forbidden("Bidirectional mount propagation is available only to privileged containers"));
+        e.push(p.forbidden(
+            "Bidirectional mount propagation is available only to privileged containers",
+        ));
     }
 }
 
@@ -397,7 +486,9 @@ fn recursive_read_only(r: &At, mount: &Value, e: &mut ErrorList) {
             e.push(r.forbidden("may only be specified when readOnly is true"));
         }
         if !matches!(mount.text("mountPropagation"), "" | "None") {
-            e.push(r.forbidden("may only be specified when mountPropagation is None or not specified"));
+            e.push(
+                r.forbidden("may only be specified when mountPropagation is None or not specified"),
+            );
         }
     }
 }
@@ -442,16 +533,30 @@ fn devices(c: &At, pod: &Surroundings, e: &mut ErrorList) {
 fn resize_policy(list: &At, pod: &Surroundings, e: &mut ErrorList) {
     let mut seen = BTreeSet::new();
     for policy in list.each() {
-        let (resource, restart) = (policy.value.text("resourceName"), policy.value.text("restartPolicy"));
+        let (resource, restart) = (
+            policy.value.text("resourceName"),
+            policy.value.text("restartPolicy"),
+        );
         if !seen.insert(resource) {
             e.push(FieldError::duplicate(&policy.path, resource));
         }
-        for (value, allowed) in [(resource, ["cpu", "memory"]), (restart, ["NotRequired", "RestartContainer"])] {
+        for (value, allowed) in [
+            (resource, ["cpu", "memory"]),
+            (restart, ["NotRequired", "RestartContainer"]),
+        ] {
             let value = Value::from(value);
-            At { value: &value, path: list.path.clone() }.required_one_of(e, &allowed);
+            At {
+                value: &value,
+                path: list.path.clone(),
+            }
+            .required_one_of(e, &allowed);
         }
         if pod.spec.text("restartPolicy") == "Never" && restart != "NotRequired" {
-            e.push(FieldError::invalid(&list.path, restart, "must be 'NotRequired' when pod `restartPolicy` is 'Never'"));
+            e.push(FieldError::invalid(
+                &list.path,
+                restart,
+                "must be 'NotRequired' when pod `restartPolicy` is 'Never'",
+            ));
         }
     }
 }
@@ -466,7 +571,8 @@ fn restart_policy(c: &At, e: &mut ErrorList) {
         e.push(FieldError::too_many(&rules.path, rules.len(), 20));
     }
     for rule in rules.each() {
-        rule.at("action").strictly_one_of(e, &["Restart", "RestartAllContainers"]);
+        rule.at("action")
+            .strictly_one_of(e, &["Restart", "RestartAllContainers"]);
         let codes = rule.at("exitCodes");
         if !codes.exists() {
             e.push(codes.required("must be specified"));

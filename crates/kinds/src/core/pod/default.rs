@@ -7,16 +7,21 @@ use crate::check;
 use crate::tree::{Tree, TreeMut};
 
 /// The three lists a pod spec keeps containers in.
-pub(crate) const CONTAINER_LISTS: [&str; 3] = ["initContainers", "containers", "ephemeralContainers"];
+pub(crate) const CONTAINER_LISTS: [&str; 3] =
+    ["initContainers", "containers", "ephemeralContainers"];
 
 /// A pod: what its template would get, and what only a pod gets.
 pub(crate) fn pod(obj: &mut Value) {
-    let Some(spec) = obj.get_mut("spec") else { return };
+    let Some(spec) = obj.get_mut("spec") else {
+        return;
+    };
     pod_spec(spec);
     for list in ["containers", "initContainers"] {
         for container in spec.list_mut(list) {
             let limits = container.at("resources.limits").clone();
-            if let (Value::Object(limits), Some(requests)) = (limits, container.object_if("resources.requests")) {
+            if let (Value::Object(limits), Some(requests)) =
+                (limits, container.object_if("resources.requests"))
+            {
                 for (name, limit) in limits {
                     requests.entry(name).or_insert(limit);
                 }
@@ -90,7 +95,11 @@ pub(crate) fn pull_policy(image: &str) -> &'static str {
         Some((name, _)) => (name, true),
         None => (image, false),
     };
-    let tag = name.rsplit('/').next().and_then(|last| last.split_once(':')).map(|(_, tag)| tag);
+    let tag = name
+        .rsplit('/')
+        .next()
+        .and_then(|last| last.split_once(':'))
+        .map(|(_, tag)| tag);
     match tag {
         Some("latest") => "Always",
         None if !digest => "Always",
@@ -139,7 +148,12 @@ fn divisor(resource_ref: &mut Value) {
 }
 
 fn probe(probe: &mut Value) {
-    for (field, value) in [("timeoutSeconds", 1), ("periodSeconds", 10), ("successThreshold", 1), ("failureThreshold", 3)] {
+    for (field, value) in [
+        ("timeoutSeconds", 1),
+        ("periodSeconds", 10),
+        ("successThreshold", 1),
+        ("failureThreshold", 3),
+    ] {
         if probe.num(field) == 0 {
             probe.put(field, value);
         }
@@ -159,7 +173,10 @@ fn http_get(get: &mut Value) {
 
 fn volume(v: &mut Value) {
     let Some(map) = v.as_object() else { return };
-    if !map.iter().any(|(k, source)| k != "name" && !source.is_null()) {
+    if !map
+        .iter()
+        .any(|(k, source)| k != "name" && !source.is_null())
+    {
         v.put("emptyDir", json!({}));
     }
     for source in ["secret", "configMap", "downwardAPI", "projected"] {
@@ -200,9 +217,26 @@ fn volume(v: &mut Value) {
 fn volume_of_a_vendor(v: &mut Value) {
     const DEFAULTS: &[(&str, &[(&str, &str)])] = &[
         ("iscsi", &[("iscsiInterface", "default")]),
-        ("rbd", &[("pool", "rbd"), ("user", "admin"), ("keyring", "/etc/ceph/keyring")]),
-        ("azureDisk", &[("cachingMode", "ReadWrite"), ("fsType", "ext4"), ("kind", "Shared")]),
-        ("scaleIO", &[("storageMode", "ThinProvisioned"), ("fsType", "xfs")]),
+        (
+            "rbd",
+            &[
+                ("pool", "rbd"),
+                ("user", "admin"),
+                ("keyring", "/etc/ceph/keyring"),
+            ],
+        ),
+        (
+            "azureDisk",
+            &[
+                ("cachingMode", "ReadWrite"),
+                ("fsType", "ext4"),
+                ("kind", "Shared"),
+            ],
+        ),
+        (
+            "scaleIO",
+            &[("storageMode", "ThinProvisioned"), ("fsType", "xfs")],
+        ),
     ];
     for (source, fields) in DEFAULTS {
         if v.at(source).is_object() {
@@ -236,7 +270,9 @@ pub(crate) fn requirements(resources: &mut Value) {
 
 /// Quantities in canonical form, none finer than a thousandth.
 pub(crate) fn resource_list(list: &mut Value) {
-    let Some(map) = list.as_object_mut() else { return };
+    let Some(map) = list.as_object_mut() else {
+        return;
+    };
     for value in map.values_mut() {
         if let Some(q) = check::quantity(value) {
             *value = rounded(&q).into();
@@ -246,7 +282,11 @@ pub(crate) fn resource_list(list: &mut Value) {
 
 fn rounded(q: &Quantity) -> String {
     let text = q.to_string();
-    if text.ends_with('n') || text.ends_with('u') { format!("{}m", q.milli_value()) } else { text }
+    if text.ends_with('n') || text.ends_with('u') {
+        format!("{}m", q.milli_value())
+    } else {
+        text
+    }
 }
 
 /// The quantity under `path` in canonical form.
@@ -263,11 +303,15 @@ fn pod_level_requests(spec: &mut Value) {
     }
     let sums = super::resources::of_containers(spec, "requests");
     let limits = spec.map("resources.limits").clone();
-    let Some(requests) = spec.object("resources.requests") else { return };
+    let Some(requests) = spec.object("resources.requests") else {
+        return;
+    };
     let pod_level = |name: &str| matches!(name, "cpu" | "memory") || name.starts_with("hugepages-");
     for (name, sum) in sums {
         if pod_level(&name) && !name.starts_with("hugepages-") {
-            requests.entry(name).or_insert_with(|| sum.to_string().into());
+            requests
+                .entry(name)
+                .or_insert_with(|| sum.to_string().into());
         }
     }
     for (name, limit) in limits {

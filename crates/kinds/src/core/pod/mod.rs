@@ -57,7 +57,9 @@ pub(crate) static POD: Kind = Kind {
 /// Every container of a spec: init containers first, then containers, then ephemeral ones.
 pub(crate) fn each_container<'a>(spec: &At<'a>) -> impl Iterator<Item = At<'a>> + use<'a> {
     let lists = default::CONTAINER_LISTS.map(|name| spec.at(name));
-    lists.into_iter().flat_map(|list| list.each().collect::<Vec<_>>())
+    lists
+        .into_iter()
+        .flat_map(|list| list.each().collect::<Vec<_>>())
 }
 
 /// The template under `path` gets its defaults and no generated metadata.
@@ -94,11 +96,21 @@ fn merge_label_keys(pod: &mut Value) {
     let labels = pod.map("metadata.labels").clone();
     let merge = |term: &mut Value| {
         for (keys, operator) in [("matchLabelKeys", "In"), ("mismatchLabelKeys", "NotIn")] {
-            let keys: Vec<String> = term.list(keys).iter().filter_map(|k| k.as_str().map(str::to_owned)).collect();
+            let keys: Vec<String> = term
+                .list(keys)
+                .iter()
+                .filter_map(|k| k.as_str().map(str::to_owned))
+                .collect();
             for key in keys {
-                let (Some(value), Some(selector)) = (labels.get(&key), term.object_if("labelSelector")) else { continue };
+                let (Some(value), Some(selector)) =
+                    (labels.get(&key), term.object_if("labelSelector"))
+                else {
+                    continue;
+                };
                 let more = json!({"key": key, "operator": operator, "values": [value]});
-                let list = selector.entry("matchExpressions").or_insert_with(|| json!([]));
+                let list = selector
+                    .entry("matchExpressions")
+                    .or_insert_with(|| json!([]));
                 if let Some(list) = list.as_array_mut().filter(|l| !l.contains(&more)) {
                     list.push(more);
                 }
@@ -106,19 +118,29 @@ fn merge_label_keys(pod: &mut Value) {
         }
     };
     for kind in ["podAffinity", "podAntiAffinity"] {
-        pod.list_mut(&format!("spec.affinity.{kind}.requiredDuringSchedulingIgnoredDuringExecution"))
-            .iter_mut()
-            .for_each(merge);
-        pod.list_mut(&format!("spec.affinity.{kind}.preferredDuringSchedulingIgnoredDuringExecution"))
-            .iter_mut()
-            .filter_map(|t| t.at_mut("podAffinityTerm"))
-            .for_each(merge);
+        pod.list_mut(&format!(
+            "spec.affinity.{kind}.requiredDuringSchedulingIgnoredDuringExecution"
+        ))
+        .iter_mut()
+        .for_each(merge);
+        pod.list_mut(&format!(
+            "spec.affinity.{kind}.preferredDuringSchedulingIgnoredDuringExecution"
+        ))
+        .iter_mut()
+        .filter_map(|t| t.at_mut("podAffinityTerm"))
+        .for_each(merge);
     }
-    pod.list_mut("spec.topologySpreadConstraints").iter_mut().for_each(merge);
+    pod.list_mut("spec.topologySpreadConstraints")
+        .iter_mut()
+        .for_each(merge);
 }
 
 fn selectable(pod: &Value) -> Vec<(&'static str, String)> {
-    let ips: Vec<_> = pod.list("status.podIPs").iter().map(|ip| ip.text("ip")).collect();
+    let ips: Vec<_> = pod
+        .list("status.podIPs")
+        .iter()
+        .map(|ip| ip.text("ip"))
+        .collect();
     let text = |path: &str| pod.text(path).to_owned();
     vec![
         ("spec.nodeName", text("spec.nodeName")),
@@ -127,7 +149,13 @@ fn selectable(pod: &Value) -> Vec<(&'static str, String)> {
         ("spec.serviceAccountName", text("spec.serviceAccountName")),
         ("spec.hostNetwork", pod.flag("spec.hostNetwork").to_string()),
         ("status.phase", text("status.phase")),
-        ("status.podIP", ips.first().copied().unwrap_or(pod.text("status.podIP")).to_owned()),
+        (
+            "status.podIP",
+            ips.first()
+                .copied()
+                .unwrap_or(pod.text("status.podIP"))
+                .to_owned(),
+        ),
         ("status.podIPs", ips.join(",")),
         ("status.nominatedNodeName", text("status.nominatedNodeName")),
     ]
@@ -164,28 +192,54 @@ pub(crate) fn template_warnings(spec: &At) -> Vec<String> {
     let mut out = Vec::new();
     for (key, _) in spec.at("nodeSelector").entries() {
         if let Some(new) = deprecated_node_label(key) {
-            out.push(format!("{}: deprecated since {new}", spec.at("nodeSelector").path.key(key)));
+            out.push(format!(
+                "{}: deprecated since {new}",
+                spec.at("nodeSelector").path.key(key)
+            ));
         }
     }
     if spec.value.num("terminationGracePeriodSeconds") < 0 {
-        out.push(format!("{}: must be >= 0; negative values are invalid and will be treated as 1", spec.at("terminationGracePeriodSeconds").path));
+        out.push(format!(
+            "{}: must be >= 0; negative values are invalid and will be treated as 1",
+            spec.at("terminationGracePeriodSeconds").path
+        ));
     }
     for (i, alias) in spec.value.list("hostAliases").iter().enumerate() {
-        let twice = spec.value.list("hostAliases")[..i].iter().any(|other| other.text("ip") == alias.text("ip"));
+        let twice = spec.value.list("hostAliases")[..i]
+            .iter()
+            .any(|other| other.text("ip") == alias.text("ip"));
         if twice {
-            out.push(format!("{}: duplicate ip {:?}", spec.at("hostAliases").path.index(i).child("ip"), alias.text("ip")));
+            out.push(format!(
+                "{}: duplicate ip {:?}",
+                spec.at("hostAliases").path.index(i).child("ip"),
+                alias.text("ip")
+            ));
         }
     }
-    let unnamed = spec.value.list("imagePullSecrets").iter().enumerate().filter(|(_, s)| s.text("name").is_empty());
+    let unnamed = spec
+        .value
+        .list("imagePullSecrets")
+        .iter()
+        .enumerate()
+        .filter(|(_, s)| s.text("name").is_empty());
     for (i, _) in unnamed {
-        out.push(format!("{}: invalid empty name \"\"", spec.at("imagePullSecrets").path.index(i).child("name")));
+        out.push(format!(
+            "{}: invalid empty name \"\"",
+            spec.at("imagePullSecrets").path.index(i).child("name")
+        ));
     }
     for c in each_container(spec) {
         for (i, var) in c.value.list("env").iter().enumerate() {
             let name = var.text("name");
-            let before = c.value.list("env")[..i].iter().find(|v| v.text("name") == name);
+            let before = c.value.list("env")[..i]
+                .iter()
+                .find(|v| v.text("name") == name);
             if let Some(before) = before {
-                let what = if before == var { "duplicate name" } else { "hides previous definition of" };
+                let what = if before == var {
+                    "duplicate name"
+                } else {
+                    "hides previous definition of"
+                };
                 let path = c.at("env").path.index(i);
                 out.push(if before == var {
                     format!("{path}: {what} {name:?}")
@@ -196,7 +250,9 @@ pub(crate) fn template_warnings(spec: &At) -> Vec<String> {
         }
         for (i, port) in c.value.list("ports").iter().enumerate() {
             let twin = |p: &&Value| {
-                ["containerPort", "hostPort"].iter().all(|f| p.num(f) == port.num(f))
+                ["containerPort", "hostPort"]
+                    .iter()
+                    .all(|f| p.num(f) == port.num(f))
                     && p.text("protocol") == port.text("protocol")
                     && p.text("hostIP") == port.text("hostIP")
             };
@@ -217,9 +273,15 @@ fn deprecated_node_label(key: &str) -> Option<&'static str> {
     Some(match key {
         "beta.kubernetes.io/arch" => "v1.14; use \"kubernetes.io/arch\" instead",
         "beta.kubernetes.io/os" => "v1.14; use \"kubernetes.io/os\" instead",
-        "failure-domain.beta.kubernetes.io/region" => "v1.17; use \"topology.kubernetes.io/region\" instead",
-        "failure-domain.beta.kubernetes.io/zone" => "v1.17; use \"topology.kubernetes.io/zone\" instead",
-        "beta.kubernetes.io/instance-type" => "v1.17; use \"node.kubernetes.io/instance-type\" instead",
+        "failure-domain.beta.kubernetes.io/region" => {
+            "v1.17; use \"topology.kubernetes.io/region\" instead"
+        }
+        "failure-domain.beta.kubernetes.io/zone" => {
+            "v1.17; use \"topology.kubernetes.io/zone\" instead"
+        }
+        "beta.kubernetes.io/instance-type" => {
+            "v1.17; use \"node.kubernetes.io/instance-type\" instead"
+        }
         _ => return None,
     })
 }

@@ -12,7 +12,9 @@ pub(crate) type Amounts = BTreeMap<String, Quantity>;
 
 fn amounts(container: &Value, which: &str) -> Amounts {
     let list = container.at("resources").map(which);
-    list.iter().filter_map(|(k, v)| Some((k.clone(), check::quantity(v)?))).collect()
+    list.iter()
+        .filter_map(|(k, v)| Some((k.clone(), check::quantity(v)?)))
+        .collect()
 }
 
 fn add(into: &mut Amounts, more: &Amounts) {
@@ -66,7 +68,10 @@ pub(crate) fn qos_class(spec: &Value) -> &'static str {
     if !pod_level.map("requests").is_empty() || !pod_level.map("limits").is_empty() {
         return class_of(std::iter::once(pod_level));
     }
-    let lists = spec.list("containers").iter().chain(spec.list("initContainers"));
+    let lists = spec
+        .list("containers")
+        .iter()
+        .chain(spec.list("initContainers"));
     class_of(lists.map(|c| c.at("resources")))
 }
 
@@ -77,7 +82,9 @@ fn class_of<'a>(all: impl Iterator<Item = &'a Value>) -> &'static str {
         let mut limited = 0;
         for (which, sums) in [("requests", &mut requests), ("limits", &mut limits)] {
             for (name, value) in resources.map(which) {
-                let Some(q) = check::quantity(value) else { continue };
+                let Some(q) = check::quantity(value) else {
+                    continue;
+                };
                 if !matches!(name.as_str(), "cpu" | "memory") || q.milli_value() <= 0 {
                     continue;
                 }
@@ -91,8 +98,13 @@ fn class_of<'a>(all: impl Iterator<Item = &'a Value>) -> &'static str {
     if !any {
         return "BestEffort";
     }
-    let equal = requests.iter().all(|(name, q)| limits.get(name) == Some(q)) && requests.len() == limits.len();
-    if guaranteed && equal { "Guaranteed" } else { "Burstable" }
+    let equal = requests.iter().all(|(name, q)| limits.get(name) == Some(q))
+        && requests.len() == limits.len();
+    if guaranteed && equal {
+        "Guaranteed"
+    } else {
+        "Burstable"
+    }
 }
 
 #[cfg(test)]
@@ -107,8 +119,14 @@ mod tests {
         assert_eq!(of(json!({"requests": {"cpu": "1"}})), "Burstable");
         let both = json!({"cpu": "1", "memory": "1Gi"});
         assert_eq!(of(json!({"requests": both, "limits": both})), "Guaranteed");
-        assert_eq!(of(json!({"requests": {"cpu": "500m", "memory": "1Gi"}, "limits": both})), "Burstable");
-        assert_eq!(of(json!({"requests": {"nvidia.com/gpu": "1"}})), "BestEffort");
+        assert_eq!(
+            of(json!({"requests": {"cpu": "500m", "memory": "1Gi"}, "limits": both})),
+            "Burstable"
+        );
+        assert_eq!(
+            of(json!({"requests": {"nvidia.com/gpu": "1"}})),
+            "BestEffort"
+        );
     }
 
     #[test]

@@ -33,7 +33,11 @@ pub(super) fn affinity(affinity: &At, e: &mut ErrorList) {
 
 fn weight(weight: &At, e: &mut ErrorList) {
     if !(1..=100).contains(&weight.num()) {
-        e.push(FieldError::invalid(&weight.path, weight.num(), "must be in the range 1-100"));
+        e.push(FieldError::invalid(
+            &weight.path,
+            weight.num(),
+            "must be in the range 1-100",
+        ));
     }
 }
 
@@ -43,7 +47,9 @@ pub(crate) fn node_selector(selector: &At, e: &mut ErrorList) {
     if terms.is_empty() {
         return e.push(terms.required("must have at least one node selector term"));
     }
-    terms.each().for_each(|term| node_selector_term(&term, true, e));
+    terms
+        .each()
+        .for_each(|term| node_selector_term(&term, true, e));
 }
 
 fn node_selector_term(term: &At, check_values: bool, e: &mut ErrorList) {
@@ -54,30 +60,39 @@ fn node_selector_term(term: &At, check_values: bool, e: &mut ErrorList) {
                 e.push(values.required("must be specified when `operator` is 'In' or 'NotIn'"));
             }
             "Exists" | "DoesNotExist" if values.len() > 0 => {
-                e.push(values.forbidden("may not be specified when `operator` is 'Exists' or 'DoesNotExist'"));
+                e.push(values.forbidden(
+                    "may not be specified when `operator` is 'Exists' or 'DoesNotExist'",
+                ));
             }
             "Gt" | "Lt" if values.len() != 1 => {
-                e.push(values.required("must be specified single value when `operator` is 'Lt' or 'Gt'"));
+                e.push(
+                    values
+                        .required("must be specified single value when `operator` is 'Lt' or 'Gt'"),
+                );
             }
             "In" | "NotIn" | "Exists" | "DoesNotExist" | "Gt" | "Lt" => {}
             _ => e.push(req.at("operator").invalid("not a valid selector operator")),
         }
         req.at("key").label_name(e);
         if check_values {
-            values.each().for_each(|v| v.conforms(e, validation::is_valid_label_value));
+            values
+                .each()
+                .for_each(|v| v.conforms(e, validation::is_valid_label_value));
         }
     }
     for req in term.at("matchFields").each() {
         let (key, values) = (req.at("key"), req.at("values"));
         match req.at("operator").text() {
-            "In" | "NotIn" if values.len() != 1 => e.push(
-                values.required("must be only one value when `operator` is 'In' or 'NotIn' for node field selector"),
-            ),
+            "In" | "NotIn" if values.len() != 1 => e.push(values.required(
+                "must be only one value when `operator` is 'In' or 'NotIn' for node field selector",
+            )),
             "In" | "NotIn" => {}
             _ => e.push(req.at("operator").invalid("not a valid selector operator")),
         }
         if key.text() == "metadata.name" {
-            values.each().for_each(|v| v.conforms(e, validation::is_dns1123_subdomain));
+            values
+                .each()
+                .for_each(|v| v.conforms(e, validation::is_dns1123_subdomain));
         } else {
             e.push(key.invalid("not a valid field selector key"));
         }
@@ -88,8 +103,17 @@ fn pod_term(term: &At, e: &mut ErrorList) {
     term.at("labelSelector").label_selector(e);
     term.at("namespaceSelector").label_selector(e);
     let namespace = term.path.child("namespace");
-    for name in term.value.list("namespaces").iter().filter_map(Value::as_str) {
-        e.extend(validation::is_dns1123_label(name).into_iter().map(|m| FieldError::invalid(&namespace, name, m)));
+    for name in term
+        .value
+        .list("namespaces")
+        .iter()
+        .filter_map(Value::as_str)
+    {
+        e.extend(
+            validation::is_dns1123_label(name)
+                .into_iter()
+                .map(|m| FieldError::invalid(&namespace, name, m)),
+        );
     }
     label_keys(term, e);
     let key = term.at("topologyKey");
@@ -114,7 +138,12 @@ fn label_keys(term: &At, e: &mut ErrorList) {
             e.push(key.invalid("exists in both matchLabelKeys and mismatchLabelKeys"));
         }
     }
-    let mut chosen: BTreeSet<&str> = term.value.map("labelSelector.matchLabels").keys().map(String::as_str).collect();
+    let mut chosen: BTreeSet<&str> = term
+        .value
+        .map("labelSelector.matchLabels")
+        .keys()
+        .map(String::as_str)
+        .collect();
     let match_keys = term.value.list("matchLabelKeys");
     for expression in term.value.list("labelSelector.matchExpressions") {
         let key = expression.text("key");
@@ -129,15 +158,21 @@ fn label_keys(term: &At, e: &mut ErrorList) {
 
 pub(crate) fn tolerations(list: &At, e: &mut ErrorList) {
     for t in list.each() {
-        let (key, operator, value, effect) = (t.at("key"), t.at("operator"), t.at("value"), t.at("effect"));
+        let (key, operator, value, effect) =
+            (t.at("key"), t.at("operator"), t.at("value"), t.at("effect"));
         key.optional_conforms(e, validation::is_qualified_name);
-        let invalid = |at: &At, shown: &str, detail: &str| FieldError::invalid(&at.path, shown, detail);
+        let invalid =
+            |at: &At, shown: &str, detail: &str| FieldError::invalid(&at.path, shown, detail);
         if key.is_empty() && operator.text() != "Exists" {
             let detail = "operator must be Exists when `key` is empty, which means \"match all values and all keys\"";
             e.push(invalid(&operator, operator.text(), detail));
         }
         if t.has("tolerationSeconds") && effect.text() != "NoExecute" {
-            e.push(invalid(&effect, effect.text(), "effect must be 'NoExecute' when `tolerationSeconds` is set"));
+            e.push(invalid(
+                &effect,
+                effect.text(),
+                "effect must be 'NoExecute' when `tolerationSeconds` is set",
+            ));
         }
         match operator.text() {
             "Equal" | "" => {
@@ -148,7 +183,11 @@ pub(crate) fn tolerations(list: &At, e: &mut ErrorList) {
             }
             "Exists" => {
                 if !value.is_empty() {
-                    e.push(invalid(&operator, value.text(), "value must be empty when `operator` is 'Exists'"));
+                    e.push(invalid(
+                        &operator,
+                        value.text(),
+                        "value must be empty when `operator` is 'Exists'",
+                    ));
                 }
             }
             "Lt" | "Gt" => e.push(operator.not_supported(&["Equal", "Exists", "Lt", "Gt"])),
@@ -174,17 +213,25 @@ pub(super) fn topology_spread(list: &At, e: &mut ErrorList) {
             e.push(key.required("can not be empty"));
         }
         action.strictly_one_of(e, &["DoNotSchedule", "ScheduleAnyway"]);
-        let twin = |o: &&At| o.at("topologyKey").text() == key.text() && o.at("whenUnsatisfiable").text() == action.text();
+        let twin = |o: &&At| {
+            o.at("topologyKey").text() == key.text()
+                && o.at("whenUnsatisfiable").text() == action.text()
+        };
         if all[i + 1..].iter().any(|o| twin(&o)) {
             let path = c.path.child("{topologyKey, whenUnsatisfiable}");
-            e.push(FieldError::duplicate(&path, format!("{{{}, {}}}", key.text(), action.text())));
+            e.push(FieldError::duplicate(
+                &path,
+                format!("{{{}, {}}}", key.text(), action.text()),
+            ));
         }
         let domains = c.at("minDomains");
         if domains.exists() {
             domains.positive(e);
             if action.text() != "DoNotSchedule" {
-                let detail =
-                    format!("can only use minDomains if whenUnsatisfiable=DoNotSchedule, not {}", action.text());
+                let detail = format!(
+                    "can only use minDomains if whenUnsatisfiable=DoNotSchedule, not {}",
+                    action.text()
+                );
                 e.push(domains.invalid(detail));
             }
         }

@@ -22,13 +22,70 @@ fn sysctl_pattern() -> String {
 
 /// Signals that may stop a container on Linux.
 pub(super) const SIGNALS: &[&str] = &[
-    "SIGABRT", "SIGALRM", "SIGBUS", "SIGCHLD", "SIGCLD", "SIGCONT", "SIGFPE", "SIGHUP", "SIGILL", "SIGINT", "SIGIO",
-    "SIGIOT", "SIGKILL", "SIGPIPE", "SIGPOLL", "SIGPROF", "SIGPWR", "SIGQUIT", "SIGRTMAX", "SIGRTMAX-1", "SIGRTMAX-10",
-    "SIGRTMAX-11", "SIGRTMAX-12", "SIGRTMAX-13", "SIGRTMAX-14", "SIGRTMAX-2", "SIGRTMAX-3", "SIGRTMAX-4", "SIGRTMAX-5",
-    "SIGRTMAX-6", "SIGRTMAX-7", "SIGRTMAX-8", "SIGRTMAX-9", "SIGRTMIN", "SIGRTMIN+1", "SIGRTMIN+10", "SIGRTMIN+11",
-    "SIGRTMIN+12", "SIGRTMIN+13", "SIGRTMIN+14", "SIGRTMIN+15", "SIGRTMIN+2", "SIGRTMIN+3", "SIGRTMIN+4", "SIGRTMIN+5",
-    "SIGRTMIN+6", "SIGRTMIN+7", "SIGRTMIN+8", "SIGRTMIN+9", "SIGSEGV", "SIGSTKFLT", "SIGSTOP", "SIGSYS", "SIGTERM",
-    "SIGTRAP", "SIGTSTP", "SIGTTIN", "SIGTTOU", "SIGURG", "SIGUSR1", "SIGUSR2", "SIGVTALRM", "SIGWINCH", "SIGXCPU",
+    "SIGABRT",
+    "SIGALRM",
+    "SIGBUS",
+    "SIGCHLD",
+    "SIGCLD",
+    "SIGCONT",
+    "SIGFPE",
+    "SIGHUP",
+    "SIGILL",
+    "SIGINT",
+    "SIGIO",
+    "SIGIOT",
+    "SIGKILL",
+    "SIGPIPE",
+    "SIGPOLL",
+    "SIGPROF",
+    "SIGPWR",
+    "SIGQUIT",
+    "SIGRTMAX",
+    "SIGRTMAX-1",
+    "SIGRTMAX-10",
+    "SIGRTMAX-11",
+    "SIGRTMAX-12",
+    "SIGRTMAX-13",
+    "SIGRTMAX-14",
+    "SIGRTMAX-2",
+    "SIGRTMAX-3",
+    "SIGRTMAX-4",
+    "SIGRTMAX-5",
+    "SIGRTMAX-6",
+    "SIGRTMAX-7",
+    "SIGRTMAX-8",
+    "SIGRTMAX-9",
+    "SIGRTMIN",
+    "SIGRTMIN+1",
+    "SIGRTMIN+10",
+    "SIGRTMIN+11",
+    "SIGRTMIN+12",
+    "SIGRTMIN+13",
+    "SIGRTMIN+14",
+    "SIGRTMIN+15",
+    "SIGRTMIN+2",
+    "SIGRTMIN+3",
+    "SIGRTMIN+4",
+    "SIGRTMIN+5",
+    "SIGRTMIN+6",
+    "SIGRTMIN+7",
+    "SIGRTMIN+8",
+    "SIGRTMIN+9",
+    "SIGSEGV",
+    "SIGSTKFLT",
+    "SIGSTOP",
+    "SIGSYS",
+    "SIGTERM",
+    "SIGTRAP",
+    "SIGTSTP",
+    "SIGTTIN",
+    "SIGTTOU",
+    "SIGURG",
+    "SIGUSR1",
+    "SIGUSR2",
+    "SIGVTALRM",
+    "SIGWINCH",
+    "SIGXCPU",
     "SIGXFSZ",
 ];
 
@@ -53,9 +110,16 @@ pub(super) fn of_container(sc: &At, host_users: bool, e: &mut ErrorList) {
     seccomp(&sc.at("seccompProfile"), e);
     if sc.value.at("allowPrivilegeEscalation") == &Value::Bool(false) {
         if sc.value.flag("privileged") {
-            e.push(sc.invalid("cannot set `allowPrivilegeEscalation` to false and `privileged` to true"));
+            e.push(sc.invalid(
+                "cannot set `allowPrivilegeEscalation` to false and `privileged` to true",
+            ));
         }
-        if sc.value.list("capabilities.add").iter().any(|c| c == "CAP_SYS_ADMIN") {
+        if sc
+            .value
+            .list("capabilities.add")
+            .iter()
+            .any(|c| c == "CAP_SYS_ADMIN")
+        {
             e.push(sc.invalid("cannot set `allowPrivilegeEscalation` to false and `capabilities.Add` CAP_SYS_ADMIN"));
         }
     }
@@ -69,16 +133,22 @@ pub(super) fn of_pod(spec: &At, e: &mut ErrorList) {
         id(&sc.at(field), e);
     }
     sc.at("supplementalGroups").each().for_each(|g| id(&g, e));
-    let share = At { value: spec.value.at("shareProcessNamespace"), path: sc.path.child("shareProcessNamespace") };
+    let share = At {
+        value: spec.value.at("shareProcessNamespace"),
+        path: sc.path.child("shareProcessNamespace"),
+    };
     if share.flag() && spec.value.flag("hostPID") {
         e.push(share.invalid("ShareProcessNamespace and HostPID cannot both be enabled"));
     }
     sysctls(&sc.at("sysctls"), spec.value, e);
-    sc.at("fsGroupChangePolicy").one_of(e, &["Always", "OnRootMismatch"]);
+    sc.at("fsGroupChangePolicy")
+        .one_of(e, &["Always", "OnRootMismatch"]);
     seccomp(&sc.at("seccompProfile"), e);
     app_armor(&sc.at("appArmorProfile"), e);
-    sc.at("supplementalGroupsPolicy").one_of(e, &["Merge", "Strict"]);
-    sc.at("seLinuxChangePolicy").one_of(e, &["MountOption", "Recursive"]);
+    sc.at("supplementalGroupsPolicy")
+        .one_of(e, &["Merge", "Strict"]);
+    sc.at("seLinuxChangePolicy")
+        .one_of(e, &["MountOption", "Recursive"]);
     host_users(spec, e);
     host_name_override(spec, e);
 }
@@ -91,12 +161,18 @@ fn sysctls(list: &At, spec: &Value, e: &mut ErrorList) {
         if name.is_empty() {
             e.push(name.required(""));
         } else if text.len() > 253 || SYSCTL_NAME.as_ref().is_some_and(|r| !r.is_match(text)) {
-            e.push(name.invalid(format!("must have at most 253 characters and match regex {}", sysctl_pattern())));
+            e.push(name.invalid(format!(
+                "must have at most 253 characters and match regex {}",
+                sysctl_pattern()
+            )));
         } else if !seen.insert(text) {
             e.push(name.duplicate());
         }
         let dotted = text.replace('/', ".");
-        let ipc = ["kernel.shm", "kernel.msg", "fs.mqueue."].iter().any(|p| dotted.starts_with(p)) || dotted == "kernel.sem";
+        let ipc = ["kernel.shm", "kernel.msg", "fs.mqueue."]
+            .iter()
+            .any(|p| dotted.starts_with(p))
+            || dotted == "kernel.sem";
         if spec.flag("hostNetwork") && dotted.starts_with("net.") {
             e.push(name.invalid("may not be specified when 'hostNetwork' is true"));
         } else if spec.flag("hostIPC") && ipc {
@@ -109,7 +185,11 @@ fn host_users(spec: &At, e: &mut ErrorList) {
     if spec.value.at("hostUsers") != &Value::Bool(false) {
         return;
     }
-    for (field, shown) in [("hostNetwork", "hostNetwork"), ("hostPID", "HostPID"), ("hostIPC", "HostIPC")] {
+    for (field, shown) in [
+        ("hostNetwork", "hostNetwork"),
+        ("hostPID", "HostPID"),
+        ("hostIPC", "HostIPC"),
+    ] {
         if spec.value.flag(field) {
             e.push(spec.at(shown).forbidden("when `hostUsers` is false"));
         }
@@ -150,7 +230,11 @@ fn seccomp(profile: &At, e: &mut ErrorList) {
     }
     if kind.text() != "Localhost" {
         if local.exists() {
-            e.push(FieldError::invalid(&local.path, profile.value.clone(), "can only be set when seccomp type is Localhost"));
+            e.push(FieldError::invalid(
+                &local.path,
+                profile.value.clone(),
+                "can only be set when seccomp type is Localhost",
+            ));
         }
     } else if local.exists() {
         volumes::local_descending_path(&local, e);
@@ -218,8 +302,14 @@ pub(super) fn of_operating_system(spec: &At, e: &mut ErrorList) {
         return;
     }
     let forbid = |at: At, system: &str, e: &mut ErrorList| {
-        if at.exists() && at.value != &Value::Bool(false) || at.exists() && system == "windows" && !at.is_empty() {
-            let what = if system == "linux" { "windows options cannot be set for a linux pod" } else { "cannot be set for a windows pod" };
+        if at.exists() && at.value != &Value::Bool(false)
+            || at.exists() && system == "windows" && !at.is_empty()
+        {
+            let what = if system == "linux" {
+                "windows options cannot be set for a linux pod"
+            } else {
+                "cannot be set for a windows pod"
+            };
             e.push(at.forbidden(what));
         }
     };

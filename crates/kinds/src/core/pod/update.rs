@@ -20,14 +20,24 @@ pub(super) fn prepare(new: &mut Value, old: &Value, ctx: &UpdateContext) {
         }
         "status" => {
             new.put("spec", old.at("spec").clone());
-            new.put("metadata.ownerReferences", old.at("metadata.ownerReferences").clone());
-            for field in ["deletionTimestamp", "deletionGracePeriodSeconds", "generation"] {
+            new.put(
+                "metadata.ownerReferences",
+                old.at("metadata.ownerReferences").clone(),
+            );
+            for field in [
+                "deletionTimestamp",
+                "deletionGracePeriodSeconds",
+                "generation",
+            ] {
                 let path = format!("metadata.{field}");
                 new.put(&path, old.at(&path).clone());
             }
             new.fill_text("status.qosClass", old.text("status.qosClass"));
             if new.num("status.observedGeneration") == 0 {
-                new.put("status.observedGeneration", old.at("status.observedGeneration").clone());
+                new.put(
+                    "status.observedGeneration",
+                    old.at("status.observedGeneration").clone(),
+                );
             }
         }
         "ephemeralcontainers" => {
@@ -52,7 +62,10 @@ fn prepare_resize(new: &mut Value, old: &Value) {
     let aligned = lists.iter().all(|l| {
         let path = format!("spec.{l}");
         let (a, b) = (new.list(&path), old.list(&path));
-        a.len() == b.len() && a.iter().zip(b).all(|(x, y)| x.text("name") == y.text("name"))
+        a.len() == b.len()
+            && a.iter()
+                .zip(b)
+                .all(|(x, y)| x.text("name") == y.text("name"))
     });
     if aligned {
         let mut spec = old.at("spec").clone();
@@ -77,11 +90,15 @@ pub(super) fn validate(new: &Value, old: &Value, ctx: &UpdateContext) -> ErrorLi
         validate::metadata_and_spec(new, &mut e);
     }
     annotation_changes(new, old, &mut e);
-    let mirror = old.map("metadata.annotations").contains_key(validate::MIRROR);
+    let mirror = old
+        .map("metadata.annotations")
+        .contains_key(validate::MIRROR);
     match ctx.subresource {
         "" => spec_update(new, old, &mut e),
         "status" => status_update(new, old, &mut e),
-        "ephemeralcontainers" if mirror => return validate::static_pod("static pods do not support ephemeral containers"),
+        "ephemeralcontainers" if mirror => {
+            return validate::static_pod("static pods do not support ephemeral containers");
+        }
         "ephemeralcontainers" => ephemeral_update(new, old, &mut e),
         "resize" if mirror => return validate::static_pod("static pods cannot be resized"),
         "resize" => resize(new, old, &mut e),
@@ -91,13 +108,25 @@ pub(super) fn validate(new: &Value, old: &Value, ctx: &UpdateContext) -> ErrorLi
 }
 
 fn annotation_changes(new: &Value, old: &Value, e: &mut ErrorList) {
-    let (now, before) = (new.map("metadata.annotations"), old.map("metadata.annotations"));
-    let path = At::new(new, "metadata").at("annotations").path.key(validate::MIRROR);
+    let (now, before) = (
+        new.map("metadata.annotations"),
+        old.map("metadata.annotations"),
+    );
+    let path = At::new(new, "metadata")
+        .at("annotations")
+        .path
+        .key(validate::MIRROR);
     match (before.get(validate::MIRROR), now.get(validate::MIRROR)) {
         (Some(b), n) if n != Some(b) => {
-            e.push(FieldError::forbidden(&path, "may not remove or update mirror pod annotation"));
+            e.push(FieldError::forbidden(
+                &path,
+                "may not remove or update mirror pod annotation",
+            ));
         }
-        (None, Some(_)) => e.push(FieldError::forbidden(&path, "may not add mirror pod annotation")),
+        (None, Some(_)) => e.push(FieldError::forbidden(
+            &path,
+            "may not add mirror pod annotation",
+        )),
         _ => {}
     }
 }
@@ -122,14 +151,21 @@ fn spec_update(new: &Value, old: &Value, e: &mut ErrorList) {
         (Some(now), Some(was)) if was < now => {
             return e.push(deadline.invalid("must be less than or equal to previous value"));
         }
-        (None, Some(_)) => e.push(deadline.invalid("must not update from a positive integer to nil value")),
+        (None, Some(_)) => {
+            e.push(deadline.invalid("must not update from a positive integer to nil value"))
+        }
         _ => {}
     }
     added_tolerations(&spec.at("tolerations"), before.list("tolerations"), e);
     for gate in spec.at("schedulingGates").each() {
         let name = gate.value.text("name");
-        if !before.list("schedulingGates").iter().any(|g| g.text("name") == name) {
-            let detail = format!("only deletion is allowed, but found new scheduling gate '{name}'");
+        if !before
+            .list("schedulingGates")
+            .iter()
+            .any(|g| g.text("name") == name)
+        {
+            let detail =
+                format!("only deletion is allowed, but found new scheduling gate '{name}'");
             e.push(gate.at("name").forbidden(detail));
         }
     }
@@ -162,28 +198,50 @@ fn put_back_updatable(munged: &mut Value, before: &Value) {
 fn gated(munged: &mut Value, spec: &At, before: &Value, e: &mut ErrorList) {
     let selector = spec.at("nodeSelector");
     if !same(selector.value, before.at("nodeSelector")) {
-        let kept = before.map("nodeSelector").iter().all(|(k, v)| selector.value.get(k) == Some(v));
+        let kept = before
+            .map("nodeSelector")
+            .iter()
+            .all(|(k, v)| selector.value.get(k) == Some(v));
         if !kept {
-            e.push(selector.invalid("only additions to spec.nodeSelector are allowed (no mutations or deletions)"));
+            e.push(selector.invalid(
+                "only additions to spec.nodeSelector are allowed (no mutations or deletions)",
+            ));
         }
         munged.put("nodeSelector", before.at("nodeSelector").clone());
     }
-    let required = "affinity.nodeAffinity.requiredDuringSchedulingIgnoredDuringExecution.nodeSelectorTerms";
-    if !same(munged.at("affinity.nodeAffinity"), before.at("affinity.nodeAffinity")) {
+    let required =
+        "affinity.nodeAffinity.requiredDuringSchedulingIgnoredDuringExecution.nodeSelectorTerms";
+    if !same(
+        munged.at("affinity.nodeAffinity"),
+        before.at("affinity.nodeAffinity"),
+    ) {
         let (now, was) = (spec.value.list(required), before.list(required));
         let narrowed = was.is_empty()
             || now.len() == was.len()
                 && now.iter().zip(was).all(|(n, w)| {
-                    ["matchExpressions", "matchFields"].iter().all(|l| n.list(l).starts_with(w.list(l)))
-                        && (!w.list("matchExpressions").is_empty() || !w.list("matchFields").is_empty() || n == w)
+                    ["matchExpressions", "matchFields"]
+                        .iter()
+                        .all(|l| n.list(l).starts_with(w.list(l)))
+                        && (!w.list("matchExpressions").is_empty()
+                            || !w.list("matchFields").is_empty()
+                            || n == w)
                 });
         if !narrowed {
             let at = spec.at("affinity").at("nodeAffinity");
-            let at = at.at("requiredDuringSchedulingIgnoredDuringExecution").at("nodeSelectorTerms");
-            e.push(at.invalid("no additions/deletions to non-empty NodeSelectorTerms list are allowed"));
+            let at = at
+                .at("requiredDuringSchedulingIgnoredDuringExecution")
+                .at("nodeSelectorTerms");
+            e.push(
+                at.invalid(
+                    "no additions/deletions to non-empty NodeSelectorTerms list are allowed",
+                ),
+            );
         }
         if before.has("affinity") {
-            munged.put("affinity.nodeAffinity", before.at("affinity.nodeAffinity").clone());
+            munged.put(
+                "affinity.nodeAffinity",
+                before.at("affinity.nodeAffinity").clone(),
+            );
         } else if !munged.has("affinity.podAffinity") && !munged.has("affinity.podAntiAffinity") {
             munged.remove("affinity");
         } else {
@@ -200,7 +258,9 @@ fn added_tolerations(list: &At, before: &[Value], e: &mut ErrorList) {
     };
     for was in before.iter().map(without_seconds) {
         if !list.each().any(|t| same(&without_seconds(t.value), &was)) {
-            return e.push(list.forbidden("existing toleration can not be modified except its tolerationSeconds"));
+            return e.push(list.forbidden(
+                "existing toleration can not be modified except its tolerationSeconds",
+            ));
         }
     }
     scheduling::tolerations(list, e);
@@ -226,12 +286,20 @@ fn status_update(new: &Value, old: &Value, e: &mut ErrorList) {
     let status = At::new(new, "status");
     for condition in status.at("conditions").each() {
         if condition.value.num("observedGeneration") < 0 {
-            e.push(condition.at("observedGeneration").invalid("must be a non-negative integer"));
+            e.push(
+                condition
+                    .at("observedGeneration")
+                    .invalid("must be a non-negative integer"),
+            );
         }
         let kind = condition.value.text("type");
         if !matches!(kind, "PodScheduled" | "Ready" | "Initialized") {
             let path = condition.path.child("Type");
-            e.extend(validation::is_qualified_name(kind).into_iter().map(|m| FieldError::invalid(&path, kind, m)));
+            e.extend(
+                validation::is_qualified_name(kind)
+                    .into_iter()
+                    .map(|m| FieldError::invalid(&path, kind, m)),
+            );
         }
     }
     let nominated = status.at("nominatedNodeName");
@@ -242,9 +310,15 @@ fn status_update(new: &Value, old: &Value, e: &mut ErrorList) {
         }
     }
     if status.value.num("observedGeneration") < 0 {
-        e.push(status.at("observedGeneration").invalid("must be a non-negative integer"));
+        e.push(
+            status
+                .at("observedGeneration")
+                .invalid("must be a non-negative integer"),
+        );
     }
-    status.at("qosClass").immutable(e, old.at("status.qosClass"));
+    status
+        .at("qosClass")
+        .immutable(e, old.at("status.qosClass"));
     restarts_after_success(&status, old, e);
     validate::dual_stack(&status.at("podIPs"), "ip", e);
     let hosts = status.at("hostIPs");
@@ -263,23 +337,38 @@ fn restarts_after_success(status: &At, old: &Value, e: &mut ErrorList) {
     if policy == "Always" {
         return;
     }
-    for (list, field) in [("containerStatuses", "containers"), ("initContainerStatuses", "initContainers")] {
+    for (list, field) in [
+        ("containerStatuses", "containers"),
+        ("initContainerStatuses", "initContainers"),
+    ] {
         for was in old.at("status").list(list) {
-            let Some(code) = was.int("state.terminated.exitCode") else { continue };
+            let Some(code) = was.int("state.terminated.exitCode") else {
+                continue;
+            };
             let name = was.text("name");
             let specs = old.at("spec").list(field);
             let own = specs.iter().find(|c| c.text("name") == name);
             let own_policy = own.map_or("", |c| c.text("restartPolicy"));
             let ruled = own.is_some_and(|c| !c.list("restartPolicyRules").is_empty());
-            let effective = if own_policy.is_empty() { policy } else { own_policy };
+            let effective = if own_policy.is_empty() {
+                policy
+            } else {
+                own_policy
+            };
             let final_state = effective == "Never" || effective == "OnFailure" && code == 0;
             if !final_state || ruled {
                 continue;
             }
-            let index = status.at(list).each().position(|s| s.value.text("name") == name && !s.has("state") || s.value.text("name") == name && !s.value.has("state.terminated"));
+            let index = status.at(list).each().position(|s| {
+                s.value.text("name") == name && !s.has("state")
+                    || s.value.text("name") == name && !s.value.has("state.terminated")
+            });
             if let Some(i) = index {
                 let at = status.at(list).path.index(i).child("state");
-                e.push(FieldError::forbidden(&at, "may not be transitioned to non-terminated state"));
+                e.push(FieldError::forbidden(
+                    &at,
+                    "may not be transitioned to non-terminated state",
+                ));
             }
         }
     }
@@ -290,10 +379,14 @@ fn ephemeral_update(new: &Value, old: &Value, e: &mut ErrorList) {
     for was in old.list("spec.ephemeralContainers") {
         let name = was.text("name");
         match list.each().find(|c| c.value.text("name") == name) {
-            None => e.push(list.forbidden(format!("existing ephemeral containers {name:?} may not be removed\n"))),
+            None => e.push(list.forbidden(format!(
+                "existing ephemeral containers {name:?} may not be removed\n"
+            ))),
             Some(now) if !same(now.value, was) => {
-                let detail =
-                    format!("existing ephemeral containers {name:?} may not be changed\n{}", changes(now.value, was));
+                let detail = format!(
+                    "existing ephemeral containers {name:?} may not be changed\n{}",
+                    changes(now.value, was)
+                );
                 e.push(list.forbidden(detail));
             }
             Some(_) => {}
@@ -312,9 +405,16 @@ fn resize(new: &Value, old: &Value, e: &mut ErrorList) {
         class => class,
     };
     if class != resources::qos_class(spec.value) {
-        e.push(FieldError::invalid(&spec.path, class, "Pod QOS Class may not change as a result of resizing"));
+        e.push(FieldError::invalid(
+            &spec.path,
+            class,
+            "Pod QOS Class may not change as a result of resizing",
+        ));
     }
-    let running = old.list("status.containerStatuses").iter().find(|s| s.has("state.running"));
+    let running = old
+        .list("status.containerStatuses")
+        .iter()
+        .find(|s| s.has("state.running"));
     if running.is_some_and(|s| !s.has("resources")) {
         e.push(spec.forbidden("Pod running on node without support for resize"));
     }
@@ -339,7 +439,11 @@ fn resize(new: &Value, old: &Value, e: &mut ErrorList) {
     for list in ["containers", "initContainers"] {
         for (c, was) in spec.at(list).each().zip(before.list(list)) {
             for which in ["requests", "limits"] {
-                let gone = was.at("resources").map(which).keys().any(|k| !c.value.at("resources").map(which).contains_key(k));
+                let gone = was
+                    .at("resources")
+                    .map(which)
+                    .keys()
+                    .any(|k| !c.value.at("resources").map(which).contains_key(k));
                 if gone {
                     let detail = format!("resource {which} cannot be removed");
                     e.push(c.at("resources").at(which).forbidden(detail));
@@ -365,7 +469,12 @@ fn put_back_compute(owner: &mut Value, was: &Value) {
             }
         }
     }
-    if !was.has("resources") && owner.map("resources").values().all(|v| v.as_object().is_some_and(|o| o.is_empty())) {
+    if !was.has("resources")
+        && owner
+            .map("resources")
+            .values()
+            .all(|v| v.as_object().is_some_and(|o| o.is_empty()))
+    {
         owner.remove("resources");
     }
     owner.put("resizePolicy", was.at("resizePolicy").clone());
@@ -376,7 +485,10 @@ mod tests {
     use super::*;
     use serde_json::json;
 
-    const MAIN: UpdateContext = UpdateContext { subresource: "", now: "2026-01-01T00:00:00Z" };
+    const MAIN: UpdateContext = UpdateContext {
+        subresource: "",
+        now: "2026-01-01T00:00:00Z",
+    };
 
     fn pod() -> Value {
         let mut pod = json!({"metadata": {"name": "a", "generation": 1}, "spec": {"containers": [{"name": "c", "image": "i:1"}]}});
@@ -408,7 +520,14 @@ mod tests {
         let mut new = pod();
         new["status"] = json!({"phase": "Running"});
         new["spec"]["nodeName"] = json!("elsewhere");
-        prepare(&mut new, &old, &UpdateContext { subresource: "status", ..MAIN });
+        prepare(
+            &mut new,
+            &old,
+            &UpdateContext {
+                subresource: "status",
+                ..MAIN
+            },
+        );
         assert_eq!(new["status"]["phase"], "Running");
         assert_eq!(new["spec"].get("nodeName"), None);
     }

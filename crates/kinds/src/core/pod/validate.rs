@@ -20,10 +20,16 @@ pub(super) fn create(pod: &Value) -> ErrorList {
     metadata_and_spec(pod, &mut e);
     let spec = At::new(pod, "spec");
     if spec.at("ephemeralContainers").len() > 0 {
-        e.push(spec.at("ephemeralContainers").forbidden("cannot be set on create"));
+        e.push(
+            spec.at("ephemeralContainers")
+                .forbidden("cannot be set on create"),
+        );
     }
     if !spec.at("nodeName").is_empty() && spec.at("schedulingGates").len() > 0 {
-        e.push(spec.at("nodeName").forbidden("cannot be set until all schedulingGates have been cleared"));
+        e.push(
+            spec.at("nodeName")
+                .forbidden("cannot be set until all schedulingGates have been cleared"),
+        );
     }
     e
 }
@@ -38,13 +44,17 @@ pub(super) fn metadata_and_spec(pod: &Value, e: &mut ErrorList) {
             for source in volume.at("projected").at("sources").each() {
                 let token = source.at("serviceAccountToken");
                 if token.exists() {
-                    e.push(token.forbidden("must not be specified when serviceAccountName is not set"));
+                    e.push(
+                        token.forbidden("must not be specified when serviceAccountName is not set"),
+                    );
                 }
             }
         }
     }
     for list in ["containers", "initContainers"] {
-        spec.at(list).each().for_each(|c| container::image_is_trimmed(&c, e));
+        spec.at(list)
+            .each()
+            .for_each(|c| container::image_is_trimmed(&c, e));
     }
 }
 
@@ -57,7 +67,8 @@ pub(super) fn annotations(pod: &Value, e: &mut ErrorList) {
     }
     if let Some((_, cost)) = all.entries().find(|(k, _)| *k == DELETION_COST) {
         let text = cost.text();
-        let plain = !text.starts_with('+') && (text == "0" || !text.trim_start_matches('-').starts_with('0'));
+        let plain = !text.starts_with('+')
+            && (text == "0" || !text.trim_start_matches('-').starts_with('0'));
         if !plain || text.parse::<i32>().is_err() {
             e.push(cost.invalid("must be a 32bit integer"));
         }
@@ -80,7 +91,11 @@ pub(crate) fn pod_template(template: &At, e: &mut ErrorList) {
 fn annotation_names(annotations: &At, e: &mut ErrorList) {
     for (key, _) in annotations.entries() {
         let lower = key.to_lowercase();
-        e.extend(validation::is_qualified_name(&lower).into_iter().map(|m| FieldError::invalid(&annotations.path, key, m)));
+        e.extend(
+            validation::is_qualified_name(&lower)
+                .into_iter()
+                .map(|m| FieldError::invalid(&annotations.path, key, m)),
+        );
     }
 }
 
@@ -91,7 +106,11 @@ pub(crate) fn pod_spec(spec: &At, pod_name: &str, is_pod: bool, e: &mut ErrorLis
     }
     let sound = volumes::validate(&spec.at("volumes"), pod_name, e);
     let claims = resource_claims(&spec.at("resourceClaims"), e);
-    let around = Surroundings { spec: spec.value, volumes: sound, claims };
+    let around = Surroundings {
+        spec: spec.value,
+        volumes: sound,
+        claims,
+    };
     container::containers(&spec.at("containers"), &around, e);
     container::init_containers(&spec.at("initContainers"), &around, e);
     container::ephemeral_containers(&spec.at("ephemeralContainers"), &around, e);
@@ -99,12 +118,20 @@ pub(crate) fn pod_spec(spec: &At, pod_name: &str, is_pod: bool, e: &mut ErrorLis
     if spec.value.flag("hostNetwork") {
         host_ports_match(spec, is_pod, e);
     }
-    spec.at("restartPolicy").required_one_of(e, &["Always", "OnFailure", "Never"]);
-    spec.at("dnsPolicy").required_one_of(e, &["ClusterFirstWithHostNet", "ClusterFirst", "Default", "None"]);
+    spec.at("restartPolicy")
+        .required_one_of(e, &["Always", "OnFailure", "Never"]);
+    spec.at("dnsPolicy").required_one_of(
+        e,
+        &["ClusterFirstWithHostNet", "ClusterFirst", "Default", "None"],
+    );
     spec.at("nodeSelector").labels(e);
     security::of_pod(spec, e);
     for secret in spec.at("imagePullSecrets").each() {
-        if secret.value.as_object().is_some_and(|o| o.keys().any(|k| k != "name")) {
+        if secret
+            .value
+            .as_object()
+            .is_some_and(|o| o.keys().any(|k| k != "name"))
+        {
             e.push(secret.invalid("only name may be set"));
         }
     }
@@ -128,7 +155,10 @@ pub(crate) fn pod_spec(spec: &At, pod_name: &str, is_pod: bool, e: &mut ErrorLis
 
 fn names_and_numbers(spec: &At, e: &mut ErrorList) {
     for (field, rule) in [
-        ("serviceAccountName", validation::is_dns1123_subdomain as fn(&str) -> Vec<String>),
+        (
+            "serviceAccountName",
+            validation::is_dns1123_subdomain as fn(&str) -> Vec<String>,
+        ),
         ("nodeName", validation::is_dns1123_subdomain),
         ("hostname", validation::is_dns1123_label),
         ("subdomain", validation::is_dns1123_label),
@@ -137,13 +167,18 @@ fn names_and_numbers(spec: &At, e: &mut ErrorList) {
         spec.at(field).optional_conforms(e, rule);
     }
     if spec.has("runtimeClassName") {
-        spec.at("runtimeClassName").conforms(e, validation::is_dns1123_subdomain);
+        spec.at("runtimeClassName")
+            .conforms(e, validation::is_dns1123_subdomain);
     }
     let deadline = spec.at("activeDeadlineSeconds");
-    if deadline.int().is_some_and(|d| !(1..=i64::from(i32::MAX)).contains(&d)) {
+    if deadline
+        .int()
+        .is_some_and(|d| !(1..=i64::from(i32::MAX)).contains(&d))
+    {
         e.push(deadline.invalid(range(1, i64::from(i32::MAX))));
     }
-    spec.at("preemptionPolicy").one_of(e, &["PreemptLowerPriority", "Never"]);
+    spec.at("preemptionPolicy")
+        .one_of(e, &["PreemptLowerPriority", "Never"]);
 }
 
 fn resource_claims<'a>(list: &At<'a>, e: &mut ErrorList) -> BTreeSet<&'a str> {
@@ -157,13 +192,18 @@ fn resource_claims<'a>(list: &At<'a>, e: &mut ErrorList) -> BTreeSet<&'a str> {
         } else {
             e.push(name.duplicate());
         }
-        let (direct, template) = (claim.at("resourceClaimName"), claim.at("resourceClaimTemplateName"));
+        let (direct, template) = (
+            claim.at("resourceClaimName"),
+            claim.at("resourceClaimTemplateName"),
+        );
         match (direct.exists(), template.exists()) {
             (true, true) => {
                 e.push(claim.invalid("at most one of `resourceClaimName` or `resourceClaimTemplateName` may be specified"));
             }
             (false, false) => {
-                e.push(claim.invalid("must specify one of: `resourceClaimName`, `resourceClaimTemplateName`"));
+                e.push(claim.invalid(
+                    "must specify one of: `resourceClaimName`, `resourceClaimTemplateName`",
+                ));
             }
             _ => {}
         }
@@ -182,21 +222,40 @@ fn pod_resources(spec: &At, claims: &BTreeSet<&str>, e: &mut ErrorList) {
         return;
     }
     if own.has("claims") {
-        e.push(own.at("claims").forbidden("claims may not be set for Resources at pod-level"));
+        e.push(
+            own.at("claims")
+                .forbidden("claims may not be set for Resources at pod-level"),
+        );
     }
     resources::requirements(&own, resources::Scope::Pod, claims, e);
     for (name, sum) in super::resources::of_containers(spec.value, "requests") {
-        let request = At { value: own.value.at("requests").get(&name).unwrap_or(&Value::Null), path: own.path.child("requests").key(&name) };
+        let request = At {
+            value: own.value.at("requests").get(&name).unwrap_or(&Value::Null),
+            path: own.path.child("requests").key(&name),
+        };
         if request.quantity().is_some_and(|q| sum > q) {
-            e.push(request.invalid(format!("must be greater than or equal to aggregate container requests of {sum}")));
+            e.push(request.invalid(format!(
+                "must be greater than or equal to aggregate container requests of {sum}"
+            )));
         }
     }
     for (i, c) in spec.value.list("containers").iter().enumerate() {
         for (name, limit) in c.map("resources.limits") {
-            let most = own.value.map("limits").get(name).and_then(crate::check::quantity);
-            let (Some(limit), Some(most)) = (crate::check::quantity(limit), most) else { continue };
+            let most = own
+                .value
+                .map("limits")
+                .get(name)
+                .and_then(crate::check::quantity);
+            let (Some(limit), Some(most)) = (crate::check::quantity(limit), most) else {
+                continue;
+            };
             if limit > most {
-                let path = own.path.child("containers").index(i).key(name).child("limits");
+                let path = own
+                    .path
+                    .child("containers")
+                    .index(i)
+                    .key(name)
+                    .child("limits");
                 let detail = format!("must be less than or equal to pod limits of {most}");
                 e.push(FieldError::invalid(&path, limit.to_string(), detail));
             }
@@ -224,7 +283,10 @@ fn dns_config(spec: &At, e: &mut ErrorList) {
             return e.push(config.required("must provide `dnsConfig` when `dnsPolicy` is None"));
         }
         if servers.is_empty() {
-            return e.push(servers.required("must provide at least one DNS nameserver when `dnsPolicy` is None"));
+            return e
+                .push(servers.required(
+                    "must provide at least one DNS nameserver when `dnsPolicy` is None",
+                ));
         }
     }
     if servers.len() > 3 {
@@ -236,12 +298,22 @@ fn dns_config(spec: &At, e: &mut ErrorList) {
     }
     let total: usize = searches.each().map(|s| s.len() + 1).sum();
     if total > 2049 {
-        e.push(searches.invalid("must not have more than 2048 characters (including spaces) in the search list"));
+        e.push(searches.invalid(
+            "must not have more than 2048 characters (including spaces) in the search list",
+        ));
     }
     for search in searches.each().filter(|s| s.text() != ".") {
         let text = search.text().strip_suffix('.').unwrap_or(search.text());
-        let plain = text.replace('_', "-").trim_matches('-').replace(".-", ".").replace("-.", ".");
-        e.extend(validation::is_dns1123_subdomain(&plain).into_iter().map(|m| FieldError::invalid(&search.path, text, m)));
+        let plain = text
+            .replace('_', "-")
+            .trim_matches('-')
+            .replace(".-", ".")
+            .replace("-.", ".");
+        e.extend(
+            validation::is_dns1123_subdomain(&plain)
+                .into_iter()
+                .map(|m| FieldError::invalid(&search.path, text, m)),
+        );
     }
     for option in config.at("options").each() {
         if option.at("name").is_empty() {
@@ -253,7 +325,11 @@ fn dns_config(spec: &At, e: &mut ErrorList) {
 /// An address as older fields accept it.
 pub(crate) fn legacy_ip(ip: &At, e: &mut ErrorList) {
     if ip.text().parse::<std::net::IpAddr>().is_err() {
-        e.push(FieldError::invalid(&ip.path, ip.text(), "must be a valid IP address, (e.g. 10.9.8.7 or 2001:db8::ffff)"));
+        e.push(FieldError::invalid(
+            &ip.path,
+            ip.text(),
+            "must be a valid IP address, (e.g. 10.9.8.7 or 2001:db8::ffff)",
+        ));
     }
 }
 
@@ -261,7 +337,11 @@ fn scheduling_gates(list: &At, e: &mut ErrorList) {
     let mut seen = BTreeSet::new();
     for gate in list.each() {
         let name = gate.value.text("name");
-        e.extend(validation::is_qualified_name(name).into_iter().map(|m| FieldError::invalid(&gate.path, name, m)));
+        e.extend(
+            validation::is_qualified_name(name)
+                .into_iter()
+                .map(|m| FieldError::invalid(&gate.path, name, m)),
+        );
         if !seen.insert(name) {
             e.push(FieldError::duplicate(&gate.path, name));
         }
@@ -271,7 +351,10 @@ fn scheduling_gates(list: &At, e: &mut ErrorList) {
 fn host_aliases(list: &At, e: &mut ErrorList) {
     for alias in list.each() {
         legacy_ip(&alias.at("ip"), e);
-        alias.at("hostnames").each().for_each(|h| h.conforms(e, validation::is_dns1123_subdomain));
+        alias
+            .at("hostnames")
+            .each()
+            .for_each(|h| h.conforms(e, validation::is_dns1123_subdomain));
     }
 }
 
@@ -284,9 +367,16 @@ fn file_key_volumes(spec: &At, e: &mut ErrorList) {
                 continue;
             }
             let name = from.at("volumeName");
-            match spec.value.list("volumes").iter().find(|v| v.text("name") == name.text()) {
+            match spec
+                .value
+                .list("volumes")
+                .iter()
+                .find(|v| v.text("name") == name.text())
+            {
                 None => e.push(name.not_found()),
-                Some(v) if !v.has("emptyDir") => e.push(name.invalid("referenced volume must be of type emptyDir")),
+                Some(v) if !v.has("emptyDir") => {
+                    e.push(name.invalid("referenced volume must be of type emptyDir"))
+                }
                 Some(_) => {}
             }
         }
@@ -297,7 +387,10 @@ fn file_key_volumes(spec: &At, e: &mut ErrorList) {
 pub(super) fn dual_stack(list: &At, key: &str, e: &mut ErrorList) {
     let mut families = Vec::new();
     for ip in list.each() {
-        let own = At { value: ip.value.at(key), path: ip.path.clone() };
+        let own = At {
+            value: ip.value.at(key),
+            path: ip.path.clone(),
+        };
         legacy_ip(&own, e);
         families.push(own.text().contains(':'));
     }
@@ -372,7 +465,9 @@ mod tests {
             {"name": "c", "image": "i", "resources": {"requests": {"memory": "2Gi"}, "limits": {"memory": "1Gi"}}}]}});
         assert_eq!(
             errors(pod),
-            ["spec.containers[0].resources.requests: Invalid value: \"2Gi\": must be less than or equal to memory limit of 1Gi"]
+            [
+                "spec.containers[0].resources.requests: Invalid value: \"2Gi\": must be less than or equal to memory limit of 1Gi"
+            ]
         );
     }
 }

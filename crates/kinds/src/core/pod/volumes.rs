@@ -21,8 +21,13 @@ const ENV_FIELDS: &[&str] = &[
     "status.podIP",
     "status.podIPs",
 ];
-const VOLUME_FIELDS: &[&str] =
-    &["metadata.annotations", "metadata.labels", "metadata.name", "metadata.namespace", "metadata.uid"];
+const VOLUME_FIELDS: &[&str] = &[
+    "metadata.annotations",
+    "metadata.labels",
+    "metadata.name",
+    "metadata.namespace",
+    "metadata.uid",
+];
 const RESOURCE_FIELDS: &[&str] = &[
     "limits.cpu",
     "limits.ephemeral-storage",
@@ -72,10 +77,17 @@ const SOURCES: &[(&str, Rule)] = &[
         s.at("endpoints").require(e);
         s.at("path").require(e);
     }),
-    ("flocker", |s, e| match (s.at("datasetName").is_empty(), s.at("datasetUUID").is_empty()) {
-        (true, true) => e.push(s.required("one of datasetName and datasetUUID is required")),
-        (false, false) => e.push(s.invalid("datasetName and datasetUUID can not be specified simultaneously")),
-        _ => {}
+    ("flocker", |s, e| {
+        match (
+            s.at("datasetName").is_empty(),
+            s.at("datasetUUID").is_empty(),
+        ) {
+            (true, true) => e.push(s.required("one of datasetName and datasetUUID is required")),
+            (false, false) => {
+                e.push(s.invalid("datasetName and datasetUUID can not be specified simultaneously"))
+            }
+            _ => {}
+        }
     }),
     ("persistentVolumeClaim", |s, e| s.at("claimName").require(e)),
     ("rbd", |s, e| {
@@ -87,7 +99,9 @@ const SOURCES: &[(&str, Rule)] = &[
     ("quobyte", quobyte),
     ("downwardAPI", |s, e| {
         mode(&s.at("defaultMode"), e);
-        s.at("items").each().for_each(|item| downward_file(&item, &s.path, e));
+        s.at("items")
+            .each()
+            .for_each(|item| downward_file(&item, &s.path, e));
     }),
     ("fc", fc),
     ("flexVolume", |s, e| s.at("driver").require(e)),
@@ -124,13 +138,17 @@ const SOURCES: &[(&str, Rule)] = &[
     }),
     ("image", |s, e| {
         s.at("reference").require(e);
-        s.at("pullPolicy").required_one_of(e, &["Always", "IfNotPresent", "Never"]);
+        s.at("pullPolicy")
+            .required_one_of(e, &["Always", "IfNotPresent", "Never"]);
     }),
 ];
 
 /// Rules of one source by its name; used for persistent volumes too.
 pub(crate) fn source_rule(name: &str) -> Option<Rule> {
-    SOURCES.iter().find(|(n, _)| *n == name).map(|(_, rule)| *rule)
+    SOURCES
+        .iter()
+        .find(|(n, _)| *n == name)
+        .map(|(_, rule)| *rule)
 }
 
 /// Every volume of a spec; those without an error are the ones that containers may mount.
@@ -157,7 +175,9 @@ pub(crate) fn validate<'a>(volumes: &At<'a>, pod_name: &str, e: &mut ErrorList) 
         e.append(&mut own);
         let claim = volume.at("persistentVolumeClaim").at("claimName");
         if claim.exists() && made.contains(claim.text()) {
-            e.push(claim.invalid("must not reference a PVC that gets created for an ephemeral volume"));
+            e.push(
+                claim.invalid("must not reference a PVC that gets created for an ephemeral volume"),
+            );
         }
     }
     sound
@@ -210,7 +230,11 @@ fn nfs(s: &At, e: &mut ErrorList) {
     let path = s.at("path");
     path.require(e);
     if !path.text().starts_with('/') {
-        e.push(FieldError::invalid(&path.path, path.text(), "must be an absolute path"));
+        e.push(FieldError::invalid(
+            &path.path,
+            path.text(),
+            "must be an absolute path",
+        ));
     }
 }
 
@@ -226,7 +250,10 @@ fn iscsi(s: &At, e: &mut ErrorList) {
     let iqn = s.at("iqn");
     if iqn.is_empty() {
         e.push(iqn.required(""));
-    } else if !["iqn.", "eui.", "naa."].iter().any(|p| iqn.text().starts_with(p)) {
+    } else if !["iqn.", "eui.", "naa."]
+        .iter()
+        .any(|p| iqn.text().starts_with(p))
+    {
         e.push(iqn.invalid("must be valid format starting with iqn, eui, or naa"));
     }
     let lun = s.at("lun");
@@ -242,8 +269,12 @@ fn iscsi(s: &At, e: &mut ErrorList) {
 fn fc(s: &At, e: &mut ErrorList) {
     let (wwns, wwids) = (s.at("targetWWNs"), s.at("wwids"));
     match (wwns.is_empty(), wwids.is_empty()) {
-        (true, true) => e.push(wwns.required("must specify either targetWWNs or wwids, but not both")),
-        (false, false) => e.push(wwns.invalid("targetWWNs and wwids can not be specified simultaneously")),
+        (true, true) => {
+            e.push(wwns.required("must specify either targetWWNs or wwids, but not both"))
+        }
+        (false, false) => {
+            e.push(wwns.invalid("targetWWNs and wwids can not be specified simultaneously"))
+        }
         (false, true) => {
             let lun = s.at("lun");
             if lun.int().is_none() {
@@ -269,7 +300,8 @@ fn quobyte(s: &At, e: &mut ErrorList) {
 fn azure_disk(s: &At, e: &mut ErrorList) {
     s.at("diskName").require(e);
     s.at("diskURI").require(e);
-    s.at("cachingMode").one_of(e, &["None", "ReadOnly", "ReadWrite"]);
+    s.at("cachingMode")
+        .one_of(e, &["None", "ReadOnly", "ReadWrite"]);
     s.at("kind").one_of(e, &["Dedicated", "Managed", "Shared"]);
 }
 
@@ -277,7 +309,9 @@ fn csi_inline(s: &At, e: &mut ErrorList) {
     csi_driver_name(&s.at("driver"), e);
     let secret = s.at("nodePublishSecretRef");
     if secret.exists() {
-        secret.at("name").required_conforms(e, validation::is_dns1123_subdomain);
+        secret
+            .at("name")
+            .required_conforms(e, validation::is_dns1123_subdomain);
     }
 }
 
@@ -290,7 +324,11 @@ pub(crate) fn csi_driver_name(driver: &At, e: &mut ErrorList) {
         e.push(FieldError::too_long(&driver.path, 63));
     }
     let lower = driver.text().to_lowercase();
-    e.extend(validation::is_dns1123_subdomain(&lower).into_iter().map(|m| FieldError::invalid(&driver.path, driver.text(), m)));
+    e.extend(
+        validation::is_dns1123_subdomain(&lower)
+            .into_iter()
+            .map(|m| FieldError::invalid(&driver.path, driver.text(), m)),
+    );
 }
 
 pub(crate) fn mode(mode: &At, e: &mut ErrorList) {
@@ -308,14 +346,21 @@ fn key_to_path(item: &At, e: &mut ErrorList) {
 
 /// Upstream reports a file's fields under the volume, without the item's index.
 fn downward_file(item: &At, base: &Path, e: &mut ErrorList) {
-    let file = At { value: item.value, path: base.clone() };
+    let file = At {
+        value: item.value,
+        path: base.clone(),
+    };
     file.at("path").require(e);
     local_path(&file.at("path"), e);
     let (field, resource) = (file.at("fieldRef"), file.at("resourceFieldRef"));
     if field.exists() {
         object_field(&field, VOLUME_FIELDS, e);
         if resource.exists() {
-            e.push(FieldError::invalid(base, "resource", "fieldRef and resourceFieldRef can not be specified simultaneously"));
+            e.push(FieldError::invalid(
+                base,
+                "resource",
+                "fieldRef and resourceFieldRef can not be specified simultaneously",
+            ));
         }
     } else if resource.exists() {
         resource_field(&resource, true, e);
@@ -339,24 +384,38 @@ fn object_field(field: &At, allowed: &[&str], e: &mut ErrorList) {
         return e.push(path.required(""));
     }
     if version.text() != "v1" {
-        return e.push(path.invalid(format!("error converting fieldPath: unsupported pod version: {}", version.text())));
+        return e.push(path.invalid(format!(
+            "error converting fieldPath: unsupported pod version: {}",
+            version.text()
+        )));
     }
     let text = path.text();
     if let Some((base, key)) = text.strip_suffix("']").and_then(|t| t.split_once("['")) {
         let rule = |e: &mut ErrorList, key: &str| {
-            e.extend(validation::is_qualified_name(key).into_iter().map(|m| FieldError::invalid(&field.path, key, m)));
+            e.extend(
+                validation::is_qualified_name(key)
+                    .into_iter()
+                    .map(|m| FieldError::invalid(&field.path, key, m)),
+            );
         };
         return match base {
             "metadata.annotations" => rule(e, &key.to_lowercase()),
             "metadata.labels" => rule(e, key),
-            _ => e.push(path.invalid(format!("error converting fieldPath: field label does not support subscript: {base}"))),
+            _ => e.push(path.invalid(format!(
+                "error converting fieldPath: field label does not support subscript: {base}"
+            ))),
         };
     }
     let known = ENV_FIELDS.contains(&text)
         || VOLUME_FIELDS.contains(&text)
-        || matches!(text, "spec.restartPolicy" | "spec.schedulerName" | "status.phase" | "spec.host");
+        || matches!(
+            text,
+            "spec.restartPolicy" | "spec.schedulerName" | "status.phase" | "spec.host"
+        );
     if !known {
-        e.push(path.invalid(format!("error converting fieldPath: field label not supported: {text}")));
+        e.push(path.invalid(format!(
+            "error converting fieldPath: field label not supported: {text}"
+        )));
     } else if !allowed.contains(&text) {
         e.push(path.not_supported(allowed));
     }
@@ -365,7 +424,9 @@ fn object_field(field: &At, allowed: &[&str], e: &mut ErrorList) {
 /// A reference to a container's request or limit.
 pub(crate) fn resource_field(field: &At, in_volume: bool, e: &mut ErrorList) {
     let (container, resource) = (field.at("containerName"), field.at("resource"));
-    let huge = ["requests.hugepages-", "limits.hugepages-"].iter().any(|p| resource.text().starts_with(p));
+    let huge = ["requests.hugepages-", "limits.hugepages-"]
+        .iter()
+        .any(|p| resource.text().starts_with(p));
     if in_volume && container.is_empty() {
         e.push(container.required(""));
     } else if resource.is_empty() {
@@ -397,7 +458,10 @@ fn divisor(divisor: &At, resource: &str, e: &mut ErrorList) {
                 _ => return,
             };
             let fine = BYTES.split(", ").any(|b| b == text);
-            (fine, format!("only divisor's values {BYTES} are supported with the {name} resource"))
+            (
+                fine,
+                format!("only divisor's values {BYTES} are supported with the {name} resource"),
+            )
         }
     };
     if !fine {
@@ -409,7 +473,10 @@ fn projected(s: &At, e: &mut ErrorList) {
     mode(&s.at("defaultMode"), e);
     let mut paths = BTreeSet::new();
     for source in s.at("sources").each() {
-        let kinds = source.value.as_object().map_or(0, |o| o.values().filter(|v| !v.is_null()).count());
+        let kinds = source
+            .value
+            .as_object()
+            .map_or(0, |o| o.values().filter(|v| !v.is_null()).count());
         for kind in ["secret", "configMap"] {
             let from = source.at(kind);
             if !from.exists() {
@@ -418,7 +485,13 @@ fn projected(s: &At, e: &mut ErrorList) {
             from.at("name").require(e);
             for item in from.at("items").each() {
                 key_to_path(&item, e);
-                unique_path(s, item.value.text("path"), from.value.text("name"), &mut paths, e);
+                unique_path(
+                    s,
+                    item.value.text("path"),
+                    from.value.text("name"),
+                    &mut paths,
+                    e,
+                );
             }
         }
         let downward = source.at("downwardAPI");
@@ -438,7 +511,11 @@ fn projected(s: &At, e: &mut ErrorList) {
 
 fn unique_path(s: &At, path: &str, shown: &str, paths: &mut BTreeSet<String>, e: &mut ErrorList) {
     if !path.is_empty() && !paths.insert(path.to_owned()) {
-        e.push(FieldError::invalid(&s.path, shown, "conflicting duplicate paths"));
+        e.push(FieldError::invalid(
+            &s.path,
+            shown,
+            "conflicting duplicate paths",
+        ));
     }
 }
 
@@ -453,7 +530,10 @@ fn projected_token(s: &At, token: &At, e: &mut ErrorList) {
     if seconds.num() > 1 << 32 {
         e.push(seconds.invalid("may not specify a duration larger than 2^32 seconds"));
     }
-    let path = At { value: token.value.at("path"), path: s.path.child("path") };
+    let path = At {
+        value: token.value.at("path"),
+        path: s.path.child("path"),
+    };
     if path.is_empty() {
         e.push(path.required(""));
     } else {
@@ -473,7 +553,11 @@ fn projected_bundle(s: &At, bundle: &At, paths: &mut BTreeSet<String>, e: &mut E
                 e.push(name.required("must be a valid object name"));
             }
             if bundle.has("labelSelector") {
-                e.push(bundle.at("labelSelector").invalid("labelSelector must be unset if name is specified"));
+                e.push(
+                    bundle
+                        .at("labelSelector")
+                        .invalid("labelSelector must be unset if name is specified"),
+                );
             }
         }
         (false, true) => {
@@ -487,7 +571,13 @@ fn projected_bundle(s: &At, bundle: &At, paths: &mut BTreeSet<String>, e: &mut E
     }
     bundle.at("path").require(e);
     local_path(&bundle.at("path"), e);
-    unique_path(s, bundle.value.text("path"), bundle.value.text("path"), paths, e);
+    unique_path(
+        s,
+        bundle.value.text("path"),
+        bundle.value.text("path"),
+        paths,
+        e,
+    );
 }
 
 fn projected_certificate(s: &At, cert: &At, paths: &mut BTreeSet<String>, e: &mut ErrorList) {
@@ -495,15 +585,31 @@ fn projected_certificate(s: &At, cert: &At, paths: &mut BTreeSet<String>, e: &mu
         return;
     }
     crate::certificates::signer_name(&cert.at("signerName"), e);
-    cert.at("keyType").strictly_one_of(e, &["RSA3072", "RSA4096", "ECDSAP256", "ECDSAP384", "ECDSAP521", "ED25519"]);
+    cert.at("keyType").strictly_one_of(
+        e,
+        &[
+            "RSA3072",
+            "RSA4096",
+            "ECDSAP256",
+            "ECDSAP384",
+            "ECDSAP521",
+            "ED25519",
+        ],
+    );
     let max = cert.at("maxExpirationSeconds");
     if max.exists() {
-        let most = if cert.value.text("signerName").starts_with("kubernetes.io/") { 86400 } else { 91 * 86400 };
+        let most = if cert.value.text("signerName").starts_with("kubernetes.io/") {
+            86400
+        } else {
+            91 * 86400
+        };
         if max.num() < 3600 {
             e.push(max.invalid("if provided, maxExpirationSeconds must be >= 3600"));
         }
         if max.num() > most {
-            e.push(max.invalid(format!("if provided, maxExpirationSeconds must be <= {most}")));
+            e.push(max.invalid(format!(
+                "if provided, maxExpirationSeconds must be <= {most}"
+            )));
         }
     }
     let mut any = false;
@@ -516,7 +622,9 @@ fn projected_certificate(s: &At, cert: &At, paths: &mut BTreeSet<String>, e: &mu
         }
     }
     if !any {
-        e.push(cert.required("specify at least one of credentialBundlePath, keyPath, and certificateChainPath"));
+        e.push(cert.required(
+            "specify at least one of credentialBundlePath, keyPath, and certificateChainPath",
+        ));
     }
 }
 
