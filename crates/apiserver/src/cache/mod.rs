@@ -143,7 +143,7 @@ impl Caches {
             tokio::time::timeout(FRESH_TIMEOUT, receiver.wait_for(|now| *now >= revision)).await;
         match reached {
             Ok(Ok(_)) => Ok(()),
-            _ => Err(Status::timeout("Too large resource version")),
+            _ => Err(too_large(revision, self.revision())),
         }
     }
 
@@ -253,6 +253,13 @@ impl Caches {
             newer
         });
     }
+}
+
+/// Clients know this cause and try again.
+pub(crate) fn too_large(requested: Revision, current: Revision) -> Status {
+    Status::timeout(format!("Too large resource version: {requested}, current: {current}"))
+        .with_cause("ResourceVersionTooLarge", "", "Too large resource version")
+        .with_retry_after(1)
 }
 
 fn new_cache(group: &str, resource: &str) -> (String, Arc<WatchCache>) {

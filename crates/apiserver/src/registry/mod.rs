@@ -187,8 +187,15 @@ impl Registry {
                 "the server does not allow this method on the requested resource",
             ));
         }
+        // Routes that upstream does not have: writes across namespaces, a create at a name.
         let all_namespaces = call.entry.namespaced && namespace.is_empty();
-        if all_namespaces && !matches!(info.verb.as_str(), "list" | "watch") {
+        let named = !call.name.is_empty();
+        let routed = match info.verb.as_str() {
+            "list" | "watch" => true,
+            "create" => !all_namespaces && !named,
+            _ => !all_namespaces,
+        };
+        if !routed {
             return Err(Status::method_not_allowed(
                 "the server does not allow this method on the requested resource",
             ));

@@ -249,7 +249,7 @@ fn range_error(err: Error) -> Status {
         Error::Compacted { .. } => {
             Status::expired("The resourceVersion for the provided list is too old.")
         }
-        Error::FutureRevision { .. } => Status::timeout("Too large resource version"),
+        Error::FutureRevision { requested, current } => crate::cache::too_large(requested, current),
         err => store_error(err),
     }
 }

@@ -120,11 +120,12 @@ async fn history_is_bounded() {
 async fn a_watcher_that_sleeps_is_cut_off() {
     let store = embedded::memory();
     let mut watch = store.watch("/", 0).await.unwrap();
-    for i in 0..5000 {
-        store
-            .put("/a", value(&i.to_string()), Expect::Any)
-            .await
-            .unwrap();
+    let writes = (0..5000).map(|i| {
+        let store = store.clone();
+        async move { store.put("/a", value(&format!("{i}")), Expect::Any).await }
+    });
+    for result in futures::future::join_all(writes).await {
+        result.unwrap();
     }
     let mut last = 0;
     while let Some(message) = watch.recv().await {

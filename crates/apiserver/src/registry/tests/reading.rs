@@ -163,13 +163,10 @@ async fn a_watch_list_ends_its_beginning_with_a_bookmark() {
 async fn old_watches_are_gone() {
     let c = cluster().await;
     let first = c.create_map("a", json!({})).await;
-    for i in 0..3000 {
-        c.call(
-            "PATCH",
-            &format!("{MAPS}/a"),
-            json!({"data": {"a": i.to_string()}}),
-        )
-        .await;
+    let filler = "x".repeat(30_000);
+    for i in 0..200 {
+        let data = json!({"data": {"a": format!("{i}{filler}")}});
+        c.call("PATCH", &format!("{MAPS}/a"), data).await;
     }
     let revision = first["metadata"]["resourceVersion"].as_str().unwrap();
     let answer = c
