@@ -209,9 +209,7 @@ pub(crate) async fn delete_pods<O: Object>(
     victims: &[Arc<Pod>],
 ) -> Option<Error> {
     stream::iter(
-        victims
-            .to_vec()
-            .into_iter()
+        victims.iter().cloned()
             .map(|victim| async move { delete_pod(client, events, owner, &victim).await }),
     )
     .buffer_unordered(IN_FLIGHT)

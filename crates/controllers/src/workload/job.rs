@@ -41,7 +41,7 @@ impl JobController {
     }
 
     async fn strip(&self, pods: &[Arc<Pod>]) -> Result<(), Error> {
-        children::side_by_side(pods.to_vec().into_iter().map(|p| async move {
+        children::side_by_side(pods.iter().cloned().map(|p| async move {
             let rest: Vec<&String> = p
                 .metadata
                 .finalizers

@@ -403,9 +403,7 @@ impl Pass<'_> {
                 left => *requeue = clock::sooner(*requeue, left),
             }
         }
-        if self.spec.backoff_limit_per_index.is_none() {
-            return None;
-        }
+        self.spec.backoff_limit_per_index?;
         let failed = i32::try_from(self.failed_indexes.len()).unwrap_or(i32::MAX);
         if self.spec.max_failed_indexes.is_some_and(|max| failed > max) {
             let message = "Job has exceeded the specified maximal number of failed indexes";
