@@ -5,6 +5,7 @@ use super::path;
 use keelson_api::{ListType, MapType, Schema, Type};
 use serde_json::{Map, Value};
 use std::collections::BTreeMap;
+use std::sync::LazyLock;
 
 #[derive(Debug, Default)]
 pub(super) struct Comparison {
@@ -16,15 +17,19 @@ pub(super) struct Comparison {
 impl Comparison {
     /// Forgets everything at and below the given fields.
     pub(super) fn filter(&mut self, out: &FieldSet) {
-        if !out.is_empty() {
-            for set in [&mut self.added, &mut self.modified, &mut self.removed] {
-                *set = set.recursive_difference(out);
-            }
-        }
-        let managed = FieldSet::of(&["metadata.managedFields"]);
+        static MANAGED: LazyLock<FieldSet> =
+            LazyLock::new(|| FieldSet::of(&["metadata.managedFields"]));
         for set in [&mut self.added, &mut self.modified, &mut self.removed] {
-            *set = set.recursive_difference(&managed);
+            set.cut(out);
+            set.cut(&MANAGED);
         }
+    }
+
+    /// What is new or different, and what is gone.
+    pub(super) fn split(self) -> (FieldSet, FieldSet) {
+        let mut changed = self.modified;
+        changed.absorb(self.added);
+        (changed, self.removed)
     }
 }
 

@@ -122,21 +122,50 @@ impl FieldSet {
 
     /// Without the other's members and everything below them.
     pub fn recursive_difference(&self, other: &FieldSet) -> FieldSet {
-        let mut nodes = BTreeMap::new();
-        for (k, n) in &self.nodes {
-            let node = match other.nodes.get(k) {
-                Some(o) if o.member => continue,
-                Some(o) => Node {
-                    member: n.member,
-                    below: n.below.recursive_difference(&o.below),
-                },
-                None => n.clone(),
-            };
-            if !node.is_empty() {
-                nodes.insert(k.clone(), node);
+        let mut out = self.clone();
+        out.cut(other);
+        out
+    }
+
+    /// Removes the other's members. Costs what the other set is large, not this one.
+    pub(super) fn subtract(&mut self, other: &FieldSet) {
+        for (k, o) in &other.nodes {
+            if let Some(mine) = self.nodes.get_mut(k) {
+                mine.member &= !o.member;
+                mine.below.subtract(&o.below);
+                if mine.is_empty() {
+                    self.nodes.remove(k);
+                }
             }
         }
-        FieldSet { nodes }
+    }
+
+    /// Removes the other's members and everything below them.
+    pub(super) fn cut(&mut self, other: &FieldSet) {
+        for (k, o) in &other.nodes {
+            if o.member {
+                self.nodes.remove(k);
+            } else if let Some(mine) = self.nodes.get_mut(k) {
+                mine.below.cut(&o.below);
+                if mine.is_empty() {
+                    self.nodes.remove(k);
+                }
+            }
+        }
+    }
+
+    pub(super) fn absorb(&mut self, other: FieldSet) {
+        for (k, n) in other.nodes {
+            match self.nodes.get_mut(&k) {
+                Some(mine) => {
+                    mine.member |= n.member;
+                    mine.below.absorb(n.below);
+                }
+                None => {
+                    self.nodes.insert(k, n);
+                }
+            }
+        }
     }
 
     pub(super) fn paths(&self) -> Vec<Vec<String>> {

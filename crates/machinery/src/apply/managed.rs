@@ -70,8 +70,9 @@ impl ManagedFields {
                 other => return Err(bad(&format!("invalid fieldsType {other:?}"))),
             }
             let fields = match e.get("fieldsV1") {
-                Some(Value::Object(m)) => FieldSet::from_value(&Value::Object(m.clone()))
-                    .map_err(ApplyError::ManagedFields)?,
+                Some(v) if v.is_object() => {
+                    FieldSet::from_value(v).map_err(ApplyError::ManagedFields)?
+                }
                 _ => FieldSet::default(),
             };
             let id = match text("operation") {
@@ -179,11 +180,13 @@ impl ManagedFields {
 
     /// Adds fields to a manager and dates it.
     pub(super) fn add(&mut self, id: Id, fields: FieldSet, api_version: &str, now: &str) {
-        let fields = match self.entries.get(&id) {
-            Some(e) => e.fields.union(&fields),
-            None => fields,
-        };
-        self.set(id, fields, api_version, Some(now.to_owned()));
+        let e = self.entries.entry(id).or_insert_with(|| Entry {
+            fields: FieldSet::default(),
+            api_version: api_version.to_owned(),
+            time: None,
+        });
+        e.fields.absorb(fields);
+        e.time = Some(now.to_owned());
     }
 
     pub(super) fn touch(&mut self, id: &Id, now: &str) {
@@ -194,7 +197,7 @@ impl ManagedFields {
 
     pub(super) fn strip(&mut self, id: &Id, fields: &FieldSet) {
         if let Some(e) = self.entries.get_mut(id) {
-            e.fields = e.fields.difference(fields);
+            e.fields.subtract(fields);
             if e.fields.is_empty() {
                 self.entries.remove(id);
             }
@@ -216,7 +219,8 @@ impl ManagedFields {
     pub(super) fn take_away(&mut self, changed: &FieldSet, removed: &FieldSet, but: Option<&Id>) {
         for (id, e) in &mut self.entries {
             if Some(id) != but {
-                e.fields = e.fields.difference(changed).difference(removed);
+                e.fields.subtract(changed);
+                e.fields.subtract(removed);
             }
         }
         self.entries.retain(|_, e| !e.fields.is_empty());

@@ -20,26 +20,29 @@ use crate::meta;
 use compare::compare;
 use keelson_api::Schema;
 use serde_json::{Map, Value};
+use std::sync::LazyLock;
 
 const LAST_APPLIED: &str = "kubectl.kubernetes.io/last-applied-configuration";
 const BEFORE_FIRST_APPLY: &str = "before-first-apply";
 const MAX_UPDATE_MANAGERS: usize = 10;
 
 /// Fields nobody manages.
-const STRIPPED: &[&str] = &[
-    "apiVersion",
-    "kind",
-    "metadata",
-    "metadata.name",
-    "metadata.namespace",
-    "metadata.creationTimestamp",
-    "metadata.selfLink",
-    "metadata.uid",
-    "metadata.clusterName",
-    "metadata.generation",
-    "metadata.managedFields",
-    "metadata.resourceVersion",
-];
+static STRIPPED: LazyLock<FieldSet> = LazyLock::new(|| {
+    FieldSet::of(&[
+        "apiVersion",
+        "kind",
+        "metadata",
+        "metadata.name",
+        "metadata.namespace",
+        "metadata.creationTimestamp",
+        "metadata.selfLink",
+        "metadata.uid",
+        "metadata.clusterName",
+        "metadata.generation",
+        "metadata.managedFields",
+        "metadata.resourceVersion",
+    ])
+});
 
 /// What a write says about itself.
 #[derive(Debug, Clone, Copy)]
@@ -126,12 +129,12 @@ fn update(
     };
     let mut changes = compare(live.unwrap_or(&empty), new, request.schema);
     changes.filter(request.reset);
-    let changed = changes.modified.union(&changes.added);
-    managed.take_away(&changed, &changes.removed, None);
-    let own = changed.difference(&FieldSet::of(STRIPPED));
-    if !own.is_empty() {
+    let (mut changed, removed) = changes.split();
+    managed.take_away(&changed, &removed, None);
+    changed.subtract(&STRIPPED);
+    if !changed.is_empty() {
         let id = managed::Id::update(manager, request.api_version, request.subresource);
-        managed.add(id, own, request.api_version, request.now);
+        managed.add(id, changed, request.api_version, request.now);
     }
 }
 
@@ -221,13 +224,13 @@ fn attempt(
     };
     let mut changes = compare(base, &object, request.schema);
     changes.filter(request.reset);
-    let changed = changes.modified.union(&changes.added);
+    let (changed, removed) = changes.split();
     let conflicts = managed.conflicts(&changed, &id);
     if !force && !conflicts.is_empty() {
         return Err(ApplyError::Conflicts(conflicts));
     }
-    managed.take_away(&changed, &changes.removed, Some(&id));
-    managed.strip(&id, &FieldSet::of(STRIPPED));
+    managed.take_away(&changed, &removed, Some(&id));
+    managed.strip(&id, &STRIPPED);
     let same_owner = last
         .as_ref()
         .is_some_and(|(last, _)| managed.fields(&id) == Some(last));

@@ -73,6 +73,7 @@ fn figures() {
     };
     let mut created = object.clone();
     track_update(None, &mut created, &request);
+    measure("clone", || drop(created.clone()));
     measure("track a create", || {
         let mut new = object.clone();
         track_update(None, &mut new, &request);
