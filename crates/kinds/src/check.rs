@@ -246,11 +246,11 @@ impl<'a> At<'a> {
         for term in self.at("matchExpressions").each() {
             let values = term.at("values");
             match term.at("operator").text() {
-                "In" | "NotIn" if values.len() == 0 => {
+                "In" | "NotIn" if values.is_empty() => {
                     e.push(values.required("must be specified when `operator` is 'In' or 'NotIn'"));
                 }
                 "In" | "NotIn" => {}
-                "Exists" | "DoesNotExist" if values.len() > 0 => {
+                "Exists" | "DoesNotExist" if !values.is_empty() => {
                     e.push(values.forbidden(
                         "may not be specified when `operator` is 'Exists' or 'DoesNotExist'",
                     ));

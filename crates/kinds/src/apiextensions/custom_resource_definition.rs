@@ -96,7 +96,7 @@ fn validate(obj: &Value, old: Option<&Value>) -> ErrorList {
     let name = At::new(obj, "metadata").at("name");
     let required = format!("{plural}.{group}");
     if name.text() != required {
-        e.push(name.invalid(format!("must be spec.names.plural+\".\"+spec.group")));
+        e.push(name.invalid("must be spec.names.plural+\".\"+spec.group"));
     }
     self::spec(&spec, old, &mut e);
     approval(obj, group, old, &mut e);

@@ -84,7 +84,7 @@ fn forbidden_keywords(s: &At, e: &mut ErrorList) {
     if additional.value == &Value::Bool(false) {
         e.push(additional.forbidden("additionalProperties cannot be set to false"));
     }
-    if additional.exists() && s.at("properties").len() > 0 {
+    if additional.exists() && !s.at("properties").is_empty() {
         e.push(additional.forbidden("additionalProperties and properties are mutual exclusive"));
     }
     let pattern = s.at("pattern");

@@ -293,7 +293,7 @@ fn failure_policy(spec: &At, e: &mut ErrorList) {
                 status.one_of(e, &["False", "True", "Unknown"]);
             }
         }
-        match (codes.exists(), conditions.len() > 0) {
+        match (codes.exists(), !conditions.is_empty()) {
             (true, true) => e.push(
                 rule.invalid("specifying both OnExitCodes and OnPodConditions is not supported"),
             ),
@@ -326,7 +326,7 @@ fn exit_codes(spec: &At, codes: &At, e: &mut ErrorList) {
         );
     }
     let values = codes.at("values");
-    if values.len() == 0 {
+    if values.is_empty() {
         e.push(values.invalid("at least one value is required"));
     } else if values.len() > 255 {
         e.push(FieldError::too_many(&values.path, values.len(), 255));
@@ -347,7 +347,7 @@ fn exit_codes(spec: &At, codes: &At, e: &mut ErrorList) {
 
 fn success_policy(spec: &At, policy: &At, e: &mut ErrorList) {
     let rules = policy.at("rules");
-    if rules.len() == 0 {
+    if rules.is_empty() {
         e.push(
             rules.required(
                 "at least one rules must be specified when the successPolicy is specified",

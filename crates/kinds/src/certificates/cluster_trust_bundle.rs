@@ -77,7 +77,7 @@ fn validate(obj: &Value) -> ErrorList {
             "<value omitted>",
             "at least one trust anchor must be provided",
         ));
-    } else if !blocks.iter().all(|b| sound(&b)) {
+    } else if !blocks.iter().all(sound) {
         e.push(FieldError::invalid(
             &bundle.path,
             "<value omitted>",

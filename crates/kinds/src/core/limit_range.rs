@@ -88,7 +88,7 @@ fn one(limit: &At, kind: &str, e: &mut ErrorList) {
     for list in LISTS {
         let at = limit.at(list);
         if kind == "Pod" && matches!(list, "default" | "defaultRequest") {
-            if at.len() > 0 {
+            if !at.is_empty() {
                 e.push(at.forbidden("may not be specified when `type` is 'Pod'"));
             }
             continue;

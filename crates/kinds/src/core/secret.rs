@@ -96,16 +96,12 @@ fn validate(obj: &Value) -> ErrorList {
         }
         "kubernetes.io/dockercfg" => json_map(&data, ".dockercfg", &mut e),
         "kubernetes.io/dockerconfigjson" => json_map(&data, ".dockerconfigjson", &mut e),
-        "kubernetes.io/basic-auth" => {
-            if !has("username") && !has("password") {
-                e.push(missing("username"));
-                e.push(missing("password"));
-            }
+        "kubernetes.io/basic-auth" if !has("username") && !has("password") => {
+            e.push(missing("username"));
+            e.push(missing("password"));
         }
-        "kubernetes.io/ssh-auth" => {
-            if data.value.text("ssh-privatekey").is_empty() {
-                e.push(missing("ssh-privatekey"));
-            }
+        "kubernetes.io/ssh-auth" if data.value.text("ssh-privatekey").is_empty() => {
+            e.push(missing("ssh-privatekey"));
         }
         "kubernetes.io/tls" => {
             for key in ["tls.crt", "tls.key"] {

@@ -470,7 +470,7 @@ fn load_balancer(obj: &Value, spec: &At, kind: &str, e: &mut ErrorList) {
         .get(SOURCE_RANGES)
         .and_then(Value::as_str);
     let balanced = kind == "LoadBalancer";
-    if ranges.len() > 0 {
+    if !ranges.is_empty() {
         if !balanced {
             e.push(ranges.forbidden(ONLY));
         }
@@ -609,7 +609,7 @@ fn address_changes(new: &Value, old: &Value, e: &mut ErrorList) {
 fn status_update(new: &Value) -> ErrorList {
     let mut e = ErrorList::new();
     let ingress = At::new(new, "status").at("loadBalancer").at("ingress");
-    if new.text("spec.type") != "LoadBalancer" && ingress.len() > 0 {
+    if new.text("spec.type") != "LoadBalancer" && !ingress.is_empty() {
         e.push(ingress.forbidden("may only be used when `spec.type` is 'LoadBalancer'"));
         return e;
     }

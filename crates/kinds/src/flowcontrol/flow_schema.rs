@@ -127,7 +127,7 @@ fn rule(rule: &At, e: &mut ErrorList) {
             e.push(namespaces.required(
                 "resource rules that are not cluster scoped must supply at least one namespace",
             ));
-        } else if namespaces.len() > 0 {
+        } else if !namespaces.is_empty() {
             list(&namespaces, "", "namespaces", e);
         }
     }

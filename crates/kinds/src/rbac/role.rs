@@ -51,7 +51,7 @@ fn policy_rules(obj: &Value, namespaced: bool) -> ErrorList {
         }
         let urls = rule.at("nonResourceURLs");
         let (groups, resources) = (rule.at("apiGroups"), rule.at("resources"));
-        if urls.len() > 0 {
+        if !urls.is_empty() {
             if namespaced {
                 e.push(urls.invalid("namespaced rules cannot apply to non-resource URLs"));
             }
@@ -64,10 +64,10 @@ fn policy_rules(obj: &Value, namespaced: bool) -> ErrorList {
             }
             continue;
         }
-        if groups.len() == 0 {
+        if groups.is_empty() {
             e.push(groups.required("resource rules must supply at least one api group"));
         }
-        if resources.len() == 0 {
+        if resources.is_empty() {
             e.push(resources.required("resource rules must supply at least one resource"));
         }
     }

@@ -84,7 +84,7 @@ pub(super) fn validate_spec(spec: &At, e: &mut ErrorList) {
             e.push(name.duplicate());
         }
         let (exact, first) = (request.at("exactly"), request.at("firstAvailable"));
-        match (exact.exists(), first.len() > 0) {
+        match (exact.exists(), !first.is_empty()) {
             (true, true) => {
                 e.push(request.invalid("exactly one of `exactly` or `firstAvailable` is required, but multiple fields are set"));
             }
@@ -171,13 +171,13 @@ fn validate_update(new: &Value, old: &Value, ctx: &UpdateContext) -> ErrorList {
             ));
         }
     }
-    if reserved.len() > 0 && !allocation.exists() {
+    if !reserved.is_empty() && !allocation.exists() {
         e.push(reserved.forbidden("may not be specified when `allocated` is not set"));
     }
     if old.has("status.allocation") {
         if allocation.exists() {
             workload::immutable(new, old, "status.allocation", &mut e);
-        } else if reserved.len() > 0 {
+        } else if !reserved.is_empty() {
             e.push(allocation.forbidden("may not be removed while the claim is reserved"));
         }
     }

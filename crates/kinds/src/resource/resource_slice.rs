@@ -89,7 +89,7 @@ fn validate(obj: &Value) -> ErrorList {
         spec.value.flag("allNodes"),
         spec.value.flag("perDeviceNodeSelection"),
     ];
-    let shared = spec.at("sharedCounters").len() > 0;
+    let shared = !spec.at("sharedCounters").is_empty();
     match places.iter().filter(|p| **p).count() {
         1 => {}
         0 if shared => {}

@@ -73,7 +73,7 @@ pub(super) fn parameters(at: &At, required: bool, e: &mut ErrorList) {
     if size > 256 * 1024 {
         e.push(FieldError::too_long(&at.path, 256 * 1024));
     }
-    if required && at.len() == 0 {
+    if required && at.is_empty() {
         e.push(at.required("must contain at least one key/value pair"));
     }
 }

@@ -563,7 +563,7 @@ fn resize_policy(list: &At, pod: &Surroundings, e: &mut ErrorList) {
 
 fn restart_policy(c: &At, e: &mut ErrorList) {
     let (policy, rules) = (c.at("restartPolicy"), c.at("restartPolicyRules"));
-    if !policy.exists() && rules.len() > 0 {
+    if !policy.exists() && !rules.is_empty() {
         e.push(policy.required("must specify restartPolicy when restart rules are used"));
     }
     policy.one_of(e, &["Always", "Never", "OnFailure"]);

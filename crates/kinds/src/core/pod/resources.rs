@@ -20,9 +20,9 @@ fn amounts(container: &Value, which: &str) -> Amounts {
 fn add(into: &mut Amounts, more: &Amounts) {
     for (name, q) in more {
         match into.get_mut(name) {
-            Some(sum) => *sum = sum.clone() + q.clone(),
+            Some(sum) => *sum += *q,
             None => {
-                into.insert(name.clone(), q.clone());
+                into.insert(name.clone(), *q);
             }
         }
     }

@@ -56,10 +56,10 @@ fn node_selector_term(term: &At, check_values: bool, e: &mut ErrorList) {
     for req in term.at("matchExpressions").each() {
         let values = req.at("values");
         match req.at("operator").text() {
-            "In" | "NotIn" if values.len() == 0 => {
+            "In" | "NotIn" if values.is_empty() => {
                 e.push(values.required("must be specified when `operator` is 'In' or 'NotIn'"));
             }
-            "Exists" | "DoesNotExist" if values.len() > 0 => {
+            "Exists" | "DoesNotExist" if !values.is_empty() => {
                 e.push(values.forbidden(
                     "may not be specified when `operator` is 'Exists' or 'DoesNotExist'",
                 ));
@@ -126,7 +126,7 @@ fn pod_term(term: &At, e: &mut ErrorList) {
 fn label_keys(term: &At, e: &mut ErrorList) {
     for field in ["matchLabelKeys", "mismatchLabelKeys"] {
         let keys = term.at(field);
-        if keys.len() > 0 && !term.has("labelSelector") {
+        if !keys.is_empty() && !term.has("labelSelector") {
             e.push(keys.forbidden("must not be specified when labelSelector is not set"));
             continue;
         }

@@ -195,7 +195,7 @@ fn host_users(spec: &At, e: &mut ErrorList) {
         }
     }
     for c in super::each_container(spec) {
-        if c.at("volumeDevices").len() > 0 {
+        if !c.at("volumeDevices").is_empty() {
             e.push(c.at("volumeDevices").forbidden("when `hostUsers` is false"));
         }
     }

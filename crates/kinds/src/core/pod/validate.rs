@@ -19,13 +19,13 @@ pub(super) fn create(pod: &Value) -> ErrorList {
     let mut e = ErrorList::new();
     metadata_and_spec(pod, &mut e);
     let spec = At::new(pod, "spec");
-    if spec.at("ephemeralContainers").len() > 0 {
+    if !spec.at("ephemeralContainers").is_empty() {
         e.push(
             spec.at("ephemeralContainers")
                 .forbidden("cannot be set on create"),
         );
     }
-    if !spec.at("nodeName").is_empty() && spec.at("schedulingGates").len() > 0 {
+    if !spec.at("nodeName").is_empty() && !spec.at("schedulingGates").is_empty() {
         e.push(
             spec.at("nodeName")
                 .forbidden("cannot be set until all schedulingGates have been cleared"),
@@ -82,7 +82,7 @@ pub(crate) fn pod_template(template: &At, e: &mut ErrorList) {
     annotation_names(&meta.at("annotations"), e);
     let spec = template.at("spec");
     pod_spec(&spec, "", false, e);
-    if spec.at("ephemeralContainers").len() > 0 {
+    if !spec.at("ephemeralContainers").is_empty() {
         let at = spec.at("ephemeralContainers");
         e.push(at.forbidden("ephemeral containers not allowed in pod template"));
     }
