@@ -52,7 +52,7 @@ fn failed(what: &str, path: &Path, error: &io::Error) -> Error {
 impl LinuxCgroups {
     /// Finds the mounted hierarchies. `prefix` is this instance's own root, such as
     /// `/keelson-1f2e3d4c`; it is made on first use.
-    pub fn detect(prefix: &str) -> Result<LinuxCgroups> {
+    pub fn open(prefix: &str) -> Result<LinuxCgroups> {
         let prefix = prefix.trim_matches('/');
         if prefix.is_empty() {
             return Err(Error::Invalid(

@@ -128,8 +128,8 @@ fn new_id() -> String {
 }
 
 impl LinuxRuntime {
-    /// Starts the runtime and finds what an earlier one left running.
-    pub async fn start(
+    /// Opens the runtime and finds what an earlier one left running.
+    pub async fn open(
         config: RuntimeConfig,
         cgroups: LinuxCgroups,
         images: Arc<dyn Images>,

@@ -20,19 +20,18 @@ pub struct PurgeReport {
     pub mounts: usize,
 }
 
-/// Kills every shim and container, unmounts everything below `state_dir`, `run_dir` and the
-/// other `mounted_below` directories (volumes), and removes records, writable layers, sockets
-/// and cgroups. Images and other data stay. Idempotent.
-pub async fn purge(
-    state_dir: &Path,
-    run_dir: &Path,
-    mounted_below: &[PathBuf],
-    cgroups: &LinuxCgroups,
-) -> Result<PurgeReport> {
+/// The runtime's part of a data directory.
+const STATE_DIR: &str = "runtime";
+
+/// Kills every shim and container of an instance, removes its cgroups, unmounts everything below
+/// `run_dir` and `data_dir` (volumes), and removes records, writable layers and sockets. Images
+/// and other data stay. Needs no running server. Idempotent.
+pub async fn purge(run_dir: &Path, cgroup_root: &str, data_dir: &Path) -> Result<PurgeReport> {
     let paths = Paths {
-        state: state_dir.to_path_buf(),
+        state: data_dir.join(STATE_DIR),
         run: run_dir.to_path_buf(),
     };
+    let cgroups = LinuxCgroups::open(cgroup_root)?;
     let mut report = PurgeReport::default();
     let sandboxes = records::ids(&paths.sandboxes());
     report.sandboxes = sandboxes.len();
@@ -46,8 +45,7 @@ pub async fn purge(
     }
     // The groups hold whatever a record does not name.
     cgroups.remove_all().await?;
-    let mut roots = vec![state_dir.to_path_buf(), run_dir.to_path_buf()];
-    roots.extend_from_slice(mounted_below);
+    let roots = vec![run_dir.to_path_buf(), data_dir.to_path_buf()];
     report.mounts = blocking(move || unmount_below(&roots)).await?;
     let run = paths.run.clone();
     blocking(move || {

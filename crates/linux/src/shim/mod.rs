@@ -11,7 +11,7 @@ mod log;
 pub(crate) mod protocol;
 mod server;
 
-use std::ffi::OsString;
+use std::ffi::OsStr;
 use std::io::{self, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
@@ -49,8 +49,8 @@ fn setup<T>(what: &str, result: io::Result<T>) -> Result<T, ShimError> {
 
 /// Runs a shim and never returns. Must be called before the process has a second thread;
 /// `arguments` are those after [`SHIM_ARGUMENT`].
-pub fn shim_main(arguments: &[OsString]) -> ! {
-    let result = start(arguments);
+pub fn shim_main<S: AsRef<OsStr>>(arguments: &[S]) -> ! {
+    let result = start(arguments.first().map(AsRef::as_ref));
     if let Err(error) = result {
         let cause = std::error::Error::source(&error)
             .map(|cause| format!(": {cause}"))
@@ -61,11 +61,8 @@ pub fn shim_main(arguments: &[OsString]) -> ! {
     sys::exit_now(0)
 }
 
-fn start(arguments: &[OsString]) -> Result<(), ShimError> {
-    let path = arguments
-        .first()
-        .map(PathBuf::from)
-        .ok_or(ShimError::Usage)?;
+fn start(config: Option<&OsStr>) -> Result<(), ShimError> {
+    let path = config.map(PathBuf::from).ok_or(ShimError::Usage)?;
     let bytes = sys::read_bounded(&path, MAX_CONFIG_BYTES).map_err(ShimError::Config)?;
     let config: ShimConfig = serde_json::from_slice(&bytes).map_err(ShimError::Decode)?;
 

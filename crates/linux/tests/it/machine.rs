@@ -21,22 +21,29 @@ const IMAGE_ID: &str = "sha256:b0b0";
 #[async_trait]
 impl Images for Busybox {
     async fn resolve(&self, reference: &str) -> Result<Option<ImageInfo>> {
-        Ok((reference == "busybox" || reference == IMAGE_ID).then(|| ImageInfo {
-            id: IMAGE_ID.to_owned(),
-            repo_tags: vec!["busybox:latest".to_owned()],
-            repo_digests: vec![],
-            size_bytes: 0,
-            user: ImageUser::Unset,
-            entrypoint: vec![],
-            cmd: vec!["sh".to_owned()],
-            env: vec!["PATH=/bin".to_owned(), "FROM_IMAGE=yes".to_owned()],
-            working_dir: String::new(),
-            stop_signal: None,
-            pinned: false,
-            last_used_at: None,
-        }))
+        Ok(
+            (reference == "busybox" || reference == IMAGE_ID).then(|| ImageInfo {
+                id: IMAGE_ID.to_owned(),
+                repo_tags: vec!["busybox:latest".to_owned()],
+                repo_digests: vec![],
+                size_bytes: 0,
+                user: ImageUser::Unset,
+                entrypoint: vec![],
+                cmd: vec!["sh".to_owned()],
+                env: vec!["PATH=/bin".to_owned(), "FROM_IMAGE=yes".to_owned()],
+                working_dir: String::new(),
+                stop_signal: None,
+                pinned: false,
+                last_used_at: None,
+            }),
+        )
     }
-    async fn pull(&self, _: &str, _: &[RegistryAuth], _: Option<Arc<dyn PullProgress>>) -> Result<ImageInfo> {
+    async fn pull(
+        &self,
+        _: &str,
+        _: &[RegistryAuth],
+        _: Option<Arc<dyn PullProgress>>,
+    ) -> Result<ImageInfo> {
         Err(Error::Unsupported("pull".to_owned()))
     }
     async fn import(&self, _: &Path) -> Result<Vec<ImageInfo>> {
@@ -56,7 +63,10 @@ impl Images for Busybox {
 #[async_trait]
 impl RootfsSource for Busybox {
     async fn hold(&self, _: &str, _: &str) -> Result<Rootfs> {
-        Ok(Rootfs { layers: self.layers.clone(), user: String::new() })
+        Ok(Rootfs {
+            layers: self.layers.clone(),
+            user: String::new(),
+        })
     }
     async fn release(&self, _: &str) -> Result<()> {
         Ok(())
@@ -76,7 +86,10 @@ impl PodNetwork for NoNetwork {
     }
     async fn attach(&self, request: &PodNetworkRequest) -> Result<NetworkStatus> {
         assert!(request.netns.exists());
-        Ok(NetworkStatus { ips: vec![[10, 0, 0, 9].into()], ..NetworkStatus::default() })
+        Ok(NetworkStatus {
+            ips: vec![[10, 0, 0, 9].into()],
+            ..NetworkStatus::default()
+        })
     }
     async fn detach(&self, _: &str) -> Result<()> {
         Ok(())
@@ -101,8 +114,28 @@ pub(crate) struct Machine {
 static NEXT: AtomicU32 = AtomicU32::new(0);
 
 impl Machine {
+    /// The machine of another process of these tests, which made its directories.
+    pub(crate) async fn join(directory: PathBuf) -> Machine {
+        let name = directory
+            .file_name()
+            .unwrap()
+            .to_string_lossy()
+            .into_owned();
+        let cgroups = LinuxCgroups::open(&format!("/{name}")).unwrap();
+        let runtime = start(&directory, &cgroups).await;
+        Machine {
+            directory,
+            cgroups,
+            runtime,
+        }
+    }
+
     async fn new() -> Machine {
-        let name = format!("keelson-it-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
+        let name = format!(
+            "keelson-it-{}-{}",
+            std::process::id(),
+            NEXT.fetch_add(1, Ordering::Relaxed)
+        );
         let directory = PathBuf::from("/tmp").join(&name);
         let layer = directory.join("layer");
         for sub in ["bin", "etc", "tmp"] {
@@ -111,17 +144,26 @@ impl Machine {
         std::fs::create_dir_all(directory.join("lower")).unwrap();
         std::fs::copy("/usr/bin/busybox", layer.join("bin/busybox")).unwrap();
         for applet in [
-            "sh", "cat", "echo", "sleep", "id", "ls", "tail", "touch", "mount", "hostname", "ps", "nc", "stty", "tty",
-            "env", "kill", "mkdir", "head", "wc", "grep", "unshare", "true", "false", "dd", "stat", "readlink", "chown",
+            "sh", "cat", "echo", "sleep", "id", "ls", "tail", "touch", "mount", "hostname", "ps",
+            "nc", "stty", "tty", "env", "kill", "mkdir", "head", "wc", "grep", "unshare", "true",
+            "false", "dd", "stat", "readlink", "chown",
         ] {
             std::os::unix::fs::symlink("busybox", layer.join("bin").join(applet)).unwrap();
         }
-        std::fs::write(layer.join("etc/passwd"), "root:x:0:0::/root:/bin/sh\nweb:x:1000:1001::/home/web:/bin/sh\n").unwrap();
+        std::fs::write(
+            layer.join("etc/passwd"),
+            "root:x:0:0::/root:/bin/sh\nweb:x:1000:1001::/home/web:/bin/sh\n",
+        )
+        .unwrap();
         std::fs::write(layer.join("etc/group"), "root:x:0:\nlogs:x:50:web\n").unwrap();
         std::os::unix::fs::symlink("../run/resolv.conf", layer.join("etc/resolv.conf")).unwrap();
-        let cgroups = LinuxCgroups::detect(&format!("/{name}")).unwrap();
+        let cgroups = LinuxCgroups::open(&format!("/{name}")).unwrap();
         let runtime = start(&directory, &cgroups).await;
-        Machine { directory, cgroups, runtime }
+        Machine {
+            directory,
+            cgroups,
+            runtime,
+        }
     }
 
     /// Forgets the runtime as a killed process would, and starts the next one.
@@ -141,19 +183,30 @@ impl Machine {
             hostname: format!("pod-{uid}"),
             cgroup_parent: format!("/kubepods/pod{uid}"),
             log_directory: self.directory.join("logs").join(uid),
-            dns: DnsConfig { servers: vec!["10.96.0.10".to_owned()], ..DnsConfig::default() },
+            dns: DnsConfig {
+                servers: vec!["10.96.0.10".to_owned()],
+                ..DnsConfig::default()
+            },
             ..PodSandboxConfig::default()
         }
     }
 
     pub(crate) async fn start(&self, sandbox: &str, config: ContainerConfig) -> String {
-        let id = self.runtime.create_container(sandbox, config).await.unwrap();
+        let id = self
+            .runtime
+            .create_container(sandbox, config)
+            .await
+            .unwrap();
         self.runtime.start_container(&id).await.unwrap();
         id
     }
 
     /// Runs a container to its end: status and what it wrote, without the log's framing.
-    pub(crate) async fn run(&self, sandbox: &str, config: ContainerConfig) -> (ContainerStatus, String) {
+    pub(crate) async fn run(
+        &self,
+        sandbox: &str,
+        config: ContainerConfig,
+    ) -> (ContainerStatus, String) {
         let id = self.start(sandbox, config).await;
         let status = self.ended(&id).await;
         let text = log_text(&status.log_path);
@@ -164,7 +217,10 @@ impl Machine {
         let deadline = Instant::now() + Duration::from_secs(30);
         loop {
             let status = self.runtime.container_status(id).await.unwrap();
-            if matches!(status.state, ContainerState::Exited | ContainerState::Unknown) {
+            if matches!(
+                status.state,
+                ContainerState::Exited | ContainerState::Unknown
+            ) {
                 return status;
             }
             assert!(Instant::now() < deadline, "{id} still runs: {status:?}");
@@ -174,19 +230,31 @@ impl Machine {
 
     pub(crate) async fn exec(&self, id: &str, script: &str) -> ExecOutput {
         let command = ["sh", "-c", script].map(str::to_owned).to_vec();
-        self.runtime.exec_sync(id, command, Duration::from_secs(20)).await.unwrap()
+        self.runtime
+            .exec_sync(id, command, Duration::from_secs(20))
+            .await
+            .unwrap()
     }
 }
 
 async fn start(directory: &Path, cgroups: &LinuxCgroups) -> LinuxRuntime {
-    let busybox = Arc::new(Busybox { layers: vec![directory.join("lower"), directory.join("layer")] });
+    let busybox = Arc::new(Busybox {
+        layers: vec![directory.join("lower"), directory.join("layer")],
+    });
     let config = RuntimeConfig {
-        state_dir: directory.join("state"),
+        state_dir: directory.join("runtime"),
         run_dir: directory.join("run"),
         shim_executable: Some(env!("CARGO_BIN_EXE_keelson-shim").into()),
     };
     let (images, network) = (Arc::clone(&busybox), Arc::new(NoNetwork));
-    LinuxRuntime::start(config, cgroups.clone(), images, busybox, network).await.unwrap()
+    LinuxRuntime::open(config, cgroups.clone(), images, busybox, network)
+        .await
+        .unwrap()
+}
+
+/// A container that runs a shell script with one output, so that its lines keep their order.
+pub(crate) fn joined(name: &str, text: &str) -> ContainerConfig {
+    script(name, &format!("exec 2>&1; {text}"))
 }
 
 /// A container that runs a shell script.
@@ -224,12 +292,18 @@ where
         eprintln!("skipped: containers need root");
         return;
     }
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .unwrap();
     runtime.block_on(async {
         let machine = Machine::new().await;
         let (directory, cgroups) = (machine.directory.clone(), machine.cgroups.clone());
         let result = tokio::spawn(test(machine)).await;
-        purge(&directory.join("state"), &directory.join("run"), &[directory.clone()], &cgroups).await.unwrap();
+        purge(&directory.join("run"), cgroups.prefix(), &directory)
+            .await
+            .unwrap();
         std::fs::remove_dir_all(&directory).unwrap();
         if let Err(error) = result {
             std::panic::resume_unwind(error.into_panic());
