@@ -116,7 +116,9 @@ pub(crate) fn attributes(bytes: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
 }
 
 pub(crate) fn attribute(bytes: &[u8], wanted: u16) -> Option<&[u8]> {
-    attributes(bytes).find(|(kind, _)| *kind == wanted).map(|(_, value)| value)
+    attributes(bytes)
+        .find(|(kind, _)| *kind == wanted)
+        .map(|(_, value)| value)
 }
 
 /// A message that came back.
@@ -133,8 +135,17 @@ impl Reply {
         if self.kind != NLMSG_ERROR {
             return None;
         }
-        let code = self.payload.get(..4)?.try_into().map(i32::from_ne_bytes).ok()?;
-        Some(if code == 0 { Ok(()) } else { Err(io::Error::from_raw_os_error(-code)) })
+        let code = self
+            .payload
+            .get(..4)?
+            .try_into()
+            .map(i32::from_ne_bytes)
+            .ok()?;
+        Some(if code == 0 {
+            Ok(())
+        } else {
+            Err(io::Error::from_raw_os_error(-code))
+        })
     }
 }
 
@@ -156,7 +167,12 @@ impl Socket {
     }
 
     /// Sends one message and waits for the kernel's verdict.
-    pub(crate) fn request(&mut self, kind: u16, flags: u16, fill: impl FnOnce(&mut Builder)) -> io::Result<()> {
+    pub(crate) fn request(
+        &mut self,
+        kind: u16,
+        flags: u16,
+        fill: impl FnOnce(&mut Builder),
+    ) -> io::Result<()> {
         let sequence = self.send_one(kind, flags | NLM_F_REQUEST | NLM_F_ACK, fill)?;
         loop {
             for reply in self.receive()? {
@@ -179,7 +195,11 @@ impl Socket {
         let sequence = self.send_one(kind, flags | NLM_F_REQUEST | ack, fill)?;
         let mut replies = Vec::new();
         loop {
-            for reply in self.receive()?.into_iter().filter(|r| r.sequence == sequence) {
+            for reply in self
+                .receive()?
+                .into_iter()
+                .filter(|r| r.sequence == sequence)
+            {
                 match reply.error() {
                     Some(Ok(())) => return Ok(replies),
                     Some(Err(e)) => return Err(e),
@@ -190,7 +210,12 @@ impl Socket {
         }
     }
 
-    fn send_one(&mut self, kind: u16, flags: u16, fill: impl FnOnce(&mut Builder)) -> io::Result<u32> {
+    fn send_one(
+        &mut self,
+        kind: u16,
+        flags: u16,
+        fill: impl FnOnce(&mut Builder),
+    ) -> io::Result<u32> {
         self.sequence = self.sequence.wrapping_add(1);
         let mut message = Builder::new();
         message.begin(kind, flags, self.sequence);
@@ -202,7 +227,11 @@ impl Socket {
 
     pub(crate) fn send(&self, bytes: &[u8]) -> io::Result<()> {
         let sent = self.raw.send(bytes, 0)?;
-        if sent == bytes.len() { Ok(()) } else { Err(io::Error::other("the kernel took a part of a message")) }
+        if sent == bytes.len() {
+            Ok(())
+        } else {
+            Err(io::Error::other("the kernel took a part of a message"))
+        }
     }
 
     /// The messages of one datagram.
@@ -211,9 +240,13 @@ impl Socket {
         let mut replies = Vec::new();
         let mut rest = bytes.as_slice();
         while let Some(header) = rest.get(..HEADER_BYTES) {
-            let word = |at: usize| u32::from_ne_bytes([header[at], header[at + 1], header[at + 2], header[at + 3]]);
+            let word = |at: usize| {
+                u32::from_ne_bytes([header[at], header[at + 1], header[at + 2], header[at + 3]])
+            };
             let length = word(0) as usize;
-            let Some(payload) = rest.get(HEADER_BYTES..length) else { break };
+            let Some(payload) = rest.get(HEADER_BYTES..length) else {
+                break;
+            };
             replies.push(Reply {
                 kind: u16::from_ne_bytes([header[4], header[5]]),
                 sequence: word(8),
@@ -244,6 +277,10 @@ mod tests {
         assert_eq!(attribute(body, 5), Some(&b"abc\0"[..]));
         let nested = attribute(body, 6).map(<[u8]>::to_vec).unwrap_or_default();
         assert_eq!(attribute(&nested, 7), Some(&9u32.to_ne_bytes()[..]));
-        assert_eq!(attributes(&body[..7]).count(), 0, "a cut attribute is no attribute");
+        assert_eq!(
+            attributes(&body[..7]).count(),
+            0,
+            "a cut attribute is no attribute"
+        );
     }
 }

@@ -41,7 +41,13 @@ impl HealthServers {
                 None => {
                     let (sender, receiver) = watch::channel(state);
                     let task = tokio::spawn(listen(check.port, receiver));
-                    self.0.insert(check.port, Server { state: sender, task });
+                    self.0.insert(
+                        check.port,
+                        Server {
+                            state: sender,
+                            task,
+                        },
+                    );
                 }
             }
         }
@@ -98,7 +104,11 @@ fn answer((check, proxy_healthy): &(HealthCheck, bool)) -> String {
         "serviceProxyHealthy": proxy_healthy,
     })
     .to_string();
-    let status = if check.local_endpoints > 0 && *proxy_healthy { "200 OK" } else { "503 Service Unavailable" };
+    let status = if check.local_endpoints > 0 && *proxy_healthy {
+        "200 OK"
+    } else {
+        "503 Service Unavailable"
+    };
     format!(
         "HTTP/1.1 {status}\r\nContent-Type: application/json\r\nX-Content-Type-Options: nosniff\r\n\
          X-Load-Balancing-Endpoint-Weight: {}\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{body}",

@@ -9,7 +9,9 @@
 
 mod health;
 mod plan;
+mod pod_network;
 mod run;
 
 pub use plan::{HealthCheck, NodeFacts, Plan, plan};
+pub use pod_network::run_pod_network;
 pub use run::{ProxyConfig, run};

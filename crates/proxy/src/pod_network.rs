@@ -55,7 +55,12 @@ pub async fn run_pod_network(
     informers.shutdown().run_until_cancelled(work).await;
 }
 
-async fn apply(network: &dyn PodNetwork, applied: &Plan, wanted: &Plan, cluster: &[IpNet]) -> keelson_ports::Result<()> {
+async fn apply(
+    network: &dyn PodNetwork,
+    applied: &Plan,
+    wanted: &Plan,
+    cluster: &[IpNet],
+) -> keelson_ports::Result<()> {
     if applied.own != wanted.own {
         network.setup_node(&wanted.own, cluster).await?;
     }
@@ -74,7 +79,9 @@ fn plan(nodes: &[Arc<Node>], own_name: &str) -> Plan {
             continue;
         }
         for range in ranges {
-            let reachable = internal_ips(node).into_iter().find(|ip| ip.is_ipv4() == matches!(range, IpNet::V4(_)));
+            let reachable = internal_ips(node)
+                .into_iter()
+                .find(|ip| ip.is_ipv4() == matches!(range, IpNet::V4(_)));
             plan.routes.extend(reachable.map(|ip| (range, ip)));
         }
     }
@@ -83,14 +90,22 @@ fn plan(nodes: &[Arc<Node>], own_name: &str) -> Plan {
 }
 
 fn pod_ranges(node: &Node) -> Vec<IpNet> {
-    let Some(spec) = &node.spec else { return Vec::new() };
+    let Some(spec) = &node.spec else {
+        return Vec::new();
+    };
     let several = spec.pod_cidrs.iter().flatten();
     let single = spec.pod_cidr.iter().filter(|_| spec.pod_cidrs.is_none());
-    several.chain(single).filter_map(|range| range.parse().ok()).collect()
+    several
+        .chain(single)
+        .filter_map(|range| range.parse().ok())
+        .collect()
 }
 
 fn internal_ips(node: &Node) -> Vec<IpAddr> {
-    let addresses = node.status.as_ref().and_then(|status| status.addresses.as_ref());
+    let addresses = node
+        .status
+        .as_ref()
+        .and_then(|status| status.addresses.as_ref());
     addresses
         .into_iter()
         .flatten()
@@ -114,9 +129,18 @@ mod tests {
 
     #[test]
     fn routes_lead_to_the_other_nodes() {
-        let nodes = [node("a", "10.244.0.0/24", "192.0.2.1"), node("b", "10.244.1.0/24", "192.0.2.2")];
+        let nodes = [
+            node("a", "10.244.0.0/24", "192.0.2.1"),
+            node("b", "10.244.1.0/24", "192.0.2.2"),
+        ];
         let plan = plan(&nodes, "a");
-        assert_eq!(plan.own, ["10.244.0.0/24".parse::<IpNet>()].into_iter().flatten().collect::<Vec<_>>());
+        assert_eq!(
+            plan.own,
+            ["10.244.0.0/24".parse::<IpNet>()]
+                .into_iter()
+                .flatten()
+                .collect::<Vec<_>>()
+        );
         assert_eq!(plan.routes.len(), 1);
         assert_eq!(plan.routes[0].1.to_string(), "192.0.2.2");
     }

@@ -74,11 +74,19 @@ pub async fn run(informers: Informers, packets: Arc<dyn PacketRules>, config: Pr
     let mut health = HealthServers::default();
     let mut retry = FIRST_RETRY;
     loop {
-        if shutdown.run_until_cancelled(changed.notified()).await.is_none() {
+        if shutdown
+            .run_until_cancelled(changed.notified())
+            .await
+            .is_none()
+        {
             return;
         }
         let began = Instant::now();
-        let plan = plan(&sources.services.list(), &sources.slices.list(), &sources.node_facts(&config));
+        let plan = plan(
+            &sources.services.list(),
+            &sources.slices.list(),
+            &sources.node_facts(&config),
+        );
         let applied = packets.apply(&plan.rules).await;
         health.serve(&plan.health_checks, applied.is_ok());
         let pause = match applied {
@@ -95,7 +103,11 @@ pub async fn run(informers: Informers, packets: Arc<dyn PacketRules>, config: Pr
                 pause
             }
         };
-        if shutdown.run_until_cancelled(tokio::time::sleep(pause).boxed()).await.is_none() {
+        if shutdown
+            .run_until_cancelled(tokio::time::sleep(pause).boxed())
+            .await
+            .is_none()
+        {
             return;
         }
     }
@@ -113,9 +125,18 @@ impl Sources {
         self.slices.subscribe(move |_| tell());
         let tell = notify(changed);
         // A node's status changes every few seconds; only its zone matters here.
-        let zone = |node: &Node| node.metadata.labels.as_ref().and_then(|l| l.get(ZONE_LABEL)).cloned();
+        let zone = |node: &Node| {
+            node.metadata
+                .labels
+                .as_ref()
+                .and_then(|l| l.get(ZONE_LABEL))
+                .cloned()
+        };
         self.nodes.subscribe(move |change| {
-            if change.old().is_none_or(|old| zone(old) != zone(change.object())) {
+            if change
+                .old()
+                .is_none_or(|old| zone(old) != zone(change.object()))
+            {
                 tell();
             }
         });
@@ -126,7 +147,10 @@ impl Sources {
         let labels = node.as_ref().and_then(|n| n.metadata.labels.as_ref());
         NodeFacts {
             name: config.node_name.clone(),
-            zone: labels.and_then(|l| l.get(ZONE_LABEL)).cloned().unwrap_or_default(),
+            zone: labels
+                .and_then(|l| l.get(ZONE_LABEL))
+                .cloned()
+                .unwrap_or_default(),
             pod_cidrs: config.pod_cidrs.clone(),
             node_port_addresses: config.node_port_addresses.clone(),
         }

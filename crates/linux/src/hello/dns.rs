@@ -7,7 +7,14 @@ use std::time::Duration;
 
 use super::{Outcome, commands, want};
 
-const TYPES: [(&str, u16); 6] = [("A", 1), ("CNAME", 5), ("PTR", 12), ("TXT", 16), ("AAAA", 28), ("SRV", 33)];
+const TYPES: [(&str, u16); 6] = [
+    ("A", 1),
+    ("CNAME", 5),
+    ("PTR", 12),
+    ("TXT", 16),
+    ("AAAA", 28),
+    ("SRV", 33),
+];
 const A: u16 = 1;
 const AAAA: u16 = 28;
 const NAME_ERROR: u8 = 3;
@@ -33,7 +40,9 @@ impl Config {
         for line in text.lines() {
             let mut words = line.split_whitespace();
             match words.next() {
-                Some("nameserver") => config.servers.extend(words.next().and_then(|w| w.parse::<IpAddr>().ok())),
+                Some("nameserver") => config
+                    .servers
+                    .extend(words.next().and_then(|w| w.parse::<IpAddr>().ok())),
                 Some("search" | "domain") => config.search = words.map(str::to_owned).collect(),
                 Some("options") => words.for_each(|option| config.option(option)),
                 _ => {}
@@ -46,8 +55,12 @@ impl Config {
     }
 
     fn option(&mut self, option: &str) {
-        let Some((name, value)) = option.split_once(':') else { return };
-        let Ok(value) = value.parse::<usize>() else { return };
+        let Some((name, value)) = option.split_once(':') else {
+            return;
+        };
+        let Ok(value) = value.parse::<usize>() else {
+            return;
+        };
         match name {
             "ndots" => self.ndots = value.min(15),
             "timeout" => self.timeout = Duration::from_secs(value.clamp(1, 30) as u64),
@@ -61,9 +74,16 @@ impl Config {
         if let Some(absolute) = name.strip_suffix('.') {
             return vec![absolute.to_owned()];
         }
-        let mut names: Vec<String> =
-            self.search.iter().map(|s| format!("{name}.{}", s.trim_end_matches('.'))).collect();
-        let position = if name.matches('.').count() >= self.ndots { 0 } else { names.len() };
+        let mut names: Vec<String> = self
+            .search
+            .iter()
+            .map(|s| format!("{name}.{}", s.trim_end_matches('.')))
+            .collect();
+        let position = if name.matches('.').count() >= self.ndots {
+            0
+        } else {
+            names.len()
+        };
         names.insert(position, name.to_owned());
         names
     }
@@ -76,7 +96,11 @@ pub(super) fn lookup_command(arguments: &[String]) -> Outcome {
         None => resolve(&name)?.iter().map(ToString::to_string).collect(),
         Some(wanted) => {
             let wanted = wanted.to_ascii_uppercase();
-            let kind = TYPES.iter().find(|(n, _)| *n == wanted).ok_or_else(|| format!("{wanted} is unknown"))?.1;
+            let kind = TYPES
+                .iter()
+                .find(|(n, _)| *n == wanted)
+                .ok_or_else(|| format!("{wanted} is unknown"))?
+                .1;
             let name = match name.parse::<IpAddr>() {
                 Ok(ip) if wanted == "PTR" => reverse(ip),
                 _ => name.clone(),
@@ -106,11 +130,16 @@ pub(super) fn resolve(host: &str) -> Result<Vec<IpAddr>, String> {
     }
     let lines = query_all(&config()?, host, &[A, AAAA])?;
     let found: Vec<IpAddr> = lines.iter().filter_map(|l| l.parse().ok()).collect();
-    if found.is_empty() { Err(format!("{host}: no such name")) } else { Ok(found) }
+    if found.is_empty() {
+        Err(format!("{host}: no such name"))
+    } else {
+        Ok(found)
+    }
 }
 
 fn config() -> Result<Config, String> {
-    let text = std::fs::read_to_string("/etc/resolv.conf").map_err(|e| format!("/etc/resolv.conf: {e}"))?;
+    let text = std::fs::read_to_string("/etc/resolv.conf")
+        .map_err(|e| format!("/etc/resolv.conf: {e}"))?;
     Ok(Config::parse(&text))
 }
 
@@ -166,12 +195,20 @@ fn query(config: &Config, name: &str, kind: u16) -> Result<(u8, Vec<String>), St
             let server = SocketAddr::new(*server, 53);
             let answer = ask_udp(server, &question, config.timeout).and_then(|answer| {
                 let truncated = answer.get(2).is_some_and(|flags| flags & 2 != 0);
-                if truncated { ask_tcp(server, &question, config.timeout) } else { Ok(answer) }
+                if truncated {
+                    ask_tcp(server, &question, config.timeout)
+                } else {
+                    Ok(answer)
+                }
             });
             match answer {
                 Ok(answer) => match decode(&answer, id, kind) {
-                    Some((code, records)) if code == 0 || code == NAME_ERROR => return Ok((code, records)),
-                    Some((code, _)) => failure = format!("{name}: the server {server} answers with error {code}"),
+                    Some((code, records)) if code == 0 || code == NAME_ERROR => {
+                        return Ok((code, records));
+                    }
+                    Some((code, _)) => {
+                        failure = format!("{name}: the server {server} answers with error {code}")
+                    }
                     None => failure = format!("{name}: the server {server} answers nonsense"),
                 },
                 Err(e) => failure = format!("{name}: the server {server} does not answer: {e}"),
@@ -182,7 +219,11 @@ fn query(config: &Config, name: &str, kind: u16) -> Result<(u8, Vec<String>), St
 }
 
 fn ask_udp(server: SocketAddr, question: &[u8], timeout: Duration) -> std::io::Result<Vec<u8>> {
-    let any: IpAddr = if server.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
+    let any: IpAddr = if server.is_ipv4() {
+        Ipv4Addr::UNSPECIFIED.into()
+    } else {
+        Ipv6Addr::UNSPECIFIED.into()
+    };
     let socket = UdpSocket::bind((any, 0))?;
     socket.connect(server)?;
     socket.set_read_timeout(Some(timeout))?;
@@ -209,7 +250,9 @@ fn encode(id: u16, name: &str, kind: u16) -> Result<Vec<u8>, String> {
     let mut out = id.to_be_bytes().to_vec();
     out.extend([1, 0, 0, 1, 0, 0, 0, 0, 0, 0]);
     for label in name.trim_end_matches('.').split('.') {
-        let length = u8::try_from(label.len()).ok().filter(|l| (1..=63).contains(l));
+        let length = u8::try_from(label.len())
+            .ok()
+            .filter(|l| (1..=63).contains(l));
         out.push(length.ok_or_else(|| format!("{name:?} is no name"))?);
         out.extend(label.as_bytes());
     }
@@ -246,9 +289,21 @@ fn decode(answer: &[u8], id: u16, kind: u16) -> Option<(u8, Vec<String>)> {
 fn render(answer: &[u8], at: usize, data: &[u8], kind: u16) -> Option<String> {
     let word = |i: usize| Some(u16::from_be_bytes(data.get(i..i + 2)?.try_into().ok()?));
     Some(match kind {
-        A => <[u8; 4]>::try_from(data).map(Ipv4Addr::from).ok()?.to_string(),
-        AAAA => <[u8; 16]>::try_from(data).map(Ipv6Addr::from).ok()?.to_string(),
-        33 => format!("{} {} {} {}", word(0)?, word(2)?, word(4)?, name_at(answer, at + 6)?.0),
+        A => <[u8; 4]>::try_from(data)
+            .map(Ipv4Addr::from)
+            .ok()?
+            .to_string(),
+        AAAA => <[u8; 16]>::try_from(data)
+            .map(Ipv6Addr::from)
+            .ok()?
+            .to_string(),
+        33 => format!(
+            "{} {} {} {}",
+            word(0)?,
+            word(2)?,
+            word(4)?,
+            name_at(answer, at + 6)?.0
+        ),
         16 => {
             let length = usize::from(*data.first()?);
             String::from_utf8_lossy(data.get(1..1 + length)?).into_owned()
@@ -272,7 +327,9 @@ fn name_at(answer: &[u8], mut at: usize) -> Option<(String, usize)> {
                 }
             }
             length => {
-                name.push_str(&String::from_utf8_lossy(answer.get(at + 1..at + 1 + length)?));
+                name.push_str(&String::from_utf8_lossy(
+                    answer.get(at + 1..at + 1 + length)?,
+                ));
                 name.push('.');
                 at += 1 + length;
             }
@@ -286,11 +343,18 @@ mod tests {
 
     #[test]
     fn search_domains_as_ndots_says() {
-        let config = Config::parse("nameserver 10.96.0.10\nsearch a.svc b\noptions ndots:5 timeout:1\n");
+        let config =
+            Config::parse("nameserver 10.96.0.10\nsearch a.svc b\noptions ndots:5 timeout:1\n");
         assert_eq!(config.candidates("web"), ["web.a.svc", "web.b", "web"]);
-        assert_eq!(config.candidates("a.b.c.d.e.f"), ["a.b.c.d.e.f", "a.b.c.d.e.f.a.svc", "a.b.c.d.e.f.b"]);
+        assert_eq!(
+            config.candidates("a.b.c.d.e.f"),
+            ["a.b.c.d.e.f", "a.b.c.d.e.f.a.svc", "a.b.c.d.e.f.b"]
+        );
         assert_eq!(config.candidates("web."), ["web"]);
-        assert_eq!(config.servers, ["10.96.0.10".parse::<IpAddr>().ok()].map(|ip| ip.unwrap()));
+        assert_eq!(
+            config.servers,
+            ["10.96.0.10".parse::<IpAddr>().ok()].map(|ip| ip.unwrap())
+        );
     }
 
     #[test]
@@ -299,7 +363,10 @@ mod tests {
         answer[2] |= 0x80;
         answer[7] = 1;
         answer.extend([0xc0, 12, 0, 1, 0, 1, 0, 0, 0, 5, 0, 4, 10, 0, 0, 9]);
-        assert_eq!(decode(&answer, 7, A), Some((0, vec!["10.0.0.9".to_owned()])));
+        assert_eq!(
+            decode(&answer, 7, A),
+            Some((0, vec!["10.0.0.9".to_owned()]))
+        );
         assert_eq!(decode(&answer, 8, A), None, "somebody else's answer");
         assert_eq!(name_at(&[0xc0, 0], 0), None);
     }

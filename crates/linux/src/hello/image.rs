@@ -20,17 +20,23 @@ pub const HELLO_IMAGE: &str = "localhost/keelson/hello:latest";
 
 /// Enters the image into the store, unless this very binary's is there already.
 pub fn ensure_hello_image(store: &ImageStore) -> Result<ImageInfo, Error> {
-    let parts = Parts::of_this_process().map_err(|e| Error::Registry(format!("cannot inspect this executable: {e}")))?;
+    let parts = Parts::of_this_process()
+        .map_err(|e| Error::Registry(format!("cannot inspect this executable: {e}")))?;
     let identity = parts.identity();
     let layer = content_digest(&[identity.as_slice(), b"layer"].concat());
     let old = store.find(HELLO_IMAGE)?;
-    if let Some(image) = old.as_ref().filter(|i| i.env.contains(&format!("HELLO_LAYER={layer}"))) {
+    if let Some(image) = old
+        .as_ref()
+        .filter(|i| i.env.contains(&format!("HELLO_LAYER={layer}")))
+    {
         return Ok(image.clone());
     }
     let dir = store.scratch_dir()?;
     if let Err(e) = parts.lay_out(&dir) {
         let _ = fs::remove_dir_all(&dir);
-        return Err(Error::Registry(format!("cannot make the image {HELLO_IMAGE}: {e}")));
+        return Err(Error::Registry(format!(
+            "cannot make the image {HELLO_IMAGE}: {e}"
+        )));
     }
     let config = json!({
         "architecture": crate::images::host_architecture(),
@@ -66,17 +72,27 @@ impl Parts {
         let mut libraries = BTreeSet::new();
         if loader.is_some() {
             for line in fs::read_to_string("/proc/self/maps")?.lines() {
-                let Some(path) = line.splitn(6, ' ').nth(5).map(str::trim).filter(|p| p.starts_with('/')) else {
+                let Some(path) = line
+                    .splitn(6, ' ')
+                    .nth(5)
+                    .map(str::trim)
+                    .filter(|p| p.starts_with('/'))
+                else {
                     continue;
                 };
-                let is_self = fs::metadata(path).is_ok_and(|m| (m.dev(), m.ino()) == (own.dev(), own.ino()));
+                let is_self =
+                    fs::metadata(path).is_ok_and(|m| (m.dev(), m.ino()) == (own.dev(), own.ino()));
                 let is_library = path.contains(".so") && !path.ends_with(" (deleted)");
                 if is_library && !is_self {
                     libraries.insert(PathBuf::from(path));
                 }
             }
         }
-        Ok(Parts { executable, loader, libraries })
+        Ok(Parts {
+            executable,
+            loader,
+            libraries,
+        })
     }
 
     /// Differs whenever some file does. Sizes and times stand for contents: hashing them all at
@@ -85,7 +101,13 @@ impl Parts {
         let mut text = format!("1 {}", env!("CARGO_PKG_VERSION"));
         for path in std::iter::once(&self.executable).chain(&self.libraries) {
             if let Ok(m) = fs::metadata(path) {
-                text.push_str(&format!("\n{} {} {} {}", path.display(), m.len(), m.mtime(), m.mtime_nsec()));
+                text.push_str(&format!(
+                    "\n{} {} {} {}",
+                    path.display(),
+                    m.len(),
+                    m.mtime(),
+                    m.mtime_nsec()
+                ));
             }
         }
         for command in COMMANDS {
@@ -96,15 +118,29 @@ impl Parts {
 
     fn lay_out(&self, root: &Path) -> io::Result<()> {
         fs::set_permissions(root, fs::Permissions::from_mode(0o755))?;
-        for (dir, mode) in [("bin", 0o755), ("etc", 0o755), ("proc", 0o555), ("sys", 0o555), ("dev", 0o755), ("tmp", 0o1777)] {
+        for (dir, mode) in [
+            ("bin", 0o755),
+            ("etc", 0o755),
+            ("proc", 0o555),
+            ("sys", 0o555),
+            ("dev", 0o755),
+            ("tmp", 0o1777),
+        ] {
             fs::create_dir(root.join(dir))?;
             fs::set_permissions(root.join(dir), fs::Permissions::from_mode(mode))?;
         }
-        copy_in(&fs::canonicalize(&self.executable).unwrap_or_else(|_| self.executable.clone()), &self.executable, &root.join("hello"))?;
+        copy_in(
+            &fs::canonicalize(&self.executable).unwrap_or_else(|_| self.executable.clone()),
+            &self.executable,
+            &root.join("hello"),
+        )?;
         for command in COMMANDS {
             symlink("../hello", root.join("bin").join(command.name))?;
         }
-        fs::write(root.join("etc/passwd"), "root:x:0:0:root:/:/bin/sh\nnobody:x:65534:65534:nobody:/:/bin/sh\n")?;
+        fs::write(
+            root.join("etc/passwd"),
+            "root:x:0:0:root:/:/bin/sh\nnobody:x:65534:65534:nobody:/:/bin/sh\n",
+        )?;
         fs::write(root.join("etc/group"), "root:x:0:\nnogroup:x:65534:\n")?;
         for library in &self.libraries {
             let target = under(root, library);
@@ -125,7 +161,9 @@ impl Parts {
                 }
             }
         }
-        let Some(loader) = &self.loader else { return Ok(()) };
+        let Some(loader) = &self.loader else {
+            return Ok(());
+        };
         let target = under(root, loader);
         if !target.exists() {
             if let Some(parent) = target.parent() {
@@ -183,9 +221,14 @@ fn parse_interpreter(head: &[u8]) -> Option<PathBuf> {
     for i in 0..count {
         let at = usize::try_from(table + i * size).ok()?;
         if number(at, 4)? == PT_INTERP {
-            let (offset, length) = (usize::try_from(number(at + 8, 8)?).ok()?, usize::try_from(number(at + 32, 8)?).ok()?);
+            let (offset, length) = (
+                usize::try_from(number(at + 8, 8)?).ok()?,
+                usize::try_from(number(at + 32, 8)?).ok()?,
+            );
             let name = head.get(offset..offset.checked_add(length)?)?;
-            return Some(PathBuf::from(String::from_utf8_lossy(name).trim_end_matches('\0')));
+            return Some(PathBuf::from(
+                String::from_utf8_lossy(name).trim_end_matches('\0'),
+            ));
         }
     }
     None
@@ -200,18 +243,30 @@ mod tests {
     /// in a chroot its loader must find everything.
     #[test]
     fn the_root_file_system_is_complete() {
-        let data = std::env::temp_dir().join(format!("keelson-hello-{}", uuid::Uuid::new_v4().simple()));
+        let data =
+            std::env::temp_dir().join(format!("keelson-hello-{}", uuid::Uuid::new_v4().simple()));
         let store = ImageStore::open(&data, RegistryConfig::default()).unwrap();
         let image = ensure_hello_image(&store).unwrap();
         assert!(image.pinned && image.entrypoint == ["/hello"]);
-        assert_eq!(ensure_hello_image(&store).unwrap().id, image.id, "made once");
+        assert_eq!(
+            ensure_hello_image(&store).unwrap().id,
+            image.id,
+            "made once"
+        );
         let root = store.rootfs(&image.id).unwrap().layers.remove(0);
         if rustix::process::geteuid().is_root() {
             let script = root.join("hello");
-            let output = std::process::Command::new("chroot").arg(&root).args(["/hello", "--list"]).output();
+            let output = std::process::Command::new("chroot")
+                .arg(&root)
+                .args(["/hello", "--list"])
+                .output();
             if let Ok(output) = output {
                 let text = String::from_utf8_lossy(&output.stdout).into_owned();
-                assert!(output.status.success() && text.contains("complete"), "{} {output:?}", script.display());
+                assert!(
+                    output.status.success() && text.contains("complete"),
+                    "{} {output:?}",
+                    script.display()
+                );
             }
         }
         fs::remove_dir_all(data).unwrap();

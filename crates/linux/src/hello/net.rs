@@ -40,11 +40,13 @@ fn accept_all(listener: &TcpListener, handle: fn(TcpStream) -> io::Result<()>) -
         }
         open.fetch_add(1, Ordering::Relaxed);
         let count = Arc::clone(&open);
-        let thread = std::thread::Builder::new().stack_size(STACK_BYTES).spawn(move || {
-            let _ = stream.set_read_timeout(Some(TIMEOUT));
-            let _ = handle(stream);
-            count.fetch_sub(1, Ordering::Relaxed);
-        });
+        let thread = std::thread::Builder::new()
+            .stack_size(STACK_BYTES)
+            .spawn(move || {
+                let _ = stream.set_read_timeout(Some(TIMEOUT));
+                let _ = handle(stream);
+                count.fetch_sub(1, Ordering::Relaxed);
+            });
         if thread.is_err() {
             open.fetch_sub(1, Ordering::Relaxed);
         }
@@ -52,7 +54,10 @@ fn accept_all(listener: &TcpListener, handle: fn(TcpStream) -> io::Result<()>) -
 }
 
 pub(super) fn serve(arguments: &[String]) -> Outcome {
-    let mut port = std::env::var("PORT").ok().and_then(|p| p.parse().ok()).unwrap_or(8080);
+    let mut port = std::env::var("PORT")
+        .ok()
+        .and_then(|p| p.parse().ok())
+        .unwrap_or(8080);
     let mut rest = arguments.iter();
     while let Some(argument) = rest.next() {
         let value = match argument.strip_prefix("--port=") {
@@ -70,10 +75,16 @@ pub(super) fn serve(arguments: &[String]) -> Outcome {
 fn answer_http(mut stream: TcpStream) -> io::Result<()> {
     let peer = stream.peer_addr()?;
     loop {
-        let Some(head) = read_head(&mut stream)? else { return Ok(()) };
+        let Some(head) = read_head(&mut stream)? else {
+            return Ok(());
+        };
         let mut words = head.lines().next().unwrap_or_default().split(' ');
-        let (method, target) = (words.next().unwrap_or_default(), words.next().unwrap_or("/"));
-        let keep_alive = words.next() == Some("HTTP/1.1") && !header(&head, "connection").is_some_and(|v| v == "close");
+        let (method, target) = (
+            words.next().unwrap_or_default(),
+            words.next().unwrap_or("/"),
+        );
+        let keep_alive = words.next() == Some("HTTP/1.1")
+            && header(&head, "connection").is_none_or(|v| v != "close");
         let (status, body) = page(target, peer);
         let connection = if keep_alive { "keep-alive" } else { "close" };
         let length = body.len();
@@ -109,14 +120,20 @@ fn read_head(stream: &mut TcpStream) -> io::Result<Option<String>> {
 fn header(head: &str, wanted: &str) -> Option<String> {
     head.lines().skip(1).find_map(|line| {
         let (name, value) = line.split_once(':')?;
-        name.trim().eq_ignore_ascii_case(wanted).then(|| value.trim().to_ascii_lowercase())
+        name.trim()
+            .eq_ignore_ascii_case(wanted)
+            .then(|| value.trim().to_ascii_lowercase())
     })
 }
 
 fn page(target: &str, peer: SocketAddr) -> (&'static str, String) {
     let (path, query) = target.split_once('?').unwrap_or((target, ""));
     let parameter = |name: &str| {
-        let pair = |p: &str| p.split_once('=').filter(|(n, _)| *n == name).map(|(_, v)| v.replace('+', " "));
+        let pair = |p: &str| {
+            p.split_once('=')
+                .filter(|(n, _)| *n == name)
+                .map(|(_, v)| v.replace('+', " "))
+        };
         query.split('&').find_map(pair)
     };
     let body = match path {
@@ -175,15 +192,26 @@ pub(super) fn get(arguments: &[String]) -> Outcome {
         _ => (authority, 80),
     };
     let mut stream = connect(host, port)?;
-    let request = format!("GET {path} HTTP/1.0\r\nHost: {authority}\r\nUser-Agent: hello\r\nAccept: */*\r\n\r\n");
+    let request = format!(
+        "GET {path} HTTP/1.0\r\nHost: {authority}\r\nUser-Agent: hello\r\nAccept: */*\r\n\r\n"
+    );
     let mut answer = Vec::new();
-    let exchange = stream.write_all(request.as_bytes()).and_then(|()| stream.read_to_end(&mut answer));
+    let exchange = stream
+        .write_all(request.as_bytes())
+        .and_then(|()| stream.read_to_end(&mut answer));
     exchange.map_err(|e| format!("{url}: {e}"))?;
-    let end = answer.windows(4).position(|w| w == b"\r\n\r\n").ok_or_else(|| format!("{url}: no HTTP answer"))?;
+    let end = answer
+        .windows(4)
+        .position(|w| w == b"\r\n\r\n")
+        .ok_or_else(|| format!("{url}: no HTTP answer"))?;
     let head = String::from_utf8_lossy(&answer[..end]).into_owned();
     commands::print_all(&answer[end + 4..])?;
     let status = head.split(' ').nth(1).unwrap_or_default();
-    if status.starts_with('2') { Ok(0) } else { Err(format!("{url}: the server answers {status}")) }
+    if status.starts_with('2') {
+        Ok(0)
+    } else {
+        Err(format!("{url}: the server answers {status}"))
+    }
 }
 
 /// Connects and tells so; with a text sends it and prints what comes back until the end.
@@ -205,7 +233,9 @@ pub(super) fn tcp(arguments: &[String]) -> Outcome {
 pub(super) fn udp(arguments: &[String]) -> Outcome {
     let [host, port, text] = want(arguments, "udp HOST PORT TEXT")?;
     let port = port_of(&port)?;
-    let ip = *dns::resolve(&host)?.first().ok_or_else(|| format!("{host}: no address"))?;
+    let ip = *dns::resolve(&host)?
+        .first()
+        .ok_or_else(|| format!("{host}: no address"))?;
     let exchange = || -> io::Result<Vec<u8>> {
         let socket = if ip.is_ipv4() {
             UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))?

@@ -15,8 +15,9 @@ enum Token {
     Operator(&'static str),
 }
 
-const OPERATORS: [&str; 14] =
-    ["2>&1", "2>>", "2>", "&&", "||", ">>", ">", "<", ";", "\n", "|", "&", "(", ")"];
+const OPERATORS: [&str; 14] = [
+    "2>&1", "2>>", "2>", "&&", "||", ">>", ">", "<", ";", "\n", "|", "&", "(", ")",
+];
 
 pub(super) fn command(arguments: &[String]) -> Outcome {
     let [flag, script] = super::want(arguments, "sh -c SCRIPT")?;
@@ -41,7 +42,8 @@ fn run_script(script: &str) -> Outcome {
                     break;
                 }
                 Token::Operator("2>&1") => simple.join_errors = true,
-                Token::Operator(op @ (">" | ">>" | "<" | "2>" | "2>>")) => match tokens.pop_front() {
+                Token::Operator(op @ (">" | ">>" | "<" | "2>" | "2>>")) => match tokens.pop_front()
+                {
                     Some(Token::Word(path)) => simple.redirects.push((op, path)),
                     _ => return Err(format!("{op} needs a file")),
                 },
@@ -69,13 +71,24 @@ struct Simple {
 
 impl Simple {
     fn run(&self, last: i32) -> Outcome {
-        let words: Vec<String> = self.words.iter().map(|w| w.replace("\u{0}?", &last.to_string())).collect();
+        let words: Vec<String> = self
+            .words
+            .iter()
+            .map(|w| w.replace("\u{0}?", &last.to_string()))
+            .collect();
         let (name, arguments) = words.split_first().ok_or("nothing to run")?;
         match name.as_str() {
-            "exit" => std::process::exit(arguments.first().and_then(|c| c.parse().ok()).unwrap_or(last)),
+            "exit" => std::process::exit(
+                arguments
+                    .first()
+                    .and_then(|c| c.parse().ok())
+                    .unwrap_or(last),
+            ),
             "cd" => {
                 let to = arguments.first().map_or("/", String::as_str);
-                return std::env::set_current_dir(to).map(|()| 0).map_err(|e| format!("cd: {to}: {e}"));
+                return std::env::set_current_dir(to)
+                    .map(|()| 0)
+                    .map_err(|e| format!("cd: {to}: {e}"));
             }
             ":" => return Ok(0),
             "while" | "for" | "if" | "until" | "case" | "function" => {
@@ -99,10 +112,15 @@ impl Simple {
         command.args(arguments);
         self.redirect(&mut command)?;
         if exec {
-            return Err(format!("{name}: {}", std::os::unix::process::CommandExt::exec(&mut command)));
+            return Err(format!(
+                "{name}: {}",
+                std::os::unix::process::CommandExt::exec(&mut command)
+            ));
         }
         match command.status() {
-            Ok(status) => Ok(status.code().unwrap_or_else(|| 128 + status.signal().unwrap_or(0))),
+            Ok(status) => Ok(status
+                .code()
+                .unwrap_or_else(|| 128 + status.signal().unwrap_or(0))),
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
                 eprintln!("sh: {name}: not found");
                 Ok(127)
@@ -119,8 +137,12 @@ impl Simple {
         for (op, path) in &self.redirects {
             let opened = match *op {
                 "<" => File::open(path),
-                op => OpenOptions::new().create(true).write(true).append(op.ends_with(">>"))
-                    .truncate(!op.ends_with(">>")).open(path),
+                op => OpenOptions::new()
+                    .create(true)
+                    .write(true)
+                    .append(op.ends_with(">>"))
+                    .truncate(!op.ends_with(">>"))
+                    .open(path),
             };
             let file = opened.map_err(|e| format!("{path}: {e}"))?;
             match *op {
@@ -214,7 +236,10 @@ fn variable<'a>(rest: &'a str, word: &mut String) -> Result<&'a str, String> {
     }
     let (name, after) = match rest.strip_prefix('{') {
         Some(inner) => inner.split_once('}').ok_or("a brace is not closed")?,
-        None => rest.split_at(rest.find(|c: char| !c.is_ascii_alphanumeric() && c != '_').unwrap_or(rest.len())),
+        None => rest.split_at(
+            rest.find(|c: char| !c.is_ascii_alphanumeric() && c != '_')
+                .unwrap_or(rest.len()),
+        ),
     };
     if name.is_empty() {
         word.push('$');

@@ -21,11 +21,19 @@ struct Options {
 
 impl Options {
     fn parse(arguments: &[String]) -> Result<Self, String> {
-        let mut options = Options { keep_time: true, file: "-".into(), ..Options::default() };
+        let mut options = Options {
+            keep_time: true,
+            file: "-".into(),
+            ..Options::default()
+        };
         let mut rest = arguments.iter();
         let mut first = true;
         while let Some(argument) = rest.next() {
-            let mut value = || rest.next().cloned().ok_or_else(|| format!("{argument} needs a value"));
+            let mut value = || {
+                rest.next()
+                    .cloned()
+                    .ok_or_else(|| format!("{argument} needs a value"))
+            };
             match argument.as_str() {
                 "--" => {
                     options.paths.extend(rest.map(PathBuf::from));
@@ -64,7 +72,11 @@ impl Options {
 
 pub(super) fn command(arguments: &[String]) -> Outcome {
     let options = Options::parse(arguments)?;
-    let done = if options.create { create(&options) } else { extract(&options) };
+    let done = if options.create {
+        create(&options)
+    } else {
+        extract(&options)
+    };
     done.map(|()| 0).map_err(|e| e.to_string())
 }
 
@@ -78,20 +90,35 @@ fn create(options: &Options) -> io::Result<()> {
         path => Box::new(File::create(path).map_err(|e| named(Path::new(path), &e))?),
     };
     let out: Box<dyn Write> = if options.gzip {
-        Box::new(flate2::write::GzEncoder::new(out, flate2::Compression::fast()))
+        Box::new(flate2::write::GzEncoder::new(
+            out,
+            flate2::Compression::fast(),
+        ))
     } else {
         Box::new(io::BufWriter::with_capacity(64 << 10, out))
     };
     let mut builder = tar::Builder::new(out);
     builder.follow_symlinks(false);
     for path in &options.paths {
-        let full = options.directory.as_deref().unwrap_or(Path::new("")).join(path);
+        let full = options
+            .directory
+            .as_deref()
+            .unwrap_or(Path::new(""))
+            .join(path);
         // Members of an archive have no root, whoever made it.
         let name = path.strip_prefix("/").unwrap_or(path);
-        let name = if name.as_os_str().is_empty() { Path::new(".") } else { name };
+        let name = if name.as_os_str().is_empty() {
+            Path::new(".")
+        } else {
+            name
+        };
         let meta = full.symlink_metadata().map_err(|e| named(&full, &e))?;
-        if meta.is_dir() { builder.append_dir_all(name, &full) } else { builder.append_path_with_name(&full, name) }
-            .map_err(|e| named(&full, &e))?;
+        if meta.is_dir() {
+            builder.append_dir_all(name, &full)
+        } else {
+            builder.append_path_with_name(&full, name)
+        }
+        .map_err(|e| named(&full, &e))?;
     }
     builder.into_inner()?.flush()
 }
@@ -101,17 +128,24 @@ fn extract(options: &Options) -> io::Result<()> {
         "-" => Box::new(io::stdin().lock()),
         path => Box::new(File::open(path).map_err(|e| named(Path::new(path), &e))?),
     };
-    let input: Box<dyn Read> =
-        if options.gzip { Box::new(flate2::read::MultiGzDecoder::new(input)) } else { input };
+    let input: Box<dyn Read> = if options.gzip {
+        Box::new(flate2::read::MultiGzDecoder::new(input))
+    } else {
+        input
+    };
     let mut archive = tar::Archive::new(input);
     archive.set_preserve_mtime(options.keep_time);
     archive.set_preserve_permissions(true);
     archive.set_overwrite(true);
-    let target = options.directory.clone().unwrap_or_else(|| PathBuf::from("."));
+    let target = options
+        .directory
+        .clone()
+        .unwrap_or_else(|| PathBuf::from("."));
     for entry in archive.entries()? {
         let mut entry = entry?;
         let path = entry.path()?.into_owned();
-        if !options.paths.is_empty() && !options.paths.iter().any(|wanted| path.starts_with(wanted)) {
+        if !options.paths.is_empty() && !options.paths.iter().any(|wanted| path.starts_with(wanted))
+        {
             continue;
         }
         if options.list || options.verbose {
@@ -136,22 +170,35 @@ mod tests {
     fn what_kubectl_says_is_understood() {
         let create = Options::parse(&words("cf - -C /var log/a")).unwrap();
         assert!(create.create && create.file == "-" && create.paths == [PathBuf::from("log/a")]);
-        let extract = Options::parse(&words("--no-same-permissions --no-same-owner -xmf - -C /tmp")).unwrap();
+        let extract = Options::parse(&words(
+            "--no-same-permissions --no-same-owner -xmf - -C /tmp",
+        ))
+        .unwrap();
         assert!(extract.extract && !extract.keep_time && extract.directory == Some("/tmp".into()));
         assert!(Options::parse(&words("-f -")).is_err());
     }
 
     #[test]
     fn files_survive_the_way_there_and_back() {
-        let dir = std::env::temp_dir().join(format!("keelson-tar-{}", uuid::Uuid::new_v4().simple()));
+        let dir =
+            std::env::temp_dir().join(format!("keelson-tar-{}", uuid::Uuid::new_v4().simple()));
         std::fs::create_dir_all(dir.join("from/sub")).unwrap();
         std::fs::create_dir(dir.join("to")).unwrap();
         std::fs::write(dir.join("from/sub/file"), "text").unwrap();
         let archive = dir.join("a.tar").display().to_string();
-        let (from, to) = (dir.join("from").display().to_string(), dir.join("to").display().to_string());
-        assert_eq!(command(&words(&format!("czf {archive} -C {from} sub"))), Ok(0));
+        let (from, to) = (
+            dir.join("from").display().to_string(),
+            dir.join("to").display().to_string(),
+        );
+        assert_eq!(
+            command(&words(&format!("czf {archive} -C {from} sub"))),
+            Ok(0)
+        );
         assert_eq!(command(&words(&format!("-xzmf {archive} -C {to}"))), Ok(0));
-        assert_eq!(std::fs::read_to_string(dir.join("to/sub/file")).unwrap(), "text");
+        assert_eq!(
+            std::fs::read_to_string(dir.join("to/sub/file")).unwrap(),
+            "text"
+        );
         std::fs::remove_dir_all(dir).unwrap();
     }
 }

@@ -15,7 +15,10 @@ use super::{Error, ImageStore, Reference, Result, unpack};
 use keelson_ports::ImageInfo;
 
 const MAX_DOCUMENT_BYTES: u64 = 8 << 20;
-const NAME_ANNOTATIONS: [&str; 2] = ["io.containerd.image.name", "org.opencontainers.image.ref.name"];
+const NAME_ANNOTATIONS: [&str; 2] = [
+    "io.containerd.image.name",
+    "org.opencontainers.image.ref.name",
+];
 
 /// An entry of `manifest.json` in a `docker save` archive.
 #[derive(Deserialize)]
@@ -33,7 +36,9 @@ pub(super) fn import(store: &ImageStore, path: &Path) -> Result<Vec<ImageInfo>> 
     }
     let file = File::open(path).map_err(Error::io("open", path))?;
     let scratch = store.scratch_dir()?;
-    let result = spread(file, &scratch).map_err(Error::io("read", path)).and_then(|()| import_tree(store, &scratch));
+    let result = spread(file, &scratch)
+        .map_err(Error::io("read", path))
+        .and_then(|()| import_tree(store, &scratch));
     let _ = fs::remove_dir_all(&scratch);
     result.map_err(|e| match e {
         Error::NotFound(_) => Error::Invalid(format!(
@@ -85,7 +90,12 @@ fn plain_path(path: &Path) -> io::Result<PathBuf> {
             Component::Normal(name) => out.push(name),
             Component::CurDir | Component::RootDir => {}
             Component::ParentDir if out.pop() => {}
-            _ => return Err(io::Error::other(format!("{} leaves the archive", path.display()))),
+            _ => {
+                return Err(io::Error::other(format!(
+                    "{} leaves the archive",
+                    path.display()
+                )));
+            }
         }
     }
     Ok(out)
@@ -102,15 +112,22 @@ fn import_tree(store: &ImageStore, root: &Path) -> Result<Vec<ImageInfo>> {
     let index = Manifest::parse(&document(root, Path::new("index.json"))?, "the archive")?;
     let mut images = Vec::new();
     for descriptor in &index.manifests {
-        let name = NAME_ANNOTATIONS.iter().find_map(|key| descriptor.annotations.get(*key));
+        let name = NAME_ANNOTATIONS
+            .iter()
+            .find_map(|key| descriptor.annotations.get(*key));
         // The reference annotation may be a bare tag, which names nothing.
-        let name = name.filter(|n| n.contains(['/', ':'])).map(|n| Reference::parse(n)).transpose()?;
+        let name = name
+            .filter(|n| n.contains(['/', ':']))
+            .map(|n| Reference::parse(n))
+            .transpose()?;
         if let Some(image) = import_manifest(store, root, descriptor, name.as_ref())? {
             images.push(image);
         }
     }
     if images.is_empty() {
-        return Err(Error::Invalid("the archive holds no image for this platform".into()));
+        return Err(Error::Invalid(
+            "the archive holds no image for this platform".into(),
+        ));
     }
     Ok(images)
 }
@@ -129,7 +146,9 @@ fn import_manifest(
         manifest = Manifest::parse(&document(root, &blob_path(&digest)?)?, &digest)?;
     }
     let Some(config) = &manifest.config else {
-        return Err(Error::Invalid(format!("manifest {digest} has no configuration")));
+        return Err(Error::Invalid(format!(
+            "manifest {digest} has no configuration"
+        )));
     };
     let config = document(root, &blob_path(&config.digest)?)?;
     let parsed = ConfigFile::parse(&config, &digest)?;
@@ -139,11 +158,17 @@ fn import_manifest(
     }
     let mut layers = Vec::new();
     for (diff_id, layer) in parsed.rootfs.diff_ids.iter().zip(&manifest.layers) {
-        layers.push((diff_id.clone(), root.join(blob_path(&layer.digest)?), Some(layer.clone())));
+        layers.push((
+            diff_id.clone(),
+            root.join(blob_path(&layer.digest)?),
+            Some(layer.clone()),
+        ));
     }
     finish(store, &config, layers, |index, id| {
         if let Some(name) = name {
-            let tag = name.tagged().unwrap_or_else(|| format!("{}:latest", name.name()));
+            let tag = name
+                .tagged()
+                .unwrap_or_else(|| format!("{}:latest", name.name()));
             index.set_tag(&tag, id);
             if let Some(record) = index.images.get_mut(id) {
                 record.digests.insert(name.with_digest(&descriptor.digest));
@@ -155,16 +180,23 @@ fn import_manifest(
 
 fn import_docker(store: &ImageStore, root: &Path) -> Result<Vec<ImageInfo>> {
     let bytes = document(root, Path::new("manifest.json"))?;
-    let list: Vec<DockerImage> = serde_json::from_slice(&bytes).map_err(Error::json("the archive's manifest.json"))?;
+    let list: Vec<DockerImage> =
+        serde_json::from_slice(&bytes).map_err(Error::json("the archive's manifest.json"))?;
     let mut images = Vec::new();
     for image in list {
         let config = document(root, Path::new(&image.config))?;
         let parsed = ConfigFile::parse(&config, &image.config)?;
         if parsed.rootfs.diff_ids.len() != image.layers.len() {
-            return Err(Error::Invalid(format!("{} does not list as many layers as its manifest", image.config)));
+            return Err(Error::Invalid(format!(
+                "{} does not list as many layers as its manifest",
+                image.config
+            )));
         }
         let tags = image.repo_tags.unwrap_or_default();
-        let tags: Vec<Reference> = tags.iter().map(|t| Reference::parse(t)).collect::<Result<_>>()?;
+        let tags: Vec<Reference> = tags
+            .iter()
+            .map(|t| Reference::parse(t))
+            .collect::<Result<_>>()?;
         let mut layers = Vec::new();
         for (diff_id, path) in parsed.rootfs.diff_ids.iter().zip(&image.layers) {
             let path = plain_path(Path::new(path)).map_err(|e| Error::Invalid(e.to_string()))?;
@@ -189,7 +221,10 @@ fn finish(
     let order: Vec<String> = layers.iter().map(|(diff_id, ..)| diff_id.clone()).collect();
     let present = store.present_layers(&order)?;
     let mut unpacked = BTreeMap::new();
-    for (diff_id, path, descriptor) in layers.iter().filter(|(diff_id, ..)| !present.contains(diff_id)) {
+    for (diff_id, path, descriptor) in layers
+        .iter()
+        .filter(|(diff_id, ..)| !present.contains(diff_id))
+    {
         if !unpacked.contains_key(diff_id) {
             let blob = File::open(path).map_err(Error::io("open", path))?;
             let dir = store.0.index.tmp_path();
@@ -197,7 +232,13 @@ fn finish(
             unpacked.insert(diff_id.clone(), layer);
         }
     }
-    store.publish(&id, config, &order, unpacked.into_values().collect(), |index| name(index, &id))?;
+    store.publish(
+        &id,
+        config,
+        &order,
+        unpacked.into_values().collect(),
+        |index| name(index, &id),
+    )?;
     store.find(&id)?.ok_or(Error::NotFound(id))
 }
 
@@ -212,14 +253,19 @@ fn document(root: &Path, path: &Path) -> Result<Vec<u8>> {
     let full = root.join(&plain);
     let file = File::open(&full).map_err(Error::io("open", &full))?;
     let mut bytes = Vec::new();
-    file.take(MAX_DOCUMENT_BYTES + 1).read_to_end(&mut bytes).map_err(Error::io("read", &full))?;
+    file.take(MAX_DOCUMENT_BYTES + 1)
+        .read_to_end(&mut bytes)
+        .map_err(Error::io("read", &full))?;
     if bytes.len() as u64 > MAX_DOCUMENT_BYTES {
         return Err(Error::Invalid(format!("{} is too large", plain.display())));
     }
     if let Ok(hex) = plain.strip_prefix("blobs/sha256") {
         let actual = unpack::sha256(&bytes);
         if actual != format!("sha256:{}", hex.display()) {
-            return Err(Error::Invalid(format!("{} has the digest {actual}", plain.display())));
+            return Err(Error::Invalid(format!(
+                "{} has the digest {actual}",
+                plain.display()
+            )));
         }
     }
     Ok(bytes)

@@ -131,7 +131,12 @@ impl Manifest {
                 "{what} has a manifest of schema version 1, which is obsolete; push the image again"
             )));
         }
-        for d in manifest.layers.iter().chain(&manifest.manifests).chain(&manifest.config) {
+        for d in manifest
+            .layers
+            .iter()
+            .chain(&manifest.manifests)
+            .chain(&manifest.config)
+        {
             check_digest(&d.digest)?;
         }
         Ok(manifest)
@@ -149,7 +154,9 @@ impl Manifest {
             _ => None,
         };
         fitting.first().copied().or_else(single).ok_or_else(|| {
-            Error::Invalid(format!("no match for platform in manifest: {what} has nothing for linux/{arch}"))
+            Error::Invalid(format!(
+                "no match for platform in manifest: {what} has nothing for linux/{arch}"
+            ))
         })
     }
 }
@@ -166,7 +173,11 @@ pub(crate) fn host_architecture() -> &'static str {
 }
 
 pub(super) fn check_digest(digest: &str) -> Result<()> {
-    let hex = |s: &str, n: usize| s.len() == n && s.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b));
+    let hex = |s: &str, n: usize| {
+        s.len() == n
+            && s.bytes()
+                .all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b))
+    };
     match digest.split_once(':') {
         Some(("sha256", rest)) if hex(rest, 64) => Ok(()),
         _ => Err(Error::Invalid(format!("{digest:?} is not a sha256 digest"))),
@@ -174,6 +185,8 @@ pub(super) fn check_digest(digest: &str) -> Result<()> {
 }
 
 /// Go writes absent lists and maps as `null`.
-fn or_default<'de, D: Deserializer<'de>, T: Default + Deserialize<'de>>(d: D) -> Result<T, D::Error> {
+fn or_default<'de, D: Deserializer<'de>, T: Default + Deserialize<'de>>(
+    d: D,
+) -> Result<T, D::Error> {
     Ok(Option::<T>::deserialize(d)?.unwrap_or_default())
 }

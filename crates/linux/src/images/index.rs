@@ -71,9 +71,17 @@ impl Index {
 
     /// Layers that no image, nor a removed image in use, needs any more.
     fn unreferenced(&self) -> Vec<String> {
-        let needed: BTreeSet<&String> =
-            self.images.values().chain(self.removed.values()).flat_map(|r| &r.layers).collect();
-        self.layers.keys().filter(|l| !needed.contains(l)).cloned().collect()
+        let needed: BTreeSet<&String> = self
+            .images
+            .values()
+            .chain(self.removed.values())
+            .flat_map(|r| &r.layers)
+            .collect();
+        self.layers
+            .keys()
+            .filter(|l| !needed.contains(l))
+            .cloned()
+            .collect()
     }
 }
 
@@ -94,8 +102,10 @@ impl IndexFile {
         }
         rustix::fs::chmod(root, Mode::from_raw_mode(0o711))
             .map_err(|e| Error::io("set the mode of", root)(e.into()))?;
-        let file =
-            IndexFile { root: root.to_owned(), cached: Mutex::new((Stamp::default(), Arc::default())) };
+        let file = IndexFile {
+            root: root.to_owned(),
+            cached: Mutex::new((Stamp::default(), Arc::default())),
+        };
         file.read()?;
         file.sweep_leftovers();
         Ok(file)
@@ -114,7 +124,9 @@ impl IndexFile {
     }
 
     pub(super) fn tmp_path(&self) -> PathBuf {
-        self.root.join("tmp").join(uuid::Uuid::new_v4().simple().to_string())
+        self.root
+            .join("tmp")
+            .join(uuid::Uuid::new_v4().simple().to_string())
     }
 
     /// The current index; the file is parsed again only when it was replaced.
@@ -128,8 +140,8 @@ impl IndexFile {
         let mut cached = self.cached.lock().unwrap_or_else(PoisonError::into_inner);
         if cached.0 != stamp {
             let bytes = fs::read(&path).map_err(Error::io("read", &path))?;
-            let index = serde_json::from_slice(&bytes)
-                .map_err(Error::json(path.display().to_string()))?;
+            let index =
+                serde_json::from_slice(&bytes).map_err(Error::json(path.display().to_string()))?;
             *cached = (stamp, Arc::new(index));
         }
         Ok(Arc::clone(&cached.1))
@@ -150,8 +162,7 @@ impl IndexFile {
         if index == *before {
             return Ok(result);
         }
-        let bytes = serde_json::to_vec(&index)
-            .map_err(Error::json("the image index"))?;
+        let bytes = serde_json::to_vec(&index).map_err(Error::json("the image index"))?;
         write_atomically(&self.root.join("index.json"), &bytes)?;
         for id in before.images.keys().chain(before.removed.keys()) {
             if index.record(id).is_none() {
@@ -210,13 +221,19 @@ impl IndexFile {
             Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
             Err(e) => return Err(Error::io("remove", &path)(e)),
         }
-        if self.read()?.removed.is_empty() { Ok(()) } else { self.update(|_| Ok(())) }
+        if self.read()?.removed.is_empty() {
+            Ok(())
+        } else {
+            self.update(|_| Ok(()))
+        }
     }
 
     fn hold_path(&self, container: &str) -> Result<PathBuf> {
         let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
         if container.is_empty() || container.starts_with('.') || !container.chars().all(plain) {
-            return Err(Error::Invalid(format!("{container:?} cannot name a container")));
+            return Err(Error::Invalid(format!(
+                "{container:?} cannot name a container"
+            )));
         }
         Ok(self.root.join("holds").join(container))
     }
@@ -242,7 +259,9 @@ impl IndexFile {
         let Ok(index) = self.read() else { return };
         let known: BTreeSet<String> = index.layers.keys().map(|l| digest_file_name(l)).collect();
         for dir in ["tmp", "layers"] {
-            let Ok(entries) = fs::read_dir(self.root.join(dir)) else { continue };
+            let Ok(entries) = fs::read_dir(self.root.join(dir)) else {
+                continue;
+            };
             for entry in entries.flatten() {
                 let name = entry.file_name().to_string_lossy().into_owned();
                 let old = entry.metadata().is_ok_and(|m| {
@@ -264,7 +283,10 @@ pub(super) fn digest_file_name(digest: &str) -> String {
 }
 
 pub(super) fn write_atomically(path: &Path, bytes: &[u8]) -> Result<()> {
-    let name = path.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
+    let name = path
+        .file_name()
+        .map(|n| n.to_string_lossy().into_owned())
+        .unwrap_or_default();
     let tmp = path.with_file_name(format!(".{name}.{}", uuid::Uuid::new_v4().simple()));
     let write = || -> io::Result<()> {
         let mut file = fs::File::create_new(&tmp)?;

@@ -33,25 +33,32 @@ use thiserror::Error;
 
 pub use config::ImageConfig;
 pub(crate) use config::host_architecture;
-pub(crate) use unpack::sha256 as content_digest;
 pub use reference::Reference;
 pub use registry::{RegistryConfig, RegistryMirror};
+pub(crate) use unpack::sha256 as content_digest;
 
 use config::ConfigFile;
-use index::{Index, IndexFile, ImageRecord, LayerRecord};
+use index::{ImageRecord, Index, IndexFile, LayerRecord};
 
 pub(crate) type Result<T, E = Error> = std::result::Result<T, E>;
 
 #[derive(Debug, Clone, Error)]
 pub enum Error {
     #[error("cannot {operation} {path}: {source}")]
-    Io { operation: &'static str, path: String, source: Arc<io::Error> },
+    Io {
+        operation: &'static str,
+        path: String,
+        source: Arc<io::Error>,
+    },
     #[error("image {0:?} not found")]
     NotFound(String),
     #[error("{0}")]
     Invalid(String),
     #[error("cannot read {what}: {source}")]
-    Json { what: String, source: Arc<serde_json::Error> },
+    Json {
+        what: String,
+        source: Arc<serde_json::Error>,
+    },
     #[error("{0}")]
     Unauthorized(String),
     #[error("{0}")]
@@ -62,12 +69,19 @@ pub enum Error {
 
 impl Error {
     fn io<'a>(operation: &'static str, path: &'a Path) -> impl FnOnce(io::Error) -> Self + 'a {
-        move |source| Error::Io { operation, path: path.display().to_string(), source: Arc::new(source) }
+        move |source| Error::Io {
+            operation,
+            path: path.display().to_string(),
+            source: Arc::new(source),
+        }
     }
 
     fn json(what: impl Into<String>) -> impl FnOnce(serde_json::Error) -> Self {
         let what = what.into();
-        move |source| Error::Json { what, source: Arc::new(source) }
+        move |source| Error::Json {
+            what,
+            source: Arc::new(source),
+        }
     }
 }
 
@@ -79,7 +93,9 @@ impl From<Error> for ports::Error {
             Error::Invalid(_) => ports::Error::Invalid(text),
             Error::Unauthorized(_) => ports::Error::Unauthorized(text),
             Error::Timeout(_) => ports::Error::Timeout(text),
-            Error::Io { .. } | Error::Json { .. } | Error::Registry(_) => ports::Error::Failed(text),
+            Error::Io { .. } | Error::Json { .. } | Error::Registry(_) => {
+                ports::Error::Failed(text)
+            }
         }
     }
 }
@@ -122,7 +138,12 @@ impl ImageStore {
     /// Opens (and makes, where absent) the store under `<data_dir>/images`.
     pub fn open(data_dir: &Path, registries: RegistryConfig) -> Result<Self> {
         let index = IndexFile::open(&data_dir.join("images"))?;
-        let inner = Inner { index, registries, pulls: Default::default(), configs: Default::default() };
+        let inner = Inner {
+            index,
+            registries,
+            pulls: Default::default(),
+            configs: Default::default(),
+        };
         Ok(ImageStore(Arc::new(inner)))
     }
 
@@ -147,7 +168,13 @@ impl ImageStore {
 
     /// Releases every container that is not in `live`.
     pub fn retain_holds(&self, live: &[String]) -> Result<()> {
-        for container in self.0.index.holds()?.into_keys().filter(|c| !live.contains(c)) {
+        for container in self
+            .0
+            .index
+            .holds()?
+            .into_keys()
+            .filter(|c| !live.contains(c))
+        {
             self.release(&container)?;
         }
         Ok(())
@@ -156,18 +183,34 @@ impl ImageStore {
     /// Finds an image by id (or a unique prefix of at least 12 digits), digest reference or tag.
     pub fn find(&self, reference: &str) -> Result<Option<ImageInfo>> {
         let index = self.0.index.read()?;
-        find_id(&index, reference).map(|id| self.info(&index, &id)).transpose()
+        find_id(&index, reference)
+            .map(|id| self.info(&index, &id))
+            .transpose()
     }
 
     fn rootfs_of(&self, index: &Index, id: &str) -> Result<ImageRootfs> {
-        let record = index.record(id).ok_or_else(|| Error::NotFound(id.to_owned()))?;
+        let record = index
+            .record(id)
+            .ok_or_else(|| Error::NotFound(id.to_owned()))?;
         let config = self.config(id)?.config.clone();
-        let layers = record.layers.iter().map(|l| self.0.index.layer_dir(l)).collect();
-        Ok(ImageRootfs { id: id.to_owned(), layers, config })
+        let layers = record
+            .layers
+            .iter()
+            .map(|l| self.0.index.layer_dir(l))
+            .collect();
+        Ok(ImageRootfs {
+            id: id.to_owned(),
+            layers,
+            config,
+        })
     }
 
     fn config(&self, id: &str) -> Result<Arc<ConfigFile>> {
-        let mut configs = self.0.configs.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut configs = self
+            .0
+            .configs
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
         if let Some(config) = configs.get(id) {
             return Ok(Arc::clone(config));
         }
@@ -187,10 +230,15 @@ impl ImageStore {
     }
 
     fn info(&self, index: &Index, id: &str) -> Result<ImageInfo> {
-        let record = index.images.get(id).ok_or_else(|| Error::NotFound(id.to_owned()))?;
+        let record = index
+            .images
+            .get(id)
+            .ok_or_else(|| Error::NotFound(id.to_owned()))?;
         let config = self.config(id)?;
         let image = &config.config;
-        let used = fs::metadata(self.0.index.used_path(id)).and_then(|m| m.modified()).ok();
+        let used = fs::metadata(self.0.index.used_path(id))
+            .and_then(|m| m.modified())
+            .ok();
         Ok(ImageInfo {
             id: id.to_owned(),
             repo_tags: record.tags.iter().cloned().collect(),
@@ -223,7 +271,12 @@ impl ImageStore {
         for (diff_id, dir) in &layers {
             let record = measure(dir).map_err(Error::io("measure", dir))?;
             let (diff_id, dir) = (diff_id.clone(), dir.clone());
-            unpacked.push(UnpackedLayer { diff_id, dir, record, implicit_dirs: Vec::new() });
+            unpacked.push(UnpackedLayer {
+                diff_id,
+                dir,
+                record,
+                implicit_dirs: Vec::new(),
+            });
         }
         let order: Vec<String> = layers.into_iter().map(|(diff_id, _)| diff_id).collect();
         self.publish(&id, &bytes, &order, unpacked, |index| {
@@ -247,7 +300,8 @@ impl ImageStore {
     /// Diff ids among `wanted` that lie unpacked in the store.
     fn present_layers(&self, wanted: &[String]) -> Result<Vec<String>> {
         let index = self.0.index.read()?;
-        let present = |l: &&String| index.layers.contains_key(*l) && self.0.index.layer_dir(l).is_dir();
+        let present =
+            |l: &&String| index.layers.contains_key(*l) && self.0.index.layer_dir(l).is_dir();
         Ok(wanted.iter().filter(present).cloned().collect())
     }
 
@@ -270,7 +324,8 @@ impl ImageStore {
                     if target.exists() {
                         let _ = fs::remove_dir_all(&target);
                     }
-                    fs::rename(&layer.dir, &target).map_err(Error::io("move a layer to", &target))?;
+                    fs::rename(&layer.dir, &target)
+                        .map_err(Error::io("move a layer to", &target))?;
                 } else {
                     let _ = fs::remove_dir_all(&layer.dir);
                 }
@@ -281,19 +336,28 @@ impl ImageStore {
                     index.layers.insert(layer.clone(), *record);
                 } else if !index.layers.contains_key(layer) {
                     // Removed by somebody between our look and the lock.
-                    return Err(Error::Registry(format!("layer {layer} of {id} was removed meanwhile")));
+                    return Err(Error::Registry(format!(
+                        "layer {layer} of {id} was removed meanwhile"
+                    )));
                 }
             }
             index::write_atomically(&files.config_path(id), config)?;
-            let size = order.iter().filter_map(|l| index.layers.get(l)).map(|l| l.size_bytes).sum();
+            let size = order
+                .iter()
+                .filter_map(|l| index.layers.get(l))
+                .map(|l| l.size_bytes)
+                .sum();
             let old = index.removed.remove(id);
-            index.images.entry(id.to_owned()).or_insert_with(|| ImageRecord {
-                layers: order.to_vec(),
-                size_bytes: size,
-                created_at: Some(SystemTime::now()),
-                pinned: old.is_some_and(|o| o.pinned),
-                ..ImageRecord::default()
-            });
+            index
+                .images
+                .entry(id.to_owned())
+                .or_insert_with(|| ImageRecord {
+                    layers: order.to_vec(),
+                    size_bytes: size,
+                    created_at: Some(SystemTime::now()),
+                    pinned: old.is_some_and(|o| o.pinned),
+                    ..ImageRecord::default()
+                });
             name(index);
             Ok(())
         })
@@ -309,10 +373,15 @@ impl ImageStore {
                 .map_or_else(|| self.0.index.layer_dir(diff_id), |u| u.dir.clone())
         };
         for (position, diff_id) in order.iter().enumerate() {
-            let Some(layer) = unpacked.iter().find(|u| u.diff_id == *diff_id) else { continue };
+            let Some(layer) = unpacked.iter().find(|u| u.diff_id == *diff_id) else {
+                continue;
+            };
             for dir in &layer.implicit_dirs {
                 let below = order[..position].iter().rev().map(|l| dir_of(l).join(dir));
-                let Some(meta) = below.filter_map(|p| fs::symlink_metadata(p).ok()).find(|m| m.is_dir()) else {
+                let Some(meta) = below
+                    .filter_map(|p| fs::symlink_metadata(p).ok())
+                    .find(|m| m.is_dir())
+                else {
                     continue;
                 };
                 let target = layer.dir.join(dir);
@@ -326,14 +395,22 @@ impl ImageStore {
     pub fn remove_reference(&self, reference: &str) -> Result<()> {
         let in_use: Vec<String> = self.0.index.holds()?.into_values().collect();
         self.0.index.update(|index| {
-            let Some(id) = find_id(index, reference) else { return Ok(()) };
-            let Some(record) = index.images.get_mut(&id) else { return Ok(()) };
-            let by_name = Reference::parse(reference).ok().filter(|_| !is_id(reference));
+            let Some(id) = find_id(index, reference) else {
+                return Ok(());
+            };
+            let Some(record) = index.images.get_mut(&id) else {
+                return Ok(());
+            };
+            let by_name = Reference::parse(reference)
+                .ok()
+                .filter(|_| !is_id(reference));
             match by_name {
                 Some(name) if !reference.contains(&id) => {
                     match (name.tagged(), &name.digest) {
                         (Some(tag), _) => drop(record.tags.remove(&tag)),
-                        (None, Some(digest)) => drop(record.digests.remove(&name.with_digest(digest))),
+                        (None, Some(digest)) => {
+                            drop(record.digests.remove(&name.with_digest(digest)))
+                        }
                         (None, None) => {}
                     }
                     // The digest was only ever known through this repository's tags.
@@ -348,12 +425,12 @@ impl ImageStore {
                     record.digests.clear();
                 }
             }
-            if record.tags.is_empty() && record.digests.is_empty() {
-                if let Some(record) = index.images.remove(&id) {
-                    if in_use.contains(&id) {
-                        index.removed.insert(id.clone(), record);
-                    }
-                }
+            if record.tags.is_empty()
+                && record.digests.is_empty()
+                && let Some(record) = index.images.remove(&id)
+                && in_use.contains(&id)
+            {
+                index.removed.insert(id.clone(), record);
             }
             Ok(())
         })
@@ -362,18 +439,28 @@ impl ImageStore {
     /// Every image in the store, by id.
     pub fn list_images(&self) -> Result<Vec<ImageInfo>> {
         let index = self.0.index.read()?;
-        index.images.keys().map(|id| self.info(&index, id)).collect()
+        index
+            .images
+            .keys()
+            .map(|id| self.info(&index, id))
+            .collect()
     }
 }
 
 fn is_id(reference: &str) -> bool {
     config::check_digest(reference).is_ok()
-        || (reference.len() >= 12 && reference.len() <= 64 && reference.bytes().all(|b| b.is_ascii_hexdigit()))
+        || (reference.len() >= 12
+            && reference.len() <= 64
+            && reference.bytes().all(|b| b.is_ascii_hexdigit()))
 }
 
 fn find_id(index: &Index, reference: &str) -> Option<String> {
     if is_id(reference) {
-        let full = if reference.starts_with("sha256:") { reference.to_owned() } else { format!("sha256:{reference}") };
+        let full = if reference.starts_with("sha256:") {
+            reference.to_owned()
+        } else {
+            format!("sha256:{reference}")
+        };
         let mut fitting = index.images.keys().filter(|id| id.starts_with(&full));
         if let (Some(id), None) = (fitting.next(), fitting.next()) {
             return Some(id.clone());
@@ -381,7 +468,11 @@ fn find_id(index: &Index, reference: &str) -> Option<String> {
     }
     let name = Reference::parse(reference).ok()?;
     let by = |wanted: String, of: fn(&ImageRecord) -> &std::collections::BTreeSet<String>| {
-        index.images.iter().find(|(_, r)| of(r).contains(&wanted)).map(|(id, _)| id.clone())
+        index
+            .images
+            .iter()
+            .find(|(_, r)| of(r).contains(&wanted))
+            .map(|(id, _)| id.clone())
     };
     match (&name.digest, name.tagged()) {
         // `name@<image id>` is what a container status shows for an image that has no digest.
@@ -398,7 +489,10 @@ fn measure(dir: &Path) -> io::Result<LayerRecord> {
     let mut todo = vec![dir.to_owned()];
     while let Some(dir) = todo.pop() {
         for entry in fs::read_dir(&dir)? {
-            let meta = entry.as_ref().map_err(|e| io::Error::from(e.kind()))?.metadata()?;
+            let meta = entry
+                .as_ref()
+                .map_err(|e| io::Error::from(e.kind()))?
+                .metadata()?;
             total.inodes += 1;
             total.size_bytes += if meta.is_file() { meta.len() } else { 0 };
             if meta.is_dir() {
@@ -409,10 +503,14 @@ fn measure(dir: &Path) -> io::Result<LayerRecord> {
     Ok(total)
 }
 
-async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T> + Send + 'static,
+) -> Result<T> {
     match tokio::task::spawn_blocking(work).await {
         Ok(result) => result,
-        Err(e) => Err(Error::Registry(format!("the image store's worker failed: {e}"))),
+        Err(e) => Err(Error::Registry(format!(
+            "the image store's worker failed: {e}"
+        ))),
     }
 }
 
@@ -438,16 +536,22 @@ impl Images for ImageStore {
                 .or_insert_with(|| {
                     let (store, auth) = (self.clone(), auth.to_vec());
                     // A task of its own: a caller that gives up does not stop the others' pull.
-                    let task = tokio::spawn(async move { registry::pull(&store, &name, &auth, progress).await });
+                    let task = tokio::spawn(async move {
+                        registry::pull(&store, &name, &auth, progress).await
+                    });
                     let result = async move {
-                        task.await.unwrap_or_else(|e| Err(Error::Registry(format!("the pull failed: {e}"))))
+                        task.await.unwrap_or_else(|e| {
+                            Err(Error::Registry(format!("the pull failed: {e}")))
+                        })
                     };
                     result.boxed().shared()
                 })
                 .clone()
         };
         let id = pull.await?;
-        self.find(&id)?.ok_or_else(|| ports::Error::Failed(format!("image {reference} was removed while it was pulled")))
+        self.find(&id)?.ok_or_else(|| {
+            ports::Error::Failed(format!("image {reference} was removed while it was pulled"))
+        })
     }
 
     async fn import(&self, archive: &Path) -> ports::Result<Vec<ImageInfo>> {
@@ -477,3 +581,6 @@ impl Images for ImageStore {
         })
     }
 }
+
+#[cfg(test)]
+mod tests;

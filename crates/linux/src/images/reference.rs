@@ -17,7 +17,8 @@ pub struct Reference {
 impl Reference {
     /// Parses what a user wrote: `nginx` is `docker.io/library/nginx:latest`.
     pub fn parse(text: &str) -> Result<Self> {
-        let invalid = |why: &str| Error::Invalid(format!("invalid reference format: {text:?} {why}"));
+        let invalid =
+            |why: &str| Error::Invalid(format!("invalid reference format: {text:?} {why}"));
         if text.is_empty() || text.len() > 4096 {
             return Err(invalid("is empty or too long"));
         }
@@ -36,13 +37,19 @@ impl Reference {
             let word = |b: u8| b.is_ascii_alphanumeric() || b == b'_';
             let rest = |b: u8| word(b) || b == b'.' || b == b'-';
             let bytes = tag.as_bytes();
-            if bytes.is_empty() || bytes.len() > 128 || !word(bytes[0]) || !bytes.iter().all(|&b| rest(b)) {
+            if bytes.is_empty()
+                || bytes.len() > 128
+                || !word(bytes[0])
+                || !bytes.iter().all(|&b| rest(b))
+            {
                 return Err(invalid("has a bad tag"));
             }
         }
         let (registry, repository) = match name.split_once('/') {
             Some((host, rest))
-                if host.contains(['.', ':']) || host == "localhost" || host.bytes().any(|b| b.is_ascii_uppercase()) =>
+                if host.contains(['.', ':'])
+                    || host == "localhost"
+                    || host.bytes().any(|b| b.is_ascii_uppercase()) =>
             {
                 (host, rest.to_owned())
             }
@@ -51,7 +58,11 @@ impl Reference {
         if !is_registry(registry) {
             return Err(invalid("has a bad registry name"));
         }
-        let registry = if registry == "index.docker.io" { DEFAULT_REGISTRY } else { registry };
+        let registry = if registry == "index.docker.io" {
+            DEFAULT_REGISTRY
+        } else {
+            registry
+        };
         let repository = if registry == DEFAULT_REGISTRY && !repository.contains('/') {
             format!("library/{repository}")
         } else {
@@ -63,8 +74,17 @@ impl Reference {
         if repository.len() > 255 || !repository.split('/').all(is_path_component) {
             return Err(invalid("has a bad repository name"));
         }
-        let tag = if tag.is_none() && digest.is_none() { Some("latest".to_owned()) } else { tag };
-        Ok(Reference { registry: registry.to_owned(), repository, tag, digest })
+        let tag = if tag.is_none() && digest.is_none() {
+            Some("latest".to_owned())
+        } else {
+            tag
+        };
+        Ok(Reference {
+            registry: registry.to_owned(),
+            repository,
+            tag,
+            digest,
+        })
     }
 
     /// `registry/repository`.
@@ -91,7 +111,9 @@ impl std::fmt::Display for Reference {
         if let Some(tag) = &self.tag {
             write!(f, ":{tag}")?;
         }
-        self.digest.iter().try_for_each(|digest| write!(f, "@{digest}"))
+        self.digest
+            .iter()
+            .try_for_each(|digest| write!(f, "@{digest}"))
     }
 }
 
@@ -99,12 +121,16 @@ impl std::fmt::Display for Reference {
 fn is_registry(text: &str) -> bool {
     let (host, port) = match text.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
         Some((ip, rest)) => {
-            if ip.parse::<std::net::Ipv6Addr>().is_err() || !(rest.is_empty() || rest.starts_with(':')) {
+            if ip.parse::<std::net::Ipv6Addr>().is_err()
+                || !(rest.is_empty() || rest.starts_with(':'))
+            {
                 return false;
             }
             ("v6", rest.strip_prefix(':'))
         }
-        None => text.split_once(':').map_or((text, None), |(host, port)| (host, Some(port))),
+        None => text
+            .split_once(':')
+            .map_or((text, None), |(host, port)| (host, Some(port))),
     };
     let label = |l: &str| {
         !l.is_empty()
@@ -145,16 +171,35 @@ mod tests {
             ("registry.k8s.io/pause:3.10", "registry.k8s.io/pause:3.10"),
         ];
         for (given, want) in cases {
-            assert_eq!(Reference::parse(given).unwrap().to_string(), want, "{given}");
+            assert_eq!(
+                Reference::parse(given).unwrap().to_string(),
+                want,
+                "{given}"
+            );
         }
         let pinned = Reference::parse(&format!("nginx:1@{digest}")).unwrap();
-        assert_eq!(pinned.to_string(), format!("docker.io/library/nginx:1@{digest}"));
+        assert_eq!(
+            pinned.to_string(),
+            format!("docker.io/library/nginx:1@{digest}")
+        );
         assert_eq!(pinned.tagged(), None);
     }
 
     #[test]
     fn bad_names_are_refused() {
-        for bad in ["", "Nginx", "a//b", "a:", "a:b:c/", "-a", "a/b@sha256:zz", "a b", "../a", "a:ü", "a..b/c"] {
+        for bad in [
+            "",
+            "Nginx",
+            "a//b",
+            "a:",
+            "a:b:c/",
+            "-a",
+            "a/b@sha256:zz",
+            "a b",
+            "../a",
+            "a:ü",
+            "a..b/c",
+        ] {
             assert!(Reference::parse(bad).is_err(), "{bad:?}");
         }
     }

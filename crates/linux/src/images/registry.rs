@@ -56,7 +56,12 @@ impl RegistryConfig {
     /// Whom to ask, in order; the registry itself comes last.
     fn endpoints(&self, registry: &str) -> Vec<String> {
         let fits = |m: &&RegistryMirror| m.registry == registry || m.registry == "*";
-        let mut endpoints: Vec<String> = self.mirrors.iter().filter(fits).flat_map(|m| m.endpoints.clone()).collect();
+        let mut endpoints: Vec<String> = self
+            .mirrors
+            .iter()
+            .filter(fits)
+            .flat_map(|m| m.endpoints.clone())
+            .collect();
         endpoints.push(registry.to_owned());
         endpoints
     }
@@ -65,11 +70,17 @@ impl RegistryConfig {
         if self.insecure.iter().any(|i| i == endpoint) {
             return true;
         }
-        let host = endpoint.strip_prefix('[').and_then(|e| e.split_once(']')).map_or_else(
-            || endpoint.split(':').next().unwrap_or_default(),
-            |(host, _)| host,
-        );
-        host == "localhost" || host.parse::<std::net::IpAddr>().is_ok_and(|ip| ip.is_loopback())
+        let host = endpoint
+            .strip_prefix('[')
+            .and_then(|e| e.split_once(']'))
+            .map_or_else(
+                || endpoint.split(':').next().unwrap_or_default(),
+                |(host, _)| host,
+            );
+        host == "localhost"
+            || host
+                .parse::<std::net::IpAddr>()
+                .is_ok_and(|ip| ip.is_loopback())
     }
 
     fn client(&self, endpoint: &str) -> Result<oci_client::Client> {
@@ -79,7 +90,11 @@ impl RegistryConfig {
             encoding: oci_client::client::CertificateEncoding::Pem,
             data: text.clone().into_bytes(),
         };
-        let protocol = if self.is_insecure(endpoint) { ClientProtocol::Http } else { ClientProtocol::Https };
+        let protocol = if self.is_insecure(endpoint) {
+            ClientProtocol::Http
+        } else {
+            ClientProtocol::Https
+        };
         let config = ClientConfig {
             protocol,
             accept_invalid_certificates: self.skip_verify,
@@ -99,7 +114,10 @@ impl RegistryConfig {
 
 fn proxy(name: &str) -> Option<String> {
     let lower = name.to_ascii_lowercase();
-    std::env::var(name).or_else(|_| std::env::var(lower)).ok().filter(|v| !v.is_empty())
+    std::env::var(name)
+        .or_else(|_| std::env::var(lower))
+        .ok()
+        .filter(|v| !v.is_empty())
 }
 
 /// Pulls with other credentials are other pulls: joining one would lend them.
@@ -159,9 +177,14 @@ pub(super) async fn pull(
     let mut fetches = Vec::new();
     for (diff_id, layer) in wanted {
         let meter = Arc::clone(&meter);
-        fetches.push(async move { fetch_layer(store, source, &diff_id, &layer, &meter).await }.boxed());
+        fetches.push(
+            async move { fetch_layer(store, source, &diff_id, &layer, &meter).await }.boxed(),
+        );
     }
-    let unpacked = futures::stream::iter(fetches).buffer_unordered(4).try_collect().await?;
+    let unpacked = futures::stream::iter(fetches)
+        .buffer_unordered(4)
+        .try_collect()
+        .await?;
     let (store, name, digest) = (store.clone(), name.clone(), resolved.digest);
     blocking(move || {
         store.publish(&id, &config, &order, unpacked, |index| {
@@ -180,7 +203,11 @@ pub(super) async fn pull(
 
 /// Finds an endpoint and a credential that give the manifest. The registry's own last answer is
 /// what the user reads; a mirror's failure is only logged.
-async fn resolve(config: &RegistryConfig, name: &Reference, auth: &[RegistryAuth]) -> Result<Resolved> {
+async fn resolve(
+    config: &RegistryConfig,
+    name: &Reference,
+    auth: &[RegistryAuth],
+) -> Result<Resolved> {
     let mut failure = Error::Registry(format!("no endpoint for {name}"));
     for endpoint in config.endpoints(&name.registry) {
         let mut refused: Option<Error> = None;
@@ -201,9 +228,20 @@ async fn resolve(config: &RegistryConfig, name: &Reference, auth: &[RegistryAuth
                 image.set_mirror_registry(endpoint.clone());
             }
             let client = config.client(&endpoint)?;
-            let source = Source { client, image, credential, endpoint: endpoint.clone() };
+            let source = Source {
+                client,
+                image,
+                credential,
+                endpoint: endpoint.clone(),
+            };
             match fetch_manifest(&source, name).await {
-                Ok((manifest, digest)) => return Ok(Resolved { source, manifest, digest }),
+                Ok((manifest, digest)) => {
+                    return Ok(Resolved {
+                        source,
+                        manifest,
+                        digest,
+                    });
+                }
                 Err(error @ Error::Unauthorized(_)) => refused = Some(error),
                 Err(error) => {
                     // The first refusal tells more than what anonymity met afterwards.
@@ -227,7 +265,10 @@ fn credentials(auth: &[RegistryAuth]) -> Result<Vec<Credential>> {
         if let Some(token) = one.registry_token.as_ref().filter(|t| !t.is_empty()) {
             out.push(Credential::Bearer(token.clone()));
         } else if !one.username.is_empty() || !one.password.is_empty() {
-            out.push(Credential::Basic(one.username.clone(), one.password.clone()));
+            out.push(Credential::Basic(
+                one.username.clone(),
+                one.password.clone(),
+            ));
         } else if one.identity_token.as_ref().is_some_and(|t| !t.is_empty()) {
             return Err(Error::Unauthorized(
                 "identity tokens cannot be used to pull; give a user name and a password, or a registry token".into(),
@@ -248,9 +289,9 @@ async fn fetch_manifest(source: &Source, name: &Reference) -> Result<(Manifest, 
             .map_err(|e| explain(&e, name, &source.endpoint))?;
         let actual = unpack::sha256(&bytes);
         match image.digest() {
-            Some(wanted) if wanted != actual => {
-                Err(Error::Invalid(format!("the manifest of {name} is {actual}, not {wanted}")))
-            }
+            Some(wanted) if wanted != actual => Err(Error::Invalid(format!(
+                "the manifest of {name} is {actual}, not {wanted}"
+            ))),
             _ => Ok((bytes, actual)),
         }
     };
@@ -262,7 +303,9 @@ async fn fetch_manifest(source: &Source, name: &Reference) -> Result<(Manifest, 
         manifest = Manifest::parse(&bytes, &what)?;
     }
     if manifest.config.is_none() {
-        return Err(Error::Invalid(format!("{name} is no container image: its manifest has no configuration")));
+        return Err(Error::Invalid(format!(
+            "{name} is no container image: its manifest has no configuration"
+        )));
     }
     Ok((manifest, digest))
 }
@@ -281,13 +324,18 @@ async fn fetch_config(source: &Source, manifest: &Manifest, name: &Reference) ->
     while let Some(chunk) = stream.next().await {
         let chunk = chunk.map_err(|e| Error::Registry(format!("failed to pull {name}: {e}")))?;
         if config.len() + chunk.len() > MAX_CONFIG_BYTES {
-            return Err(Error::Invalid(format!("the configuration of {name} is too large")));
+            return Err(Error::Invalid(format!(
+                "the configuration of {name} is too large"
+            )));
         }
         config.extend_from_slice(&chunk);
     }
     let actual = unpack::sha256(&config);
     if actual != descriptor.digest {
-        return Err(Error::Invalid(format!("the configuration of {name} is {actual}, not {}", descriptor.digest)));
+        return Err(Error::Invalid(format!(
+            "the configuration of {name} is {actual}, not {}",
+            descriptor.digest
+        )));
     }
     Ok(config)
 }
@@ -316,11 +364,17 @@ async fn fetch_layer(
     meter: &Meter,
 ) -> Result<super::UnpackedLayer> {
     if layer.media_type.contains("foreign") || layer.media_type.contains("nondistributable") {
-        return Err(Error::Invalid(format!("layer {} is not distributed by registries", layer.digest)));
+        return Err(Error::Invalid(format!(
+            "layer {} is not distributed by registries",
+            layer.digest
+        )));
     }
     let _slot = BLOB_SLOTS.acquire().await;
     let fail = |e: &dyn std::fmt::Display| {
-        Error::Registry(format!("failed to pull layer {} from {}: {e}", layer.digest, source.endpoint))
+        Error::Registry(format!(
+            "failed to pull layer {} from {}: {e}",
+            layer.digest, source.endpoint
+        ))
     };
     let mut stream = source
         .client
@@ -331,15 +385,15 @@ async fn fetch_layer(
     let (sender, receiver) = mpsc::channel(16);
     let (dir, descriptor, diff_id) = (store.0.index.tmp_path(), layer.clone(), diff_id.to_owned());
     let unpacker = tokio::task::spawn_blocking(move || {
-        let blob = ChannelReader { receiver, current: Bytes::new() };
+        let blob = ChannelReader {
+            receiver,
+            current: Bytes::new(),
+        };
         unpack::unpack_layer(blob, Some(&descriptor), &diff_id, dir)
     });
     let mut broken = None;
     while let Some(chunk) = stream.next().await {
-        let chunk = chunk.map_err(|e| {
-            broken = Some(fail(&e));
-            e
-        });
+        let chunk = chunk.inspect_err(|e| broken = Some(fail(e)));
         let (bytes, last) = (chunk.as_ref().map_or(0, Bytes::len), chunk.is_err());
         if sender.send(chunk).await.is_err() || last {
             break;
@@ -390,36 +444,48 @@ fn chain(error: &dyn std::error::Error) -> String {
 }
 
 fn explain(error: &OciDistributionError, name: &Reference, endpoint: &str) -> Error {
-    let failed = |why: &str| format!("failed to pull image {name:?}: {why}", name = name.to_string());
+    let failed = |why: &str| {
+        format!(
+            "failed to pull image {name:?}: {why}",
+            name = name.to_string()
+        )
+    };
     match error {
-        OciDistributionError::AuthenticationFailure(_) | OciDistributionError::UnauthorizedError { .. } => {
-            Error::Unauthorized(failed(
-                "unauthorized: authentication required (pull access denied, the repository does not exist or may \
+        OciDistributionError::AuthenticationFailure(_)
+        | OciDistributionError::UnauthorizedError { .. } => Error::Unauthorized(failed(
+            "unauthorized: authentication required (pull access denied, the repository does not exist or may \
                  need a pull secret)",
-            ))
-        }
-        OciDistributionError::ImageManifestNotFoundError(_) => {
-            Error::NotFound(failed(&format!("manifest unknown: {endpoint} has no such image")))
-        }
+        )),
+        OciDistributionError::ImageManifestNotFoundError(_) => Error::NotFound(failed(&format!(
+            "manifest unknown: {endpoint} has no such image"
+        ))),
         OciDistributionError::RegistryError { envelope, .. } => {
             let unknown = |c: &OciErrorCode| {
-                matches!(c, OciErrorCode::ManifestUnknown | OciErrorCode::NameUnknown | OciErrorCode::NotFound)
+                matches!(
+                    c,
+                    OciErrorCode::ManifestUnknown
+                        | OciErrorCode::NameUnknown
+                        | OciErrorCode::NotFound
+                )
             };
-            let refused = |c: &OciErrorCode| matches!(c, OciErrorCode::Unauthorized | OciErrorCode::Denied);
+            let refused =
+                |c: &OciErrorCode| matches!(c, OciErrorCode::Unauthorized | OciErrorCode::Denied);
             if envelope.errors.iter().any(|e| refused(&e.code)) {
                 Error::Unauthorized(failed("unauthorized: authentication required"))
             } else if envelope.errors.iter().any(|e| unknown(&e.code)) {
-                Error::NotFound(failed(&format!("manifest unknown: {endpoint} has no such image")))
+                Error::NotFound(failed(&format!(
+                    "manifest unknown: {endpoint} has no such image"
+                )))
             } else {
                 Error::Registry(failed(&envelope.to_string()))
             }
         }
-        OciDistributionError::ServerError { code: 401 | 403, .. } => {
-            Error::Unauthorized(failed("unauthorized: authentication required"))
-        }
-        OciDistributionError::ServerError { code: 404, .. } => {
-            Error::NotFound(failed(&format!("manifest unknown: {endpoint} has no such image")))
-        }
+        OciDistributionError::ServerError {
+            code: 401 | 403, ..
+        } => Error::Unauthorized(failed("unauthorized: authentication required")),
+        OciDistributionError::ServerError { code: 404, .. } => Error::NotFound(failed(&format!(
+            "manifest unknown: {endpoint} has no such image"
+        ))),
         OciDistributionError::RequestError(e) if e.is_timeout() => {
             Error::Timeout(failed(&format!("{endpoint} did not answer in time")))
         }
@@ -435,10 +501,16 @@ mod tests {
     fn mirrors_come_first_and_loopback_is_plain() {
         let config = RegistryConfig {
             insecure: vec!["registry.lan".into()],
-            mirrors: vec![RegistryMirror { registry: "docker.io".into(), endpoints: vec!["127.0.0.1:5000".into()] }],
+            mirrors: vec![RegistryMirror {
+                registry: "docker.io".into(),
+                endpoints: vec!["127.0.0.1:5000".into()],
+            }],
             ..RegistryConfig::default()
         };
-        assert_eq!(config.endpoints("docker.io"), ["127.0.0.1:5000", "docker.io"]);
+        assert_eq!(
+            config.endpoints("docker.io"),
+            ["127.0.0.1:5000", "docker.io"]
+        );
         assert_eq!(config.endpoints("ghcr.io"), ["ghcr.io"]);
         for insecure in ["127.0.0.1:5000", "localhost", "[::1]:5000", "registry.lan"] {
             assert!(config.is_insecure(insecure), "{insecure}");

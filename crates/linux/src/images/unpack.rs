@@ -12,7 +12,8 @@ use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Component, Path, PathBuf};
 
 use rustix::fs::{
-    AtFlags, FileType, Gid, Mode, OFlags, ResolveFlags, Timespec, Timestamps, Uid, UTIME_OMIT, XattrFlags,
+    AtFlags, FileType, Gid, Mode, OFlags, ResolveFlags, Timespec, Timestamps, UTIME_OMIT, Uid,
+    XattrFlags,
 };
 use sha2::{Digest as _, Sha256};
 use tar::EntryType;
@@ -49,7 +50,11 @@ pub(super) struct Hashing<R> {
 
 impl<R: Read> Hashing<R> {
     pub(super) fn new(inner: R) -> Self {
-        Hashing { inner, hash: Sha256::new(), bytes: 0 }
+        Hashing {
+            inner,
+            hash: Sha256::new(),
+            bytes: 0,
+        }
     }
 
     /// Reads what is left, then tells the digest of everything.
@@ -80,7 +85,10 @@ pub(super) fn decompress<'a>(mut reader: impl Read + 'a) -> io::Result<Box<dyn R
     }
     let whole = io::Cursor::new(magic[..have].to_vec()).chain(reader);
     Ok(match magic {
-        [0x1f, 0x8b, ..] => Box::new(flate2::read::MultiGzDecoder::new(BufReader::with_capacity(64 << 10, whole))),
+        [0x1f, 0x8b, ..] => Box::new(flate2::read::MultiGzDecoder::new(BufReader::with_capacity(
+            64 << 10,
+            whole,
+        ))),
         [0x28, 0xb5, 0x2f, 0xfd] => Box::new(zstd::Decoder::new(whole)?),
         _ => Box::new(whole),
     })
@@ -98,7 +106,12 @@ pub(super) fn unpack_layer(
     if result.is_err() {
         let _ = std::fs::remove_dir_all(&dir);
     }
-    result.map(|(record, implicit_dirs)| UnpackedLayer { diff_id: diff_id.to_owned(), dir, record, implicit_dirs })
+    result.map(|(record, implicit_dirs)| UnpackedLayer {
+        diff_id: diff_id.to_owned(),
+        dir,
+        record,
+        implicit_dirs,
+    })
 }
 
 fn unpack_verified(
@@ -108,21 +121,30 @@ fn unpack_verified(
     dir: &Path,
 ) -> Result<(LayerRecord, Vec<PathBuf>)> {
     std::fs::create_dir(dir).map_err(Error::io("create", dir))?;
-    rustix::fs::chmod(dir, Mode::from_raw_mode(0o755)).map_err(|e| Error::io("create", dir)(e.into()))?;
+    rustix::fs::chmod(dir, Mode::from_raw_mode(0o755))
+        .map_err(|e| Error::io("create", dir)(e.into()))?;
     let mut compressed = Hashing::new(blob);
     let unpacked = {
         let plain = decompress(&mut compressed).map_err(Error::io("read a layer for", dir))?;
         let mut plain = Hashing::new(plain);
         let mut unpacker = Unpacker::open(dir).map_err(Error::io("open", dir))?;
-        unpacker.unpack(&mut plain).map_err(Error::io("unpack a layer into", dir))?;
+        unpacker
+            .unpack(&mut plain)
+            .map_err(Error::io("unpack a layer into", dir))?;
         let actual = plain.finish().map_err(Error::io("read a layer for", dir))?;
         if actual != diff_id {
-            return Err(Error::Invalid(format!("a layer's content is {actual}, not {diff_id} as the image says")));
+            return Err(Error::Invalid(format!(
+                "a layer's content is {actual}, not {diff_id} as the image says"
+            )));
         }
         (unpacker.record, unpacker.implicit.into_iter().collect())
     };
-    let actual = compressed.finish().map_err(Error::io("read a layer for", dir))?;
-    if let Some(d) = descriptor.filter(|d| d.digest != actual || (d.size != 0 && d.size != compressed.bytes)) {
+    let actual = compressed
+        .finish()
+        .map_err(Error::io("read a layer for", dir))?;
+    if let Some(d) =
+        descriptor.filter(|d| d.digest != actual || (d.size != 0 && d.size != compressed.bytes))
+    {
         return Err(Error::Invalid(format!(
             "a layer's blob is {actual} of {} bytes, not {} of {} bytes",
             compressed.bytes, d.digest, d.size
@@ -164,7 +186,9 @@ impl Unpacker {
             self.record.inodes += 1;
             self.record.size_bytes = self.record.size_bytes.saturating_add(entry.size());
             if self.record.inodes > MAX_ENTRIES || self.record.size_bytes > MAX_UNPACKED_BYTES {
-                return Err(io::Error::other("the layer is larger than any image may be"));
+                return Err(io::Error::other(
+                    "the layer is larger than any image may be",
+                ));
             }
             let path = OsStr::from_bytes(&entry.path_bytes()).to_owned();
             self.entry(&path, &mut entry).map_err(|e| {
@@ -173,7 +197,10 @@ impl Unpacker {
         }
         for (path, time) in std::mem::take(&mut self.dir_times).into_iter().rev() {
             if let Ok(fd) = self.open_dir(&path) {
-                let times = Timestamps { last_access: omit(), last_modification: time };
+                let times = Timestamps {
+                    last_access: omit(),
+                    last_modification: time,
+                };
                 rustix::fs::futimens(&fd, &times)?;
             }
         }
@@ -220,12 +247,22 @@ impl Unpacker {
                     header.device_major()?.unwrap_or(0),
                     header.device_minor()?.unwrap_or(0),
                 );
-                let device = if kind == EntryType::Char { FileType::CharacterDevice } else { FileType::BlockDevice };
+                let device = if kind == EntryType::Char {
+                    FileType::CharacterDevice
+                } else {
+                    FileType::BlockDevice
+                };
                 rustix::fs::mknodat(&parent, name.as_os_str(), device, mode, dev)?;
             }
-            EntryType::Fifo => rustix::fs::mknodat(&parent, name.as_os_str(), FileType::Fifo, mode, 0)?,
+            EntryType::Fifo => {
+                rustix::fs::mknodat(&parent, name.as_os_str(), FileType::Fifo, mode, 0)?
+            }
             EntryType::Regular | EntryType::Continuous | EntryType::GNUSparse => {
-                let flags = OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+                let flags = OFlags::CREATE
+                    | OFlags::EXCL
+                    | OFlags::WRONLY
+                    | OFlags::NOFOLLOW
+                    | OFlags::CLOEXEC;
                 let fd = rustix::fs::openat(&parent, name.as_os_str(), flags, mode)?;
                 let mut file = std::fs::File::from(fd);
                 io::copy(entry, &mut file)?;
@@ -233,23 +270,36 @@ impl Unpacker {
                 self.made.insert(path);
                 return Ok(());
             }
-            other => return Err(io::Error::other(format!("unknown tar entry type {other:?}"))),
+            other => {
+                return Err(io::Error::other(format!(
+                    "unknown tar entry type {other:?}"
+                )));
+            }
         }
         facts.apply_by_name(&parent, &name, kind)?;
         self.made.insert(path);
         Ok(())
     }
 
-    fn directory(&mut self, path: &Path, parent: &OwnedFd, name: &OsStr, facts: &Facts) -> io::Result<()> {
+    fn directory(
+        &mut self,
+        path: &Path,
+        parent: &OwnedFd,
+        name: &OsStr,
+        facts: &Facts,
+    ) -> io::Result<()> {
         let mut hides_lower = false;
         match rustix::fs::statat(parent, name, AtFlags::SYMLINK_NOFOLLOW) {
             Ok(stat) if FileType::from_raw_mode(stat.st_mode) == FileType::Directory => {}
             Ok(stat) => {
-                hides_lower = FileType::from_raw_mode(stat.st_mode) == FileType::CharacterDevice && stat.st_rdev == 0;
+                hides_lower = FileType::from_raw_mode(stat.st_mode) == FileType::CharacterDevice
+                    && stat.st_rdev == 0;
                 self.clear(path, parent, name)?;
                 rustix::fs::mkdirat(parent, name, Mode::from_raw_mode(0o700))?;
             }
-            Err(rustix::io::Errno::NOENT) => rustix::fs::mkdirat(parent, name, Mode::from_raw_mode(0o700))?,
+            Err(rustix::io::Errno::NOENT) => {
+                rustix::fs::mkdirat(parent, name, Mode::from_raw_mode(0o700))?
+            }
             Err(e) => return Err(e.into()),
         }
         let flags = OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
@@ -272,7 +322,12 @@ impl Unpacker {
     fn whiteout(&mut self, parent_path: &Path, parent: &OwnedFd, name: &OsStr) -> io::Result<()> {
         if name.as_bytes() == OPAQUE {
             let fd = self.open_dir(parent_path)?;
-            return Ok(rustix::fs::fsetxattr(&fd, OPAQUE_XATTR, b"y", XattrFlags::empty())?);
+            return Ok(rustix::fs::fsetxattr(
+                &fd,
+                OPAQUE_XATTR,
+                b"y",
+                XattrFlags::empty(),
+            )?);
         }
         if name.as_bytes().starts_with(b".wh..wh.") {
             // Bookkeeping of AUFS, which means nothing here.
@@ -292,8 +347,16 @@ impl Unpacker {
     fn hard_link(&mut self, target: &Path, parent: &OwnedFd, name: &OsStr) -> io::Result<()> {
         let target = normal_path(target)?;
         let source_dir = self.parent_dir(target.parent().unwrap_or(Path::new("")))?;
-        let source = target.file_name().ok_or_else(|| io::Error::other("a hard link to the root"))?;
-        Ok(rustix::fs::linkat(&source_dir, source, parent, name, AtFlags::empty())?)
+        let source = target
+            .file_name()
+            .ok_or_else(|| io::Error::other("a hard link to the root"))?;
+        Ok(rustix::fs::linkat(
+            &source_dir,
+            source,
+            parent,
+            name,
+            AtFlags::empty(),
+        )?)
     }
 
     /// Makes room: a later entry replaces an earlier one of the same name.
@@ -313,9 +376,19 @@ impl Unpacker {
     }
 
     fn open_dir(&self, path: &Path) -> io::Result<OwnedFd> {
-        let path = if path.as_os_str().is_empty() { Path::new(".") } else { path };
+        let path = if path.as_os_str().is_empty() {
+            Path::new(".")
+        } else {
+            path
+        };
         let flags = OFlags::DIRECTORY | OFlags::CLOEXEC;
-        Ok(rustix::fs::openat2(&self.root, path, flags, Mode::empty(), ResolveFlags::IN_ROOT)?)
+        Ok(rustix::fs::openat2(
+            &self.root,
+            path,
+            flags,
+            Mode::empty(),
+            ResolveFlags::IN_ROOT,
+        )?)
     }
 
     /// The directory `path`, which is made when the layer has not described it.
@@ -341,7 +414,9 @@ impl Unpacker {
             return self.open_dir(path);
         };
         let parent = match self.open_dir(parent_path) {
-            Err(e) if e.kind() == io::ErrorKind::NotFound => self.make_dirs(parent_path, depth + 1)?,
+            Err(e) if e.kind() == io::ErrorKind::NotFound => {
+                self.make_dirs(parent_path, depth + 1)?
+            }
             other => other?,
         };
         match rustix::fs::mkdirat(&parent, name, Mode::from_raw_mode(0o755)) {
@@ -349,7 +424,8 @@ impl Unpacker {
             Err(rustix::io::Errno::EXIST) => {
                 // A link whose target lives in a lower layer: make the target here.
                 if let Ok(target) = rustix::fs::readlinkat(&parent, name, Vec::new()) {
-                    let target = PathBuf::from(OsString::from(OsStr::from_bytes(target.as_bytes())));
+                    let target =
+                        PathBuf::from(OsString::from(OsStr::from_bytes(target.as_bytes())));
                     let joined = normal_path(&parent_path.join(target))?;
                     return self.make_dirs(&joined, depth + 1);
                 }
@@ -374,7 +450,9 @@ fn remove_tree(parent: &OwnedFd, name: &OsStr, depth: usize) -> io::Result<()> {
             continue;
         }
         match rustix::fs::unlinkat(&dir, child, AtFlags::empty()) {
-            Err(rustix::io::Errno::ISDIR | rustix::io::Errno::PERM) => remove_tree(&dir, child, depth + 1)?,
+            Err(rustix::io::Errno::ISDIR | rustix::io::Errno::PERM) => {
+                remove_tree(&dir, child, depth + 1)?
+            }
             other => other?,
         }
     }
@@ -398,7 +476,10 @@ fn normal_path(path: &Path) -> io::Result<PathBuf> {
 }
 
 fn omit() -> Timespec {
-    Timespec { tv_sec: 0, tv_nsec: UTIME_OMIT }
+    Timespec {
+        tv_sec: 0,
+        tv_nsec: UTIME_OMIT,
+    }
 }
 
 /// What an entry says about its inode.
@@ -416,13 +497,22 @@ impl Facts {
         // An empty field is zero; whoever wrote it meant root.
         let (mut uid, mut gid) = (header.uid().unwrap_or(0), header.gid().unwrap_or(0));
         let mode = header.mode()? & 0o7777;
-        let mut mtime = Timespec { tv_sec: i64::try_from(header.mtime().unwrap_or(0)).unwrap_or(0), tv_nsec: 0 };
+        let mut mtime = Timespec {
+            tv_sec: i64::try_from(header.mtime().unwrap_or(0)).unwrap_or(0),
+            tv_nsec: 0,
+        };
         let mut xattrs = Vec::new();
         if let Some(extensions) = entry.pax_extensions()? {
             for extension in extensions {
                 let extension = extension?;
-                let (Ok(key), value) = (extension.key(), extension.value_bytes()) else { continue };
-                let number = || std::str::from_utf8(value).ok().and_then(|v| v.parse::<u64>().ok());
+                let (Ok(key), value) = (extension.key(), extension.value_bytes()) else {
+                    continue;
+                };
+                let number = || {
+                    std::str::from_utf8(value)
+                        .ok()
+                        .and_then(|v| v.parse::<u64>().ok())
+                };
                 match key {
                     "uid" => uid = number().unwrap_or(uid),
                     "gid" => gid = number().unwrap_or(gid),
@@ -430,7 +520,9 @@ impl Facts {
                     _ => {
                         if let Some(name) = key.strip_prefix("SCHILY.xattr.") {
                             if value.len() > MAX_XATTR_BYTES || xattrs.len() >= 64 {
-                                return Err(io::Error::other("too many or too large extended attributes"));
+                                return Err(io::Error::other(
+                                    "too many or too large extended attributes",
+                                ));
                             }
                             xattrs.push((name.to_owned(), value.to_vec()));
                         }
@@ -459,18 +551,35 @@ impl Facts {
                 Err(e) => return Err(e.into()),
             }
         }
-        let times = Timestamps { last_access: omit(), last_modification: self.mtime };
+        let times = Timestamps {
+            last_access: omit(),
+            last_modification: self.mtime,
+        };
         Ok(rustix::fs::futimens(&fd, &times)?)
     }
 
     /// For what cannot be opened: links, devices, pipes.
     fn apply_by_name(&self, parent: &OwnedFd, name: &OsStr, kind: EntryType) -> io::Result<()> {
-        rustix::fs::chownat(parent, name, Some(self.uid), Some(self.gid), AtFlags::SYMLINK_NOFOLLOW)?;
+        rustix::fs::chownat(
+            parent,
+            name,
+            Some(self.uid),
+            Some(self.gid),
+            AtFlags::SYMLINK_NOFOLLOW,
+        )?;
         if kind != EntryType::Symlink {
             rustix::fs::chmodat(parent, name, self.mode, AtFlags::empty())?;
         }
-        let times = Timestamps { last_access: omit(), last_modification: self.mtime };
-        Ok(rustix::fs::utimensat(parent, name, &times, AtFlags::SYMLINK_NOFOLLOW)?)
+        let times = Timestamps {
+            last_access: omit(),
+            last_modification: self.mtime,
+        };
+        Ok(rustix::fs::utimensat(
+            parent,
+            name,
+            &times,
+            AtFlags::SYMLINK_NOFOLLOW,
+        )?)
     }
 }
 
@@ -483,11 +592,18 @@ fn wanted_xattr(name: &str) -> bool {
 fn parse_time(value: &[u8]) -> Option<Timespec> {
     let text = std::str::from_utf8(value).ok()?;
     let (seconds, fraction) = text.split_once('.').unwrap_or((text, ""));
-    let mut nanos = fraction.bytes().take(9).map(|b| b as char).collect::<String>();
+    let mut nanos = fraction
+        .bytes()
+        .take(9)
+        .map(|b| b as char)
+        .collect::<String>();
     while nanos.len() < 9 {
         nanos.push('0');
     }
-    Some(Timespec { tv_sec: seconds.parse().ok()?, tv_nsec: nanos.parse().ok()? })
+    Some(Timespec {
+        tv_sec: seconds.parse().ok()?,
+        tv_nsec: nanos.parse().ok()?,
+    })
 }
 
 #[cfg(test)]
@@ -504,7 +620,11 @@ mod tests {
             header.set_entry_type(*kind);
             header.set_mode(*mode);
             header.set_mtime(1_000_000);
-            let body: &[u8] = if *kind == EntryType::Regular { data.as_bytes() } else { b"" };
+            let body: &[u8] = if *kind == EntryType::Regular {
+                data.as_bytes()
+            } else {
+                b""
+            };
             if matches!(kind, EntryType::Symlink | EntryType::Link) {
                 header.as_old_mut().linkname[..data.len()].copy_from_slice(data.as_bytes());
             }
@@ -516,14 +636,16 @@ mod tests {
     }
 
     fn unpack(tar: &[u8]) -> (PathBuf, UnpackedLayer) {
-        let dir = std::env::temp_dir().join(format!("keelson-unpack-{}", uuid::Uuid::new_v4().simple()));
+        let dir =
+            std::env::temp_dir().join(format!("keelson-unpack-{}", uuid::Uuid::new_v4().simple()));
         let layer = unpack_layer(tar, None, &sha256(tar), dir.clone()).unwrap();
         (dir, layer)
     }
 
     #[test]
     fn nothing_leaves_the_root() {
-        let outside = std::env::temp_dir().join(format!("keelson-outside-{}", uuid::Uuid::new_v4().simple()));
+        let outside =
+            std::env::temp_dir().join(format!("keelson-outside-{}", uuid::Uuid::new_v4().simple()));
         let link = outside.to_string_lossy().into_owned();
         std::fs::create_dir(&outside).unwrap();
         let tar = tar_of(&[
@@ -550,7 +672,10 @@ mod tests {
         ]);
         let (dir, layer) = unpack(&tar);
         let su = std::fs::metadata(dir.join("bin/su")).unwrap();
-        assert_eq!((su.mode() & 0o7777, su.nlink(), su.mtime()), (0o4755, 2, 1_000_000));
+        assert_eq!(
+            (su.mode() & 0o7777, su.nlink(), su.mtime()),
+            (0o4755, 2, 1_000_000)
+        );
         let whiteout = std::fs::symlink_metadata(dir.join("var/old")).unwrap();
         assert!(whiteout.file_type().is_char_device() && whiteout.rdev() == 0);
         assert_eq!(layer.implicit_dirs, [PathBuf::from("var")]);
@@ -563,7 +688,8 @@ mod tests {
     #[test]
     fn a_wrong_digest_leaves_nothing() {
         let tar = tar_of(&[("a", EntryType::Regular, "a", 0o644)]);
-        let dir = std::env::temp_dir().join(format!("keelson-unpack-{}", uuid::Uuid::new_v4().simple()));
+        let dir =
+            std::env::temp_dir().join(format!("keelson-unpack-{}", uuid::Uuid::new_v4().simple()));
         let wrong = sha256(b"something else");
         assert!(unpack_layer(tar.as_slice(), None, &wrong, dir.clone()).is_err());
         assert!(!dir.exists());

@@ -26,6 +26,9 @@ pub(super) struct Facts {
     pub(super) pod_cidrs: Vec<IpNet>,
     #[serde(default, with = "as_text")]
     pub(super) cluster_cidrs: Vec<IpNet>,
+    /// Ranges of other nodes that this instance made routes to.
+    #[serde(default, with = "as_text")]
+    pub(super) routes: Vec<IpNet>,
     #[serde(default)]
     pub(super) attachments: BTreeMap<String, Attachment>,
     /// The address given last in each range: an address rests as long as possible before it is
@@ -49,7 +52,10 @@ mod as_text {
 
     pub(super) fn deserialize<'de, D: Deserializer<'de>>(d: D) -> Result<Vec<IpNet>, D::Error> {
         let texts = Vec::<String>::deserialize(d)?;
-        texts.iter().map(|t| t.parse().map_err(D::Error::custom)).collect()
+        texts
+            .iter()
+            .map(|t| t.parse().map_err(D::Error::custom))
+            .collect()
     }
 }
 
@@ -69,7 +75,9 @@ fn nth(range: &IpNet, n: u128) -> Option<IpAddr> {
         return None;
     }
     Some(match range.network() {
-        IpAddr::V4(ip) => IpAddr::from((u32::from(ip).checked_add(u32::try_from(n).ok()?)?).to_be_bytes()),
+        IpAddr::V4(ip) => {
+            IpAddr::from((u32::from(ip).checked_add(u32::try_from(n).ok()?)?).to_be_bytes())
+        }
         IpAddr::V6(ip) => IpAddr::from(u128::from(ip).checked_add(n)?.to_be_bytes()),
     })
 }
@@ -84,7 +92,9 @@ fn offset(range: &IpNet, ip: IpAddr) -> Option<u128> {
         IpAddr::V4(ip) => u128::from(u32::from(ip)),
         IpAddr::V6(ip) => u128::from(ip),
     };
-    range.contains(&ip).then(|| number(ip) - number(range.network()))
+    range
+        .contains(&ip)
+        .then(|| number(ip) - number(range.network()))
 }
 
 impl Ipam {
@@ -100,7 +110,10 @@ impl Ipam {
     /// Replaces the file at once; a run directory is memory, so nothing is synced.
     pub(super) fn save(&self) -> io::Result<()> {
         let tmp = self.path.with_extension("tmp");
-        fs::write(&tmp, serde_json::to_vec(&self.facts).map_err(io::Error::other)?)?;
+        fs::write(
+            &tmp,
+            serde_json::to_vec(&self.facts).map_err(io::Error::other)?,
+        )?;
         fs::rename(tmp, &self.path)
     }
 
@@ -110,11 +123,21 @@ impl Ipam {
 
     /// One free address of each range.
     pub(super) fn allocate(&mut self) -> io::Result<Vec<IpAddr>> {
-        let used: BTreeSet<IpAddr> = self.facts.attachments.values().flat_map(|a| a.ips.iter().copied()).collect();
+        let used: BTreeSet<IpAddr> = self
+            .facts
+            .attachments
+            .values()
+            .flat_map(|a| a.ips.iter().copied())
+            .collect();
         let mut ips = Vec::new();
         for range in &self.facts.pod_cidrs {
             let key = range.to_string();
-            let start = self.facts.last.get(&key).and_then(|ip| offset(range, *ip)).unwrap_or(1);
+            let start = self
+                .facts
+                .last
+                .get(&key)
+                .and_then(|ip| offset(range, *ip))
+                .unwrap_or(1);
             let ip = next_free(range, start, &used).ok_or_else(|| {
                 io::Error::other(format!("no free address in the node's pod range {range}"))
             })?;
@@ -128,7 +151,11 @@ impl Ipam {
 /// Neither the range's name, its gateway nor, for IPv4, its broadcast address.
 fn next_free(range: &IpNet, after: u128, used: &BTreeSet<IpAddr>) -> Option<IpAddr> {
     let size = range_size(range);
-    let last = if matches!(range, IpNet::V4(_)) { size.checked_sub(2)? } else { size - 1 };
+    let last = if matches!(range, IpNet::V4(_)) {
+        size.checked_sub(2)?
+    } else {
+        size - 1
+    };
     let usable = last.checked_sub(1)?;
     let mut at = after;
     for _ in 0..usable.min(used.len() as u128 + 1) {
@@ -148,15 +175,27 @@ mod tests {
 
     #[test]
     fn addresses_rest_before_they_are_given_again_and_run_out() {
-        let mut ipam = Ipam { path: PathBuf::new(), facts: Facts::default() };
+        let mut ipam = Ipam {
+            path: PathBuf::new(),
+            facts: Facts::default(),
+        };
         ipam.facts.pod_cidrs = vec!["10.1.0.0/29".parse().unwrap()];
         let mut given = Vec::new();
         for n in 0..5 {
             let ips = ipam.allocate().unwrap();
             given.push(ips[0].to_string());
-            ipam.facts.attachments.insert(n.to_string(), Attachment { ips, ..Attachment::default() });
+            ipam.facts.attachments.insert(
+                n.to_string(),
+                Attachment {
+                    ips,
+                    ..Attachment::default()
+                },
+            );
         }
-        assert_eq!(given, ["10.1.0.2", "10.1.0.3", "10.1.0.4", "10.1.0.5", "10.1.0.6"]);
+        assert_eq!(
+            given,
+            ["10.1.0.2", "10.1.0.3", "10.1.0.4", "10.1.0.5", "10.1.0.6"]
+        );
         assert!(ipam.allocate().is_err());
         ipam.facts.attachments.remove("1");
         assert_eq!(ipam.allocate().unwrap()[0].to_string(), "10.1.0.3");
@@ -164,10 +203,19 @@ mod tests {
 
     #[test]
     fn a_freed_address_is_not_the_next_one_given() {
-        let mut ipam = Ipam { path: PathBuf::new(), facts: Facts::default() };
+        let mut ipam = Ipam {
+            path: PathBuf::new(),
+            facts: Facts::default(),
+        };
         ipam.facts.pod_cidrs = vec!["10.1.0.0/24".parse().unwrap(), "fd00::/64".parse().unwrap()];
         let first = ipam.allocate().unwrap();
-        assert_eq!(first, ["10.1.0.2".parse::<IpAddr>().unwrap(), "fd00::2".parse().unwrap()]);
+        assert_eq!(
+            first,
+            [
+                "10.1.0.2".parse::<IpAddr>().unwrap(),
+                "fd00::2".parse().unwrap()
+            ]
+        );
         assert_eq!(ipam.allocate().unwrap()[0].to_string(), "10.1.0.3");
     }
 }

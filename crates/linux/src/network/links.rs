@@ -7,7 +7,8 @@ use std::os::fd::{AsRawFd as _, OwnedFd};
 use ipnet::IpNet;
 
 use crate::netlink::{
-    Builder, NLM_F_CREATE, NLM_F_DUMP, NLM_F_EXCL, NLM_F_REPLACE, Reply, Socket, attribute, attributes,
+    Builder, NLM_F_CREATE, NLM_F_DUMP, NLM_F_EXCL, NLM_F_REPLACE, Reply, Socket, attribute,
+    attributes,
 };
 use crate::nft::address_bytes;
 
@@ -91,7 +92,11 @@ fn family(ip: IpAddr) -> u8 {
 }
 
 fn word(bytes: &[u8], at: usize) -> Option<u32> {
-    bytes.get(at..at + 4)?.try_into().map(u32::from_ne_bytes).ok()
+    bytes
+        .get(at..at + 4)?
+        .try_into()
+        .map(u32::from_ne_bytes)
+        .ok()
 }
 
 fn address(bytes: &[u8]) -> Option<IpAddr> {
@@ -127,12 +132,19 @@ impl Links {
     }
 
     pub(crate) fn list(&mut self) -> io::Result<Vec<Link>> {
-        let replies = self.0.query(RTM_GETLINK, NLM_F_DUMP, |b| link_header(b, 0, 0))?;
+        let replies = self
+            .0
+            .query(RTM_GETLINK, NLM_F_DUMP, |b| link_header(b, 0, 0))?;
         Ok(replies.iter().filter_map(parse_link).collect())
     }
 
     pub(crate) fn index(&mut self, name: &str) -> io::Result<u32> {
-        let missing = || io::Error::new(io::ErrorKind::NotFound, format!("there is no interface {name}"));
+        let missing = || {
+            io::Error::new(
+                io::ErrorKind::NotFound,
+                format!("there is no interface {name}"),
+            )
+        };
         self.find(name)?.map(|l| l.index).ok_or_else(missing)
     }
 
@@ -165,7 +177,10 @@ impl Links {
                         b.string(IFLA_IFNAME, pair.peer_name);
                         b.u32(IFLA_MTU, pair.mtu);
                         b.attr(IFLA_ADDRESS, &pair.peer_mac);
-                        b.attr(IFLA_NET_NS_FD, &pair.peer_namespace.as_raw_fd().to_ne_bytes());
+                        b.attr(
+                            IFLA_NET_NS_FD,
+                            &pair.peer_namespace.as_raw_fd().to_ne_bytes(),
+                        );
                     });
                 });
             });
@@ -249,18 +264,32 @@ impl Links {
         onlink: bool,
         source: Option<IpAddr>,
     ) -> io::Result<()> {
-        self.0.request(RTM_NEWROUTE, NLM_F_CREATE | NLM_F_REPLACE, |b| {
-            let scope = if route.gateway.is_some() { SCOPE_UNIVERSE } else { SCOPE_LINK };
-            route_header(b, route, scope, if onlink { RTNH_F_ONLINK } else { 0 });
-            if let Some(source) = source {
-                b.attr(RTA_PREFSRC, &address_bytes(source));
-            }
-        })
+        self.0
+            .request(RTM_NEWROUTE, NLM_F_CREATE | NLM_F_REPLACE, |b| {
+                let scope = if route.gateway.is_some() {
+                    SCOPE_UNIVERSE
+                } else {
+                    SCOPE_LINK
+                };
+                route_header(b, route, scope, if onlink { RTNH_F_ONLINK } else { 0 });
+                if let Some(source) = source {
+                    b.attr(RTA_PREFSRC, &address_bytes(source));
+                }
+            })
     }
 
     pub(crate) fn delete_route(&mut self, route: &Route) -> io::Result<()> {
         let result = self.0.request(RTM_DELROUTE, 0, |b| {
-            route_header(b, route, if route.gateway.is_some() { SCOPE_UNIVERSE } else { SCOPE_LINK }, 0);
+            route_header(
+                b,
+                route,
+                if route.gateway.is_some() {
+                    SCOPE_UNIVERSE
+                } else {
+                    SCOPE_LINK
+                },
+                0,
+            );
         });
         match result {
             Err(e) if e.raw_os_error() == Some(libc::ESRCH) => Ok(()),
@@ -270,7 +299,9 @@ impl Links {
 
     /// The routes of the main table.
     pub(crate) fn routes(&mut self) -> io::Result<Vec<Route>> {
-        let replies = self.0.query(RTM_GETROUTE, NLM_F_DUMP, |b| b.raw(&[0; 12]))?;
+        let replies = self
+            .0
+            .query(RTM_GETROUTE, NLM_F_DUMP, |b| b.raw(&[0; 12]))?;
         Ok(replies.iter().filter_map(parse_route).collect())
     }
 
@@ -283,7 +314,10 @@ impl Links {
         })?;
         let found = replies.iter().find_map(|r| {
             let rest = r.payload.get(12..)?;
-            Some((attribute(rest, RTA_GATEWAY).is_some(), word(attribute(rest, RTA_OIF)?, 0)?))
+            Some((
+                attribute(rest, RTA_GATEWAY).is_some(),
+                word(attribute(rest, RTA_OIF)?, 0)?,
+            ))
         });
         Ok(found.and_then(|(routed, link)| (!routed).then_some(link)))
     }
@@ -292,7 +326,16 @@ impl Links {
 fn route_header(b: &mut Builder, route: &Route, scope: u8, flags: u32) {
     let destination = route.destination;
     let family = family(destination.addr());
-    b.raw(&[family, destination.prefix_len(), 0, 0, RT_TABLE_MAIN, route.protocol, scope, RTN_UNICAST]);
+    b.raw(&[
+        family,
+        destination.prefix_len(),
+        0,
+        0,
+        RT_TABLE_MAIN,
+        route.protocol,
+        scope,
+        RTN_UNICAST,
+    ]);
     b.raw(&flags.to_ne_bytes());
     if destination.prefix_len() > 0 {
         b.attr(RTA_DST, &address_bytes(destination.network()));
@@ -312,12 +355,20 @@ fn parse_link(reply: &Reply) -> Option<Link> {
         up: word(&reply.payload, 8)? & IFF_UP != 0,
         kind: String::new(),
     };
-    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).trim_end_matches('\0').to_owned();
+    let text = |bytes: &[u8]| {
+        String::from_utf8_lossy(bytes)
+            .trim_end_matches('\0')
+            .to_owned()
+    };
     for (kind, value) in attributes(rest) {
         match kind {
             IFLA_IFNAME => link.name = text(value),
             IFLA_MTU => link.mtu = word(value, 0)?,
-            IFLA_LINKINFO => link.kind = attribute(value, IFLA_INFO_KIND).map(text).unwrap_or_default(),
+            IFLA_LINKINFO => {
+                link.kind = attribute(value, IFLA_INFO_KIND)
+                    .map(text)
+                    .unwrap_or_default()
+            }
             _ => {}
         }
     }
@@ -326,12 +377,17 @@ fn parse_link(reply: &Reply) -> Option<Link> {
 
 fn parse_route(reply: &Reply) -> Option<Route> {
     let header = reply.payload.get(..12)?;
-    let (family, prefix, table, protocol, kind) = (header[0], header[1], header[4], header[5], header[7]);
+    let (family, prefix, table, protocol, kind) =
+        (header[0], header[1], header[4], header[5], header[7]);
     if table != RT_TABLE_MAIN || kind != RTN_UNICAST || !matches!(family, 2 | 10) {
         return None;
     }
     let rest = reply.payload.get(12..)?;
-    let any: IpAddr = if family == 2 { [0; 4].into() } else { [0; 16].into() };
+    let any: IpAddr = if family == 2 {
+        [0; 4].into()
+    } else {
+        [0; 16].into()
+    };
     let destination = attribute(rest, RTA_DST).and_then(address).unwrap_or(any);
     Some(Route {
         destination: IpNet::new(destination, prefix).ok()?,

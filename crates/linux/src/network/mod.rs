@@ -63,18 +63,27 @@ impl NetworkConfig {
     }
 
     fn link_name(&self, sandbox: &str) -> String {
-        format!("{}{:08x}", self.link_prefix(), fnv(sandbox.as_bytes()) & 0xffff_ffff)
+        format!(
+            "{}{:08x}",
+            self.link_prefix(),
+            fnv(sandbox.as_bytes()) & 0xffff_ffff
+        )
     }
 }
 
 fn fnv(bytes: &[u8]) -> u64 {
-    bytes.iter().fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(*byte)).wrapping_mul(0x100_0000_01b3))
+    bytes.iter().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
+        (hash ^ u64::from(*byte)).wrapping_mul(0x100_0000_01b3)
+    })
 }
 
 #[derive(Debug, ThisError)]
 enum Failure {
     #[error("cannot {operation}: {source}")]
-    Kernel { operation: String, source: io::Error },
+    Kernel {
+        operation: String,
+        source: io::Error,
+    },
     #[error("{0}")]
     Invalid(String),
     #[error("{0}")]
@@ -112,16 +121,29 @@ pub struct BridgeNetwork {
 impl BridgeNetwork {
     /// Takes up where an earlier process left off: pods that run keep their addresses.
     pub fn open(config: NetworkConfig) -> Result<Self> {
-        if config.bridge.is_empty() || config.bridge.len() > 15 || config.bridge.contains(['/', ' ']) {
-            return Err(Error::Invalid(format!("{:?} cannot name an interface", config.bridge)));
+        if config.bridge.is_empty()
+            || config.bridge.len() > 15
+            || config.bridge.contains(['/', ' '])
+        {
+            return Err(Error::Invalid(format!(
+                "{:?} cannot name an interface",
+                config.bridge
+            )));
         }
-        fs::create_dir_all(&config.run_dir)
-            .map_err(|e| Error::Failed(format!("cannot create {}: {e}", config.run_dir.display())))?;
+        fs::create_dir_all(&config.run_dir).map_err(|e| {
+            Error::Failed(format!("cannot create {}: {e}", config.run_dir.display()))
+        })?;
         let path = config.facts_path();
         let ipam = Ipam::open(path.clone())
             .map_err(|e| Error::Failed(format!("cannot read {}: {e}", path.display())))?;
-        let state = State { ipam, applier: Applier::default() };
-        Ok(BridgeNetwork { config: Arc::new(config), state: Arc::new(Mutex::new(state)) })
+        let state = State {
+            ipam,
+            applier: Applier::default(),
+        };
+        Ok(BridgeNetwork {
+            config: Arc::new(config),
+            state: Arc::new(Mutex::new(state)),
+        })
     }
 
     async fn blocking<T: Send + 'static>(
@@ -140,7 +162,8 @@ impl BridgeNetwork {
 impl PodNetwork for BridgeNetwork {
     async fn setup_node(&self, pod_cidrs: &[IpNet], cluster_cidrs: &[IpNet]) -> Result<()> {
         let (pods, cluster) = (pod_cidrs.to_vec(), cluster_cidrs.to_vec());
-        self.blocking(move |config, state| setup_node(config, &mut lock(state), pods, cluster)).await
+        self.blocking(move |config, state| setup_node(config, &mut lock(state), pods, cluster))
+            .await
     }
 
     async fn attach(&self, request: &PodNetworkRequest) -> Result<NetworkStatus> {
@@ -148,17 +171,20 @@ impl PodNetwork for BridgeNetwork {
             tracing::warn!(pod = request.pod_name, "bandwidth limits are not enforced");
         }
         let request = request.clone();
-        self.blocking(move |config, state| attach(config, state, &request)).await
+        self.blocking(move |config, state| attach(config, state, &request))
+            .await
     }
 
     async fn detach(&self, sandbox: &str) -> Result<()> {
         let sandbox = sandbox.to_owned();
-        self.blocking(move |config, state| detach(config, &mut lock(state), &[sandbox])).await
+        self.blocking(move |config, state| detach(config, &mut lock(state), &[sandbox]))
+            .await
     }
 
     async fn set_routes(&self, routes: &[(IpNet, IpAddr)]) -> Result<()> {
         let routes = routes.to_vec();
-        self.blocking(move |_, _| set_routes(&routes)).await
+        self.blocking(move |_, state| set_routes(&mut lock(state), &routes))
+            .await
     }
 
     async fn retain(&self, live: &[String]) -> Result<()> {
@@ -167,13 +193,18 @@ impl PodNetwork for BridgeNetwork {
             let mut state = lock(state);
             let known = state.ipam.facts.attachments.keys();
             let dead: Vec<String> = known.filter(|s| !live.contains(s)).cloned().collect();
-            if dead.is_empty() { Ok(()) } else { detach(config, &mut state, &dead) }
+            if dead.is_empty() {
+                Ok(())
+            } else {
+                detach(config, &mut state, &dead)
+            }
         })
         .await
     }
 
     async fn teardown_node(&self) -> Result<()> {
-        self.blocking(|config, state| teardown(config, &mut lock(state))).await
+        self.blocking(|config, state| teardown(config, &mut lock(state)))
+            .await
     }
 }
 
@@ -208,8 +239,13 @@ fn setup_node(
     let Some(first) = pod_cidrs.first().and_then(gateway) else {
         return Err(Failure::Invalid("the node has no pod range".into()));
     };
-    if let Some(small) = pod_cidrs.iter().find(|c| c.max_prefix_len() - c.prefix_len() < 2) {
-        return Err(Failure::Invalid(format!("the pod range {small} is too small")));
+    if let Some(small) = pod_cidrs
+        .iter()
+        .find(|c| c.max_prefix_len() - c.prefix_len() < 2)
+    {
+        return Err(Failure::Invalid(format!(
+            "the pod range {small} is too small"
+        )));
     }
     set_sysctls(config, state, &pod_cidrs)?;
     let mut links = open_links()?;
@@ -218,45 +254,79 @@ fn setup_node(
         None => uplink_mtu(&mut links).map_err(kernel("find the uplink's MTU"))?,
     };
     let name = &config.bridge;
-    links.create_bridge(name, mac_of(first), mtu).map_err(kernel(format!("create the bridge {name}")))?;
+    links
+        .create_bridge(name, mac_of(first), mtu)
+        .map_err(kernel(format!("create the bridge {name}")))?;
     set_bridge_sysctls(name)?;
-    links.set_up(name).map_err(kernel(format!("set up the bridge {name}")))?;
-    let bridge = links.index(name).map_err(kernel(format!("find the bridge {name}")))?;
-    let wanted: Vec<(IpAddr, u8)> =
-        pod_cidrs.iter().filter_map(|c| gateway(c).map(|ip| (ip, c.prefix_len()))).collect();
-    for (ip, prefix) in links.addresses(bridge).map_err(kernel("list the bridge's addresses"))? {
+    links
+        .set_up(name)
+        .map_err(kernel(format!("set up the bridge {name}")))?;
+    let bridge = links
+        .index(name)
+        .map_err(kernel(format!("find the bridge {name}")))?;
+    let wanted: Vec<(IpAddr, u8)> = pod_cidrs
+        .iter()
+        .filter_map(|c| gateway(c).map(|ip| (ip, c.prefix_len())))
+        .collect();
+    for (ip, prefix) in links
+        .addresses(bridge)
+        .map_err(kernel("list the bridge's addresses"))?
+    {
         if !wanted.contains(&(ip, prefix)) {
-            links.delete_address(bridge, ip, prefix).map_err(kernel(format!("remove {ip} from {name}")))?;
+            links
+                .delete_address(bridge, ip, prefix)
+                .map_err(kernel(format!("remove {ip} from {name}")))?;
         }
     }
     for (ip, prefix) in wanted {
-        links.add_address(bridge, ip, prefix).map_err(kernel(format!("add {ip} to {name}")))?;
+        links
+            .add_address(bridge, ip, prefix)
+            .map_err(kernel(format!("add {ip} to {name}")))?;
     }
     for range in &config.service_cidrs {
-        let source = pod_cidrs.iter().filter_map(gateway).find(|ip| ip.is_ipv4() == range.addr().is_ipv4());
+        let source = pod_cidrs
+            .iter()
+            .filter_map(gateway)
+            .find(|ip| ip.is_ipv4() == range.addr().is_ipv4());
         if source.is_some() {
-            let route =
-                Route { destination: range.trunc(), gateway: None, link: bridge, protocol: ROUTE_PROTOCOL };
-            links.set_route(&route, false, source).map_err(kernel(format!("route {range} to {name}")))?;
+            let route = Route {
+                destination: range.trunc(),
+                gateway: None,
+                link: bridge,
+                protocol: ROUTE_PROTOCOL,
+            };
+            links
+                .set_route(&route, false, source)
+                .map_err(kernel(format!("route {range} to {name}")))?;
         }
     }
     state.ipam.facts.pod_cidrs = pod_cidrs;
     state.ipam.facts.cluster_cidrs = cluster_cidrs;
-    state.ipam.save().map_err(kernel("save the network's state"))?;
+    state
+        .ipam
+        .save()
+        .map_err(kernel("save the network's state"))?;
     apply_rules(config, state)
 }
 
 fn apply_rules(config: &NetworkConfig, state: &mut State) -> Result<(), Failure> {
     let table = rules::table(&config.table, &state.ipam.facts);
-    state.applier.apply(table).map_err(kernel("program the pod network's packet rules"))
+    state
+        .applier
+        .apply(table)
+        .map_err(kernel("program the pod network's packet rules"))
 }
 
 fn uplink_mtu(links: &mut Links) -> io::Result<u32> {
     let routes = links.routes()?;
     let default = routes.iter().find(|r| r.destination.prefix_len() == 0);
     let all = links.list()?;
-    let mtu = default.and_then(|r| all.iter().find(|l| l.index == r.link)).map(|l| l.mtu);
-    Ok(mtu.filter(|m| (1280..=65_535).contains(m)).unwrap_or(DEFAULT_MTU))
+    let mtu = default
+        .and_then(|r| all.iter().find(|l| l.index == r.link))
+        .map(|l| l.mtu);
+    Ok(mtu
+        .filter(|m| (1280..=65_535).contains(m))
+        .unwrap_or(DEFAULT_MTU))
 }
 
 fn write_sysctl(key: &str, value: &str) -> Result<(), Failure> {
@@ -264,7 +334,11 @@ fn write_sysctl(key: &str, value: &str) -> Result<(), Failure> {
 }
 
 /// Settings of the whole host; what they were is remembered and put back at the end.
-fn set_sysctls(config: &NetworkConfig, state: &mut State, pod_cidrs: &[IpNet]) -> Result<(), Failure> {
+fn set_sysctls(
+    config: &NetworkConfig,
+    state: &mut State,
+    pod_cidrs: &[IpNet],
+) -> Result<(), Failure> {
     let mut wanted = vec![
         ("net/ipv4/ip_forward", "1"),
         // Node ports and host ports on 127.0.0.1; strangers are kept out by the rules.
@@ -277,17 +351,27 @@ fn set_sysctls(config: &NetworkConfig, state: &mut State, pod_cidrs: &[IpNet]) -
     }
     let _ = config;
     for (key, value) in wanted {
-        let old = fs::read_to_string(format!("/proc/sys/{key}")).map_err(kernel(format!("read {key}")))?;
+        let old = fs::read_to_string(format!("/proc/sys/{key}"))
+            .map_err(kernel(format!("read {key}")))?;
         if old.trim() != value {
             write_sysctl(key, value)?;
-            state.ipam.facts.sysctls.entry(key.to_owned()).or_insert_with(|| old.trim().to_owned());
+            state
+                .ipam
+                .facts
+                .sysctls
+                .entry(key.to_owned())
+                .or_insert_with(|| old.trim().to_owned());
         }
     }
     Ok(())
 }
 
 fn set_bridge_sysctls(bridge: &str) -> Result<(), Failure> {
-    for (key, value) in [("route_localnet", "1"), ("send_redirects", "0"), ("rp_filter", "0")] {
+    for (key, value) in [
+        ("route_localnet", "1"),
+        ("send_redirects", "0"),
+        ("rp_filter", "0"),
+    ] {
         write_sysctl(&format!("net/ipv4/conf/{bridge}/{key}"), value)?;
     }
     skip_duplicate_detection(bridge);
@@ -301,10 +385,18 @@ fn skip_duplicate_detection(link: &str) {
 }
 
 fn status(ips: &[IpAddr], pod_cidrs: &[IpNet], mtu: u32) -> NetworkStatus {
-    NetworkStatus { ips: ips.to_vec(), gateway: pod_cidrs.first().and_then(gateway), mtu }
+    NetworkStatus {
+        ips: ips.to_vec(),
+        gateway: pod_cidrs.first().and_then(gateway),
+        mtu,
+    }
 }
 
-fn attach(config: &NetworkConfig, state: &Mutex<State>, request: &PodNetworkRequest) -> Result<NetworkStatus, Failure> {
+fn attach(
+    config: &NetworkConfig,
+    state: &Mutex<State>,
+    request: &PodNetworkRequest,
+) -> Result<NetworkStatus, Failure> {
     let mut links = open_links()?;
     let bridge = links
         .find(&config.bridge)
@@ -315,26 +407,50 @@ fn attach(config: &NetworkConfig, state: &Mutex<State>, request: &PodNetworkRequ
         let mut state = lock(state);
         let pod_cidrs = state.ipam.facts.pod_cidrs.clone();
         if let Some(had) = state.ipam.facts.attachments.get(&request.sandbox) {
-            let complete = links.find(&had.link).map_err(kernel("look for the pod's interface"))?.is_some();
+            let complete = links
+                .find(&had.link)
+                .map_err(kernel("look for the pod's interface"))?
+                .is_some();
             if complete {
                 return Ok(status(&had.ips, &pod_cidrs, bridge.mtu));
             }
             // The process died in between, or somebody removed the interface: make it again.
             (had.ips.clone(), pod_cidrs)
         } else {
-            let ips = state.ipam.allocate().map_err(kernel("allocate an address"))?;
-            let attachment =
-                Attachment { ips: ips.clone(), link: link.clone(), host_ports: request.host_ports.clone() };
-            state.ipam.facts.attachments.insert(request.sandbox.clone(), attachment);
-            state.ipam.save().map_err(kernel("save the network's state"))?;
+            let ips = state
+                .ipam
+                .allocate()
+                .map_err(kernel("allocate an address"))?;
+            let attachment = Attachment {
+                ips: ips.clone(),
+                link: link.clone(),
+                host_ports: request.host_ports.clone(),
+            };
+            state
+                .ipam
+                .facts
+                .attachments
+                .insert(request.sandbox.clone(), attachment);
+            state
+                .ipam
+                .save()
+                .map_err(kernel("save the network's state"))?;
             (ips, pod_cidrs)
         }
     };
     let result = connect(&mut links, &bridge, &link, request, &ips, &pod_cidrs).and_then(|()| {
-        if request.host_ports.is_empty() { Ok(()) } else { apply_rules(config, &mut lock(state)) }
+        if request.host_ports.is_empty() {
+            Ok(())
+        } else {
+            apply_rules(config, &mut lock(state))
+        }
     });
     if let Err(failure) = result {
-        let _ = detach(config, &mut lock(state), std::slice::from_ref(&request.sandbox));
+        let _ = detach(
+            config,
+            &mut lock(state),
+            std::slice::from_ref(&request.sandbox),
+        );
         return Err(failure);
     }
     Ok(status(&ips, &pod_cidrs, bridge.mtu))
@@ -349,9 +465,15 @@ fn connect(
     pod_cidrs: &[IpNet],
 ) -> Result<(), Failure> {
     let path = request.netns.display().to_string();
-    let namespace = netns::open(&request.netns).map_err(kernel(format!("open the network namespace {path}")))?;
-    let first = ips.first().copied().ok_or_else(|| Failure::Invalid("the node has no pod range".into()))?;
-    links.delete(link).map_err(kernel(format!("remove the old interface {link}")))?;
+    let namespace = netns::open(&request.netns)
+        .map_err(kernel(format!("open the network namespace {path}")))?;
+    let first = ips
+        .first()
+        .copied()
+        .ok_or_else(|| Failure::Invalid("the node has no pod range".into()))?;
+    links
+        .delete(link)
+        .map_err(kernel(format!("remove the old interface {link}")))?;
     let pair = VethPair {
         host_name: link,
         bridge: bridge.index,
@@ -360,9 +482,14 @@ fn connect(
         peer_namespace: &namespace,
         peer_mac: mac_of(first),
     };
-    links.create_veth(&pair).map_err(kernel(format!("create the pod's interface {link}")))?;
-    links.set_hairpin(link).map_err(kernel(format!("set the bridge port of {link}")))?;
-    configure_pod(&namespace, ips, pod_cidrs).map_err(kernel(format!("configure the interface in {path}")))
+    links
+        .create_veth(&pair)
+        .map_err(kernel(format!("create the pod's interface {link}")))?;
+    links
+        .set_hairpin(link)
+        .map_err(kernel(format!("set the bridge port of {link}")))?;
+    configure_pod(&namespace, ips, pod_cidrs)
+        .map_err(kernel(format!("configure the interface in {path}")))
 }
 
 /// The pod's side: loopback, addresses, and the way out.
@@ -373,7 +500,10 @@ fn configure_pod(namespace: &OwnedFd, ips: &[IpAddr], pod_cidrs: &[IpNet]) -> io
         let link = links.index(POD_LINK)?;
         // A direct way to a neighbour, once learnt, would bypass the translation of services.
         for scope in ["all", POD_LINK] {
-            fs::write(format!("/proc/sys/net/ipv4/conf/{scope}/accept_redirects"), "0")?;
+            fs::write(
+                format!("/proc/sys/net/ipv4/conf/{scope}/accept_redirects"),
+                "0",
+            )?;
         }
         for ip in ips {
             if ip.is_ipv6() {
@@ -385,11 +515,23 @@ fn configure_pod(namespace: &OwnedFd, ips: &[IpAddr], pod_cidrs: &[IpNet]) -> io
         links.set_up(POD_LINK)?;
         for ip in ips {
             let range = pod_cidrs.iter().find(|c| c.contains(ip));
-            let Some(gateway) = range.and_then(gateway) else { continue };
+            let Some(gateway) = range.and_then(gateway) else {
+                continue;
+            };
             let any: IpNet = IpNet::from(gateway).supernet_all();
-            let near = Route { destination: IpNet::from(gateway), gateway: None, link, protocol: ROUTE_PROTOCOL };
+            let near = Route {
+                destination: IpNet::from(gateway),
+                gateway: None,
+                link,
+                protocol: ROUTE_PROTOCOL,
+            };
             links.set_route(&near, false, Some(*ip))?;
-            let out = Route { destination: any, gateway: Some(gateway), link, protocol: ROUTE_PROTOCOL };
+            let out = Route {
+                destination: any,
+                gateway: Some(gateway),
+                link,
+                protocol: ROUTE_PROTOCOL,
+            };
             links.set_route(&out, ip.is_ipv4(), None)?;
         }
         Ok(())
@@ -414,20 +556,30 @@ fn detach(config: &NetworkConfig, state: &mut State, sandboxes: &[String]) -> Re
     let mut links = open_links()?;
     let (mut changed, mut had_ports) = (false, false);
     for sandbox in sandboxes {
-        links.delete(&config.link_name(sandbox)).map_err(kernel("remove a pod's interface"))?;
+        links
+            .delete(&config.link_name(sandbox))
+            .map_err(kernel("remove a pod's interface"))?;
         if let Some(gone) = state.ipam.facts.attachments.remove(sandbox) {
             changed = true;
             had_ports |= !gone.host_ports.is_empty();
         }
     }
     if changed {
-        state.ipam.save().map_err(kernel("save the network's state"))?;
+        state
+            .ipam
+            .save()
+            .map_err(kernel("save the network's state"))?;
     }
-    if had_ports { apply_rules(config, state) } else { Ok(()) }
+    if had_ports {
+        apply_rules(config, state)
+    } else {
+        Ok(())
+    }
 }
 
-fn set_routes(routes: &[(IpNet, IpAddr)]) -> Result<(), Failure> {
+fn set_routes(state: &mut State, routes: &[(IpNet, IpAddr)]) -> Result<(), Failure> {
     let mut links = open_links()?;
+    let before = state.ipam.facts.routes.clone();
     let mut wanted = Vec::new();
     let mut distant = Vec::new();
     for (range, node) in routes {
@@ -441,14 +593,21 @@ fn set_routes(routes: &[(IpNet, IpAddr)]) -> Result<(), Failure> {
             Ok(None) | Err(_) => distant.push(format!("{range} via {node}")),
         }
     }
-    for old in links.routes().map_err(kernel("list routes"))? {
-        let ours = old.protocol == ROUTE_PROTOCOL && old.gateway.is_some();
-        if ours && !wanted.iter().any(|w| w.destination == old.destination) {
-            links.delete_route(&old).map_err(kernel(format!("remove the route to {}", old.destination)))?;
-        }
-    }
+    remove_routes(&mut links, &before, |r| {
+        wanted.iter().any(|w| w.destination == r.destination)
+    })?;
     for route in &wanted {
-        links.set_route(route, false, None).map_err(kernel(format!("add the route to {}", route.destination)))?;
+        links
+            .set_route(route, false, None)
+            .map_err(kernel(format!("add the route to {}", route.destination)))?;
+    }
+    let now: Vec<IpNet> = wanted.iter().map(|r| r.destination).collect();
+    if now != before {
+        state.ipam.facts.routes = now;
+        state
+            .ipam
+            .save()
+            .map_err(kernel("save the network's state"))?;
     }
     if distant.is_empty() {
         return Ok(());
@@ -459,27 +618,50 @@ fn set_routes(routes: &[(IpNet, IpAddr)]) -> Result<(), Failure> {
     )))
 }
 
+/// Removes the routes to `ranges` that carry our mark; another instance's ranges are others.
+fn remove_routes(
+    links: &mut Links,
+    ranges: &[IpNet],
+    keep: impl Fn(&Route) -> bool,
+) -> Result<(), Failure> {
+    for route in links.routes().map_err(kernel("list routes"))? {
+        let ours = route.protocol == ROUTE_PROTOCOL && ranges.contains(&route.destination);
+        if ours && !keep(&route) {
+            links
+                .delete_route(&route)
+                .map_err(kernel(format!("remove the route to {}", route.destination)))?;
+        }
+    }
+    Ok(())
+}
+
 fn teardown(config: &NetworkConfig, state: &mut State) -> Result<(), Failure> {
     let mut links = open_links()?;
-    for route in links.routes().map_err(kernel("list routes"))? {
-        if route.protocol == ROUTE_PROTOCOL {
-            links.delete_route(&route).map_err(kernel(format!("remove the route to {}", route.destination)))?;
-        }
-    }
+    let ranges = std::mem::take(&mut state.ipam.facts.routes);
+    remove_routes(&mut links, &ranges, |_| false)?;
     let prefix = config.link_prefix();
     for link in links.list().map_err(kernel("list interfaces"))? {
-        let ours = link.kind == "veth" && link.name.len() == prefix.len() + 8 && link.name.starts_with(&prefix);
+        let ours = link.kind == "veth"
+            && link.name.len() == prefix.len() + 8
+            && link.name.starts_with(&prefix);
         if ours || link.name == config.bridge {
-            links.delete(&link.name).map_err(kernel(format!("remove {}", link.name)))?;
+            links
+                .delete(&link.name)
+                .map_err(kernel(format!("remove {}", link.name)))?;
         }
     }
-    state.applier.clear(&config.table).map_err(kernel("remove the pod network's packet rules"))?;
+    state
+        .applier
+        .clear(&config.table)
+        .map_err(kernel("remove the pod network's packet rules"))?;
     for (key, value) in std::mem::take(&mut state.ipam.facts.sysctls) {
         write_sysctl(&key, &value)?;
     }
     state.ipam.facts = ipam::Facts::default();
     match fs::remove_file(state.ipam.path()) {
-        Err(e) if e.kind() != io::ErrorKind::NotFound => Err(kernel("remove the network's state")(e)),
+        Err(e) if e.kind() != io::ErrorKind::NotFound => {
+            Err(kernel("remove the network's state")(e))
+        }
         _ => Ok(()),
     }
 }

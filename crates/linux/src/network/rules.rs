@@ -7,7 +7,8 @@ use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
 use super::ipam::Facts;
 use crate::nft::{
-    Data, Expr, Hook, Meta, Rule, Table, Verdict, address_bytes, port_bytes, prefix_match, protocol_bytes, regs, types,
+    Data, Expr, Hook, Meta, Rule, Table, Verdict, address_bytes, port_bytes, prefix_match,
+    protocol_bytes, regs, types,
 };
 
 /// After the services' rules, which have the first say.
@@ -34,10 +35,28 @@ pub(super) fn table(name: &str, facts: &Facts) -> Table {
     }
     table.chain("host-ports", host_ports);
     let jump = || vec![vec![Expr::jump("host-ports")]];
-    table.base_chain("nat-prerouting", "nat", Hook::Prerouting, PRIORITY_DNAT, jump());
+    table.base_chain(
+        "nat-prerouting",
+        "nat",
+        Hook::Prerouting,
+        PRIORITY_DNAT,
+        jump(),
+    );
     table.base_chain("nat-output", "nat", Hook::Output, PRIORITY_DNAT, jump());
-    table.base_chain("nat-postrouting", "nat", Hook::Postrouting, PRIORITY_SNAT, postrouting);
-    table.base_chain("guard", "filter", Hook::Prerouting, PRIORITY_RAW, vec![loopback_guard()]);
+    table.base_chain(
+        "nat-postrouting",
+        "nat",
+        Hook::Postrouting,
+        PRIORITY_SNAT,
+        postrouting,
+    );
+    table.base_chain(
+        "guard",
+        "filter",
+        Hook::Prerouting,
+        PRIORITY_RAW,
+        vec![loopback_guard()],
+    );
     table
 }
 
@@ -49,7 +68,10 @@ fn family(v6: bool) -> &'static str {
 fn loopback_guard() -> Rule {
     let mut rule = Expr::family(false).to_vec();
     rule.extend([
-        Expr::Meta { key: Meta::Iif, to: regs::R0 },
+        Expr::Meta {
+            key: Meta::Iif,
+            to: regs::R0,
+        },
         Expr::ne(regs::R0, LOOPBACK_INDEX.to_ne_bytes()),
     ]);
     rule.extend(prefix_match(&loopback(), false));
@@ -63,12 +85,22 @@ fn loopback() -> IpNet {
 
 fn add_host_port_sets(table: &mut Table, facts: &Facts, v6: bool) {
     let f = family(v6);
-    let (any, exact, hairpin) = (format!("any-{f}"), format!("exact-{f}"), format!("hairpin-{f}"));
+    let (any, exact, hairpin) = (
+        format!("any-{f}"),
+        format!("exact-{f}"),
+        format!("hairpin-{f}"),
+    );
     table.set(&any, types::PROTOCOL_PORT, Some(types::ip_port(v6)));
-    table.set(&exact, types::ip_protocol_port(v6), Some(types::ip_port(v6)));
+    table.set(
+        &exact,
+        types::ip_protocol_port(v6),
+        Some(types::ip_port(v6)),
+    );
     table.set(&hairpin, types::ip_ip(v6), None);
     for attachment in facts.attachments.values() {
-        let Some(pod) = attachment.ips.iter().copied().find(|ip| ip.is_ipv6() == v6) else { continue };
+        let Some(pod) = attachment.ips.iter().copied().find(|ip| ip.is_ipv6() == v6) else {
+            continue;
+        };
         for port in &attachment.host_ports {
             let mut to = address_bytes(pod);
             to.extend(port_bytes(port.container_port));
@@ -86,7 +118,10 @@ fn add_host_port_sets(table: &mut Table, facts: &Facts, v6: bool) {
                 set.elements.insert(key, Data::Value(to));
             }
             if let Some(set) = table.sets.get_mut(&hairpin) {
-                set.elements.insert([address_bytes(pod), address_bytes(pod)].concat(), Data::None);
+                set.elements.insert(
+                    [address_bytes(pod), address_bytes(pod)].concat(),
+                    Data::None,
+                );
             }
         }
     }
@@ -96,13 +131,24 @@ fn host_port_rules(v6: bool) -> Vec<Rule> {
     let f = family(v6);
     let after_address = if v6 { regs::R4 } else { regs::R1 };
     // What the look-up found takes the place of the key.
-    let dnat = || Expr::Dnat { v6, address: regs::R0, port: after_address };
+    let dnat = || Expr::Dnat {
+        v6,
+        address: regs::R0,
+        port: after_address,
+    };
     let mut exact = Expr::family(v6).to_vec();
     exact.extend([
         Expr::destination(v6, regs::R0),
-        Expr::Meta { key: Meta::L4Proto, to: after_address },
+        Expr::Meta {
+            key: Meta::L4Proto,
+            to: after_address,
+        },
         Expr::destination_port(after_address + 1),
-        Expr::Lookup { set: format!("exact-{f}"), from: regs::R0, to: Some(regs::R0) },
+        Expr::Lookup {
+            set: format!("exact-{f}"),
+            from: regs::R0,
+            to: Some(regs::R0),
+        },
         dnat(),
     ]);
     let mut any = Expr::family(v6).to_vec();
@@ -116,9 +162,16 @@ fn host_port_rules(v6: bool) -> Vec<Rule> {
     any.extend([
         Expr::DestinationType { to: regs::R0 },
         Expr::eq(regs::R0, ROUTE_LOCAL.to_ne_bytes()),
-        Expr::Meta { key: Meta::L4Proto, to: regs::R0 },
+        Expr::Meta {
+            key: Meta::L4Proto,
+            to: regs::R0,
+        },
         Expr::destination_port(regs::R1),
-        Expr::Lookup { set: format!("any-{f}"), from: regs::R0, to: Some(regs::R0) },
+        Expr::Lookup {
+            set: format!("any-{f}"),
+            from: regs::R0,
+            to: Some(regs::R0),
+        },
         dnat(),
     ]);
     vec![exact, any]
@@ -137,7 +190,11 @@ fn hairpin_rules(v6: bool) -> Vec<Rule> {
     hairpin.extend([
         Expr::source(v6, regs::R0),
         Expr::destination(v6, if v6 { regs::R4 } else { regs::R1 }),
-        Expr::Lookup { set: format!("hairpin-{}", family(v6)), from: regs::R0, to: None },
+        Expr::Lookup {
+            set: format!("hairpin-{}", family(v6)),
+            from: regs::R0,
+            to: None,
+        },
         Expr::Masquerade { random: true },
     ]);
     let mut rules = vec![hairpin];
@@ -154,11 +211,19 @@ fn hairpin_rules(v6: bool) -> Vec<Rule> {
 fn egress_rules(facts: &Facts, v6: bool) -> Vec<Rule> {
     let of_family = |n: &&IpNet| matches!(n, IpNet::V6(_)) == v6;
     let multicast = if v6 {
-        IpNet::V6(Ipv6Net::new_assert(Ipv6Addr::new(0xff00, 0, 0, 0, 0, 0, 0, 0), 8))
+        IpNet::V6(Ipv6Net::new_assert(
+            Ipv6Addr::new(0xff00, 0, 0, 0, 0, 0, 0, 0),
+            8,
+        ))
     } else {
         IpNet::V4(Ipv4Net::new_assert(Ipv4Addr::new(224, 0, 0, 0), 4))
     };
-    let inside = facts.cluster_cidrs.iter().chain(&facts.pod_cidrs).chain([&multicast]).filter(of_family);
+    let inside = facts
+        .cluster_cidrs
+        .iter()
+        .chain(&facts.pod_cidrs)
+        .chain([&multicast])
+        .filter(of_family);
     let mut rules: Vec<Rule> = Vec::new();
     for net in inside {
         let mut rule = prefix_match(net, false);

@@ -48,7 +48,12 @@ impl Batch {
         out.begin(BATCH_BEGIN, NLM_F_REQUEST, 0);
         out.raw(&[FAMILY_UNSPEC, 0, 0, 10]);
         out.end();
-        Batch { table: table.to_owned(), out, labels: Vec::new(), next_set_id: 1 }
+        Batch {
+            table: table.to_owned(),
+            out,
+            labels: Vec::new(),
+            next_set_id: 1,
+        }
     }
 
     /// Sends everything; the kernel takes all of it or nothing.
@@ -87,7 +92,9 @@ impl Batch {
         match failure {
             Some(error) => Err(error),
             None if acknowledged => Ok(()),
-            None => Err(io::Error::other("the kernel did not confirm the packet rules")),
+            None => Err(io::Error::other(
+                "the kernel did not confirm the packet rules",
+            )),
         }
     }
 
@@ -96,7 +103,9 @@ impl Batch {
         let mut bytes = self.out.bytes().to_vec();
         let mut at = 0;
         while let Some(header) = bytes.get(at..at + 16) {
-            let word = |i: usize| u32::from_ne_bytes([header[i], header[i + 1], header[i + 2], header[i + 3]]);
+            let word = |i: usize| {
+                u32::from_ne_bytes([header[i], header[i + 1], header[i + 2], header[i + 3]])
+            };
             let (length, sequence) = (word(0) as usize, word(8));
             let kind = u16::from_ne_bytes([header[4], header[5]]);
             if sequence == last && kind >> 8 == SUBSYSTEM {
@@ -108,39 +117,58 @@ impl Batch {
         bytes
     }
 
-    fn message(&mut self, kind: u16, flags: u16, label: String, fill: impl FnOnce(&mut Builder, &str)) {
+    fn message(
+        &mut self,
+        kind: u16,
+        flags: u16,
+        label: String,
+        fill: impl FnOnce(&mut Builder, &str),
+    ) {
         self.labels.push(label);
         let sequence = u32::try_from(self.labels.len()).unwrap_or(u32::MAX);
-        self.out.begin(SUBSYSTEM << 8 | kind, flags | NLM_F_REQUEST, sequence);
+        self.out
+            .begin(SUBSYSTEM << 8 | kind, flags | NLM_F_REQUEST, sequence);
         self.out.raw(&[FAMILY_INET, 0, 0, 0]);
         fill(&mut self.out, &self.table);
         self.out.end();
     }
 
     pub(super) fn new_table(&mut self) {
-        self.message(NEW_TABLE, NLM_F_CREATE, "create the table".into(), |b, table| {
-            b.string(1, table);
-            b.be32(2, 0);
-        });
+        self.message(
+            NEW_TABLE,
+            NLM_F_CREATE,
+            "create the table".into(),
+            |b, table| {
+                b.string(1, table);
+                b.be32(2, 0);
+            },
+        );
     }
 
     pub(super) fn delete_table(&mut self) {
-        self.message(DEL_TABLE, 0, "delete the table".into(), |b, table| b.string(1, table));
+        self.message(DEL_TABLE, 0, "delete the table".into(), |b, table| {
+            b.string(1, table)
+        });
     }
 
     pub(super) fn new_chain(&mut self, name: &str, base: Option<&Base>) {
-        self.message(NEW_CHAIN, NLM_F_CREATE, format!("create chain {name}"), |b, table| {
-            b.string(1, table);
-            b.string(3, name);
-            if let Some(base) = base {
-                b.nest(4, |b| {
-                    b.be32(1, base.hook as u32);
-                    b.attr(2, &base.priority.to_be_bytes());
-                });
-                b.string(7, base.kind);
-                b.be32(5, 1);
-            }
-        });
+        self.message(
+            NEW_CHAIN,
+            NLM_F_CREATE,
+            format!("create chain {name}"),
+            |b, table| {
+                b.string(1, table);
+                b.string(3, name);
+                if let Some(base) = base {
+                    b.nest(4, |b| {
+                        b.be32(1, base.hook as u32);
+                        b.attr(2, &base.priority.to_be_bytes());
+                    });
+                    b.string(7, base.kind);
+                    b.be32(5, 1);
+                }
+            },
+        );
     }
 
     pub(super) fn delete_chain(&mut self, name: &str) {
@@ -165,30 +193,44 @@ impl Batch {
             }
         }
         let mut ids = anonymous.into_iter();
-        self.message(NEW_RULE, NLM_F_CREATE | NLM_F_APPEND, format!("add a rule to chain {chain}"), |b, table| {
-            b.string(1, table);
-            b.string(2, chain);
-            b.nest(4, |b| {
-                for expr in rule {
-                    let id = matches!(expr, Expr::LookupIn { .. }).then(|| ids.next()).flatten();
-                    b.nest(LIST_ELEMENT, |b| encode_expr(b, expr, id));
-                }
-            });
-        });
+        self.message(
+            NEW_RULE,
+            NLM_F_CREATE | NLM_F_APPEND,
+            format!("add a rule to chain {chain}"),
+            |b, table| {
+                b.string(1, table);
+                b.string(2, chain);
+                b.nest(4, |b| {
+                    for expr in rule {
+                        let id = matches!(expr, Expr::LookupIn { .. })
+                            .then(|| ids.next())
+                            .flatten();
+                        b.nest(LIST_ELEMENT, |b| encode_expr(b, expr, id));
+                    }
+                });
+            },
+        );
     }
 
     fn new_anonymous_set(&mut self, set: &AnonymousSet) -> u32 {
         let id = self.set_id();
         let map = if set.data.is_some() { SET_MAP } else { 0 };
         let name = anonymous_name(set);
-        self.message(NEW_SET, NLM_F_CREATE, "create an anonymous set".into(), |b, table| {
-            b.string(1, table);
-            b.string(2, name);
-            b.be32(3, SET_ANONYMOUS | SET_CONSTANT | map);
-            set_types(b, set.key, set.data);
-            b.be32(10, id);
-            b.nest(9, |b| b.be32(1, u32::try_from(set.elements.len()).unwrap_or(u32::MAX)));
-        });
+        self.message(
+            NEW_SET,
+            NLM_F_CREATE,
+            "create an anonymous set".into(),
+            |b, table| {
+                b.string(1, table);
+                b.string(2, name);
+                b.be32(3, SET_ANONYMOUS | SET_CONSTANT | map);
+                set_types(b, set.key, set.data);
+                b.be32(10, id);
+                b.nest(9, |b| {
+                    b.be32(1, u32::try_from(set.elements.len()).unwrap_or(u32::MAX))
+                });
+            },
+        );
         for chunk in set.elements.chunks(ELEMENTS_PER_MESSAGE) {
             let elements = chunk.iter().map(|(k, v)| (k, v));
             self.elements(NEW_ELEMENT, NLM_F_CREATE, name, Some(id), elements);
@@ -199,18 +241,27 @@ impl Batch {
     pub(super) fn new_set(&mut self, name: &str, set: &Set) {
         let id = self.set_id();
         let map = if set.data.is_some() { SET_MAP } else { 0 };
-        let dynamic = if set.timeout_ms.is_some() { SET_TIMEOUT | SET_EVAL } else { 0 };
-        self.message(NEW_SET, NLM_F_CREATE, format!("create set {name}"), |b, table| {
-            b.string(1, table);
-            b.string(2, name);
-            b.be32(3, map | dynamic);
-            set_types(b, set.key, set.data);
-            b.be32(10, id);
-            if let Some(timeout) = set.timeout_ms {
-                b.be64(11, timeout);
-                b.nest(9, |b| b.be32(1, DYNAMIC_SET_SIZE));
-            }
-        });
+        let dynamic = if set.timeout_ms.is_some() {
+            SET_TIMEOUT | SET_EVAL
+        } else {
+            0
+        };
+        self.message(
+            NEW_SET,
+            NLM_F_CREATE,
+            format!("create set {name}"),
+            |b, table| {
+                b.string(1, table);
+                b.string(2, name);
+                b.be32(3, map | dynamic);
+                set_types(b, set.key, set.data);
+                b.be32(10, id);
+                if let Some(timeout) = set.timeout_ms {
+                    b.be64(11, timeout);
+                    b.nest(9, |b| b.be32(1, DYNAMIC_SET_SIZE));
+                }
+            },
+        );
     }
 
     pub(super) fn delete_set(&mut self, name: &str) {
@@ -240,7 +291,13 @@ impl Batch {
     ) {
         let all: Vec<_> = elements.collect();
         for chunk in all.chunks(ELEMENTS_PER_MESSAGE) {
-            self.elements(DEL_ELEMENT, 0, name, None, chunk.iter().map(|(k, _)| (*k, &Data::None)));
+            self.elements(
+                DEL_ELEMENT,
+                0,
+                name,
+                None,
+                chunk.iter().map(|(k, _)| (*k, &Data::None)),
+            );
         }
     }
 
@@ -252,25 +309,30 @@ impl Batch {
         id: Option<u32>,
         elements: impl Iterator<Item = (&'a Vec<u8>, &'a Data)>,
     ) {
-        self.message(kind, flags, format!("change the elements of set {set}"), |b, table| {
-            b.string(1, table);
-            b.string(2, set);
-            if let Some(id) = id {
-                b.be32(4, id);
-            }
-            b.nest(3, |b| {
-                for (key, data) in elements {
-                    b.nest(LIST_ELEMENT, |b| {
-                        b.nest(1, |b| b.attr(1, key));
-                        match data {
-                            Data::None => {}
-                            Data::Value(value) => b.nest(2, |b| b.attr(1, value)),
-                            Data::Verdict(verdict) => b.nest(2, |b| encode_verdict(b, verdict)),
-                        }
-                    });
+        self.message(
+            kind,
+            flags,
+            format!("change the elements of set {set}"),
+            |b, table| {
+                b.string(1, table);
+                b.string(2, set);
+                if let Some(id) = id {
+                    b.be32(4, id);
                 }
-            });
-        });
+                b.nest(3, |b| {
+                    for (key, data) in elements {
+                        b.nest(LIST_ELEMENT, |b| {
+                            b.nest(1, |b| b.attr(1, key));
+                            match data {
+                                Data::None => {}
+                                Data::Value(value) => b.nest(2, |b| b.attr(1, value)),
+                                Data::Verdict(verdict) => b.nest(2, |b| encode_verdict(b, verdict)),
+                            }
+                        });
+                    }
+                });
+            },
+        );
     }
 
     fn set_id(&mut self) -> u32 {
@@ -280,7 +342,11 @@ impl Batch {
 }
 
 fn anonymous_name(set: &AnonymousSet) -> &'static str {
-    if set.data.is_some() { "__map%d" } else { "__set%d" }
+    if set.data.is_some() {
+        "__map%d"
+    } else {
+        "__set%d"
+    }
 }
 
 fn set_types(b: &mut Builder, key: FieldType, data: Option<FieldType>) {
@@ -313,8 +379,12 @@ fn encode_expr(b: &mut Builder, expr: &Expr, set_id: Option<u32>) {
         b.nest(2, |b| fill(b));
     };
     match expr {
-        Expr::Network { offset, bytes, to } => named("payload", &|b| encode_payload(b, 1, *offset, *bytes, *to)),
-        Expr::Transport { offset, bytes, to } => named("payload", &|b| encode_payload(b, 2, *offset, *bytes, *to)),
+        Expr::Network { offset, bytes, to } => {
+            named("payload", &|b| encode_payload(b, 1, *offset, *bytes, *to))
+        }
+        Expr::Transport { offset, bytes, to } => {
+            named("payload", &|b| encode_payload(b, 2, *offset, *bytes, *to))
+        }
         Expr::Meta { key, to } => named("meta", &|b| {
             b.be32(1, *to);
             b.be32(2, *key as u32);
@@ -336,18 +406,33 @@ fn encode_expr(b: &mut Builder, expr: &Expr, set_id: Option<u32>) {
             b.be32(2, *op as u32);
             b.nest(3, |b| b.attr(1, value));
         }),
-        Expr::Bitwise { from, to, mask, xor } => named("bitwise", &|b| {
+        Expr::Bitwise {
+            from,
+            to,
+            mask,
+            xor,
+        } => named("bitwise", &|b| {
             b.be32(1, *from);
             b.be32(2, *to);
             b.be32(3, u32::try_from(mask.len()).unwrap_or(0));
             b.nest(4, |b| b.attr(1, mask));
             b.nest(5, |b| b.attr(1, xor));
         }),
-        Expr::Lookup { set, from, to } => named("lookup", &|b| encode_lookup(b, set, None, *from, *to)),
-        Expr::LookupIn { set, from, to } => {
-            named("lookup", &|b| encode_lookup(b, anonymous_name(set), set_id, *from, *to));
+        Expr::Lookup { set, from, to } => {
+            named("lookup", &|b| encode_lookup(b, set, None, *from, *to))
         }
-        Expr::Dynset { set, op, key, data, timeout_ms } => named("dynset", &|b| {
+        Expr::LookupIn { set, from, to } => {
+            named("lookup", &|b| {
+                encode_lookup(b, anonymous_name(set), set_id, *from, *to)
+            });
+        }
+        Expr::Dynset {
+            set,
+            op,
+            key,
+            data,
+            timeout_ms,
+        } => named("dynset", &|b| {
             b.string(1, set);
             b.be32(3, *op as u32);
             b.be32(4, *key);

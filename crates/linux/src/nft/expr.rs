@@ -30,9 +30,18 @@ pub(crate) mod types {
         if v6 { (IPV6, 16) } else { (IPV4, 4) }
     }
 
-    pub(crate) const VERDICT: FieldType = FieldType { id: 0xffff_ff00, bytes: 16 };
-    pub(crate) const NUMBER: FieldType = FieldType { id: INTEGER, bytes: 4 };
-    pub(crate) const PROTOCOL_PORT: FieldType = FieldType { id: PROTOCOL << 6 | SERVICE, bytes: 8 };
+    pub(crate) const VERDICT: FieldType = FieldType {
+        id: 0xffff_ff00,
+        bytes: 16,
+    };
+    pub(crate) const NUMBER: FieldType = FieldType {
+        id: INTEGER,
+        bytes: 4,
+    };
+    pub(crate) const PROTOCOL_PORT: FieldType = FieldType {
+        id: PROTOCOL << 6 | SERVICE,
+        bytes: 8,
+    };
 
     pub(crate) const fn ip(v6: bool) -> FieldType {
         let (id, bytes) = address(v6);
@@ -41,17 +50,26 @@ pub(crate) mod types {
 
     pub(crate) const fn ip_port(v6: bool) -> FieldType {
         let (id, bytes) = address(v6);
-        FieldType { id: id << 6 | SERVICE, bytes: bytes + 4 }
+        FieldType {
+            id: id << 6 | SERVICE,
+            bytes: bytes + 4,
+        }
     }
 
     pub(crate) const fn ip_ip(v6: bool) -> FieldType {
         let (id, bytes) = address(v6);
-        FieldType { id: id << 6 | id, bytes: bytes * 2 }
+        FieldType {
+            id: id << 6 | id,
+            bytes: bytes * 2,
+        }
     }
 
     pub(crate) const fn ip_protocol_port(v6: bool) -> FieldType {
         let (id, bytes) = address(v6);
-        FieldType { id: id << 12 | PROTOCOL << 6 | SERVICE, bytes: bytes + 8 }
+        FieldType {
+            id: id << 12 | PROTOCOL << 6 | SERVICE,
+            bytes: bytes + 8,
+        }
     }
 }
 
@@ -102,25 +120,76 @@ pub(crate) struct AnonymousSet {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Expr {
     /// Bytes of the network header into registers.
-    Network { offset: u32, bytes: u32, to: u32 },
+    Network {
+        offset: u32,
+        bytes: u32,
+        to: u32,
+    },
     /// Bytes of the transport header into registers.
-    Transport { offset: u32, bytes: u32, to: u32 },
-    Meta { key: Meta, to: u32 },
-    SetMark { from: u32 },
-    CtState { to: u32 },
-    CtStatus { to: u32 },
-    Cmp { from: u32, op: CmpOp, value: Vec<u8> },
+    Transport {
+        offset: u32,
+        bytes: u32,
+        to: u32,
+    },
+    Meta {
+        key: Meta,
+        to: u32,
+    },
+    SetMark {
+        from: u32,
+    },
+    CtState {
+        to: u32,
+    },
+    CtStatus {
+        to: u32,
+    },
+    Cmp {
+        from: u32,
+        op: CmpOp,
+        value: Vec<u8>,
+    },
     /// `to = from & mask ^ xor`.
-    Bitwise { from: u32, to: u32, mask: Vec<u8>, xor: Vec<u8> },
-    Lookup { set: String, from: u32, to: Option<u32> },
-    LookupIn { set: AnonymousSet, from: u32, to: Option<u32> },
-    Dynset { set: String, op: DynsetOp, key: u32, data: Option<u32>, timeout_ms: Option<u64> },
+    Bitwise {
+        from: u32,
+        to: u32,
+        mask: Vec<u8>,
+        xor: Vec<u8>,
+    },
+    Lookup {
+        set: String,
+        from: u32,
+        to: Option<u32>,
+    },
+    LookupIn {
+        set: AnonymousSet,
+        from: u32,
+        to: Option<u32>,
+    },
+    Dynset {
+        set: String,
+        op: DynsetOp,
+        key: u32,
+        data: Option<u32>,
+        timeout_ms: Option<u64>,
+    },
     /// A random number below `modulus`.
-    Random { modulus: u32, to: u32 },
+    Random {
+        modulus: u32,
+        to: u32,
+    },
     /// The type of route the destination address has (`2` is local).
-    DestinationType { to: u32 },
-    Dnat { v6: bool, address: u32, port: u32 },
-    Masquerade { random: bool },
+    DestinationType {
+        to: u32,
+    },
+    Dnat {
+        v6: bool,
+        address: u32,
+        port: u32,
+    },
+    Masquerade {
+        random: bool,
+    },
     RejectTcp,
     RejectUnreachable,
     Verdict(Verdict),
@@ -136,17 +205,31 @@ impl Expr {
     }
 
     pub(crate) fn eq(from: u32, value: impl Into<Vec<u8>>) -> Self {
-        Expr::Cmp { from, op: CmpOp::Eq, value: value.into() }
+        Expr::Cmp {
+            from,
+            op: CmpOp::Eq,
+            value: value.into(),
+        }
     }
 
     pub(crate) fn ne(from: u32, value: impl Into<Vec<u8>>) -> Self {
-        Expr::Cmp { from, op: CmpOp::Ne, value: value.into() }
+        Expr::Cmp {
+            from,
+            op: CmpOp::Ne,
+            value: value.into(),
+        }
     }
 
     /// Continues only for packets of this address family.
     pub(crate) fn family(v6: bool) -> [Self; 2] {
         let number = if v6 { 10u8 } else { 2 };
-        [Expr::Meta { key: Meta::NfProto, to: regs::R0 }, Expr::eq(regs::R0, [number])]
+        [
+            Expr::Meta {
+                key: Meta::NfProto,
+                to: regs::R0,
+            },
+            Expr::eq(regs::R0, [number]),
+        ]
     }
 
     pub(crate) fn source(v6: bool, to: u32) -> Self {
@@ -160,13 +243,22 @@ impl Expr {
     }
 
     pub(crate) fn destination_port(to: u32) -> Self {
-        Expr::Transport { offset: 2, bytes: 2, to }
+        Expr::Transport {
+            offset: 2,
+            bytes: 2,
+            to,
+        }
     }
 
     /// Continues only where some of `bits` are set in the register.
     pub(crate) fn any_bit(from: u32, bits: u32) -> [Self; 2] {
         [
-            Expr::Bitwise { from, to: from, mask: bits.to_ne_bytes().to_vec(), xor: vec![0; 4] },
+            Expr::Bitwise {
+                from,
+                to: from,
+                mask: bits.to_ne_bytes().to_vec(),
+                xor: vec![0; 4],
+            },
             Expr::ne(from, [0; 4]),
         ]
     }
@@ -175,13 +267,26 @@ impl Expr {
 /// Continues only where the source (or destination) address lies in the range.
 pub(crate) fn prefix_match(net: &IpNet, source: bool) -> Rule {
     let v6 = matches!(net, IpNet::V6(_));
-    let load = if source { Expr::source(v6, regs::R0) } else { Expr::destination(v6, regs::R0) };
+    let load = if source {
+        Expr::source(v6, regs::R0)
+    } else {
+        Expr::destination(v6, regs::R0)
+    };
     let (mask, address) = match net {
         IpNet::V4(n) => (n.netmask().octets().to_vec(), n.network().octets().to_vec()),
         IpNet::V6(n) => (n.netmask().octets().to_vec(), n.network().octets().to_vec()),
     };
     let xor = vec![0; mask.len()];
-    vec![load, Expr::Bitwise { from: regs::R0, to: regs::R0, mask, xor }, Expr::eq(regs::R0, address)]
+    vec![
+        load,
+        Expr::Bitwise {
+            from: regs::R0,
+            to: regs::R0,
+            mask,
+            xor,
+        },
+        Expr::eq(regs::R0, address),
+    ]
 }
 
 /// Fields of set keys, each padded to whole registers.

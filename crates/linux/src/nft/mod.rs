@@ -11,8 +11,8 @@ use std::collections::BTreeMap;
 use std::io;
 
 pub(crate) use expr::{
-    AnonymousSet, Data, DynsetOp, Expr, Meta, Rule, Verdict, address_bytes, port_bytes, prefix_match, protocol_bytes,
-    protocol_number, regs, types,
+    AnonymousSet, Data, DynsetOp, Expr, Meta, Rule, Verdict, address_bytes, port_bytes,
+    prefix_match, protocol_bytes, protocol_number, regs, types,
 };
 
 use crate::netlink::Socket;
@@ -70,16 +70,31 @@ pub(crate) struct FieldType {
 
 impl Table {
     pub(crate) fn new(name: &str) -> Self {
-        Table { name: name.to_owned(), ..Table::default() }
+        Table {
+            name: name.to_owned(),
+            ..Table::default()
+        }
     }
 
-    pub(crate) fn base_chain(&mut self, name: &str, kind: &'static str, hook: Hook, priority: i32, rules: Vec<Rule>) {
-        let base = Some(Base { kind, hook, priority });
+    pub(crate) fn base_chain(
+        &mut self,
+        name: &str,
+        kind: &'static str,
+        hook: Hook,
+        priority: i32,
+        rules: Vec<Rule>,
+    ) {
+        let base = Some(Base {
+            kind,
+            hook,
+            priority,
+        });
         self.chains.insert(name.to_owned(), Chain { base, rules });
     }
 
     pub(crate) fn chain(&mut self, name: &str, rules: Vec<Rule>) {
-        self.chains.insert(name.to_owned(), Chain { base: None, rules });
+        self.chains
+            .insert(name.to_owned(), Chain { base: None, rules });
     }
 
     pub(crate) fn set(&mut self, name: &str, key: FieldType, data: Option<FieldType>) -> &mut Set {
@@ -110,7 +125,9 @@ impl Applier {
                     return Ok(());
                 }
                 // Somebody flushed the rules, say: start over.
-                Err(error) => tracing::warn!(table = wanted.name, %error, "rebuilding the packet rules"),
+                Err(error) => {
+                    tracing::warn!(table = wanted.name, %error, "rebuilding the packet rules")
+                }
             }
         }
         self.current = None;
@@ -144,15 +161,26 @@ fn difference(old: &Table, new: &Table) -> Batch {
 /// The order is what the kernel's reference counts ask for: things exist before they are named
 /// and are no longer named when they go.
 fn fill(batch: &mut Batch, old: &Table, new: &Table) {
-    for (name, set) in new.sets.iter().filter(|(name, _)| !old.sets.contains_key(*name)) {
+    for (name, set) in new
+        .sets
+        .iter()
+        .filter(|(name, _)| !old.sets.contains_key(*name))
+    {
         batch.new_set(name, set);
     }
-    for (name, chain) in new.chains.iter().filter(|(name, _)| !old.chains.contains_key(*name)) {
+    for (name, chain) in new
+        .chains
+        .iter()
+        .filter(|(name, _)| !old.chains.contains_key(*name))
+    {
         batch.new_chain(name, chain.base.as_ref());
     }
     for (name, set) in &old.sets {
         let kept = new.sets.get(name);
-        let gone = set.elements.iter().filter(|(k, v)| kept.and_then(|s| s.elements.get(*k)) != Some(*v));
+        let gone = set
+            .elements
+            .iter()
+            .filter(|(k, v)| kept.and_then(|s| s.elements.get(*k)) != Some(*v));
         batch.delete_elements(name, set, gone);
     }
     for (name, chain) in &old.chains {
@@ -169,10 +197,17 @@ fn fill(batch: &mut Batch, old: &Table, new: &Table) {
     }
     for (name, set) in &new.sets {
         let had = old.sets.get(name);
-        let fresh = set.elements.iter().filter(|(k, v)| had.and_then(|s| s.elements.get(*k)) != Some(*v));
+        let fresh = set
+            .elements
+            .iter()
+            .filter(|(k, v)| had.and_then(|s| s.elements.get(*k)) != Some(*v));
         batch.add_elements(name, set, fresh);
     }
-    for name in old.chains.keys().filter(|name| !new.chains.contains_key(*name)) {
+    for name in old
+        .chains
+        .keys()
+        .filter(|name| !new.chains.contains_key(*name))
+    {
         batch.delete_chain(name);
     }
     for name in old.sets.keys().filter(|name| !new.sets.contains_key(*name)) {

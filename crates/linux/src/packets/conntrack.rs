@@ -30,15 +30,23 @@ pub(super) fn stale(old: &ServiceRules, new: &ServiceRules) -> Stale {
             .services
             .iter()
             .filter(|s| frontend_key(&s.frontend).1 == Protocol::Udp)
-            .map(|s| (s.frontend, s.backends.iter().map(|b| b.address.ip()).collect()))
+            .map(|s| {
+                (
+                    s.frontend,
+                    s.backends.iter().map(|b| b.address.ip()).collect(),
+                )
+            })
             .collect()
     };
     let (old, new) = (udp(old), udp(new));
     let mut stale = Stale::new();
     for (frontend, backends) in &old {
         let now = new.get(frontend);
-        let gone: BTreeSet<IpAddr> =
-            backends.iter().filter(|b| now.is_none_or(|n| !n.contains(b))).copied().collect();
+        let gone: BTreeSet<IpAddr> = backends
+            .iter()
+            .filter(|b| now.is_none_or(|n| !n.contains(b)))
+            .copied()
+            .collect();
         if !gone.is_empty() {
             let (ip, _, port) = frontend_key(frontend);
             stale.entry((ip, port)).or_default().extend(gone);
@@ -46,7 +54,9 @@ pub(super) fn stale(old: &ServiceRules, new: &ServiceRules) -> Stale {
     }
     for (frontend, backends) in &new {
         let had = old.get(frontend).is_some_and(|b| !b.is_empty());
-        if let ((Some(ip), _, port), false, false) = (frontend_key(frontend), had, backends.is_empty()) {
+        if let ((Some(ip), _, port), false, false) =
+            (frontend_key(frontend), had, backends.is_empty())
+        {
             stale.entry((Some(ip), port)).or_default().insert(ip);
         }
     }
@@ -64,7 +74,11 @@ struct Tuple {
 fn tuple(bytes: &[u8]) -> Option<Tuple> {
     let ip = attribute(bytes, 1)?;
     let proto = attribute(bytes, 2)?;
-    let address = |v4, v6| attribute(ip, v4).or_else(|| attribute(ip, v6)).map(<[u8]>::to_vec);
+    let address = |v4, v6| {
+        attribute(ip, v4)
+            .or_else(|| attribute(ip, v6))
+            .map(<[u8]>::to_vec)
+    };
     Some(Tuple {
         source: address(1, 3)?,
         destination: address(2, 4)?,
@@ -79,20 +93,38 @@ pub(super) fn forget(stale: &Stale) -> io::Result<()> {
     }
     let wanted: BTreeMap<(Option<Vec<u8>>, u16), BTreeSet<Vec<u8>>> = stale
         .iter()
-        .map(|((ip, port), gone)| ((ip.map(address_bytes), *port), gone.iter().copied().map(address_bytes).collect()))
+        .map(|((ip, port), gone)| {
+            (
+                (ip.map(address_bytes), *port),
+                gone.iter().copied().map(address_bytes).collect(),
+            )
+        })
         .collect();
     let mut socket = Socket::open(NETLINK_NETFILTER)?;
     for entry in socket.query(GET, NLM_F_DUMP, |b| b.raw(&[0, 0, 0, 0]))? {
-        let Some(body) = entry.payload.get(4..) else { continue };
-        let (Some(original), Some(reply)) = (attribute(body, CTA_TUPLE_ORIG), attribute(body, CTA_TUPLE_REPLY)) else {
+        let Some(body) = entry.payload.get(4..) else {
             continue;
         };
-        let (Some(there), Some(back)) = (tuple(original), tuple(reply)) else { continue };
+        let (Some(original), Some(reply)) = (
+            attribute(body, CTA_TUPLE_ORIG),
+            attribute(body, CTA_TUPLE_REPLY),
+        ) else {
+            continue;
+        };
+        let (Some(there), Some(back)) = (tuple(original), tuple(reply)) else {
+            continue;
+        };
         if there.protocol != protocol_number(Protocol::Udp) {
             continue;
         }
-        let dead = |key: (Option<Vec<u8>>, u16)| wanted.get(&key).is_some_and(|gone| gone.contains(&back.source));
-        if !dead((Some(there.destination.clone()), there.destination_port)) && !dead((None, there.destination_port)) {
+        let dead = |key: (Option<Vec<u8>>, u16)| {
+            wanted
+                .get(&key)
+                .is_some_and(|gone| gone.contains(&back.source))
+        };
+        if !dead((Some(there.destination.clone()), there.destination_port))
+            && !dead((None, there.destination_port))
+        {
             continue;
         }
         let family = entry.payload.first().copied().unwrap_or(0);

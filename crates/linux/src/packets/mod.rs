@@ -30,7 +30,10 @@ pub struct PacketRulesConfig {
 
 impl Default for PacketRulesConfig {
     fn default() -> Self {
-        PacketRulesConfig { table: "keelson".into(), masquerade_mark: 0x4000 }
+        PacketRulesConfig {
+            table: "keelson".into(),
+            masquerade_mark: 0x4000,
+        }
     }
 }
 
@@ -49,14 +52,26 @@ pub struct NftRules {
 
 impl NftRules {
     pub fn new(config: PacketRulesConfig) -> Self {
-        let state = State { applier: Applier::default(), rules: ServiceRules::default() };
-        NftRules { config, state: Arc::new(Mutex::new(state)) }
+        let state = State {
+            applier: Applier::default(),
+            rules: ServiceRules::default(),
+        };
+        NftRules {
+            config,
+            state: Arc::new(Mutex::new(state)),
+        }
     }
 
-    async fn blocking(&self, work: impl FnOnce(&PacketRulesConfig, &mut State) -> io::Result<()> + Send + 'static) -> Result<()> {
+    async fn blocking(
+        &self,
+        work: impl FnOnce(&PacketRulesConfig, &mut State) -> io::Result<()> + Send + 'static,
+    ) -> Result<()> {
         let (config, state) = (self.config.clone(), Arc::clone(&self.state));
         let task = tokio::task::spawn_blocking(move || {
-            work(&config, &mut state.lock().unwrap_or_else(PoisonError::into_inner))
+            work(
+                &config,
+                &mut state.lock().unwrap_or_else(PoisonError::into_inner),
+            )
         });
         match task.await {
             Ok(Ok(())) => Ok(()),

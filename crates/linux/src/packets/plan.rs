@@ -7,8 +7,8 @@ use keelson_ports::{Backend, Frontend, Protocol, ServiceRule, ServiceRules, Sour
 
 use super::PacketRulesConfig;
 use crate::nft::{
-    AnonymousSet, Data, DynsetOp, Expr, Hook, Meta, Rule, Table, Verdict, address_bytes, port_bytes, prefix_match,
-    protocol_bytes, regs, types,
+    AnonymousSet, Data, DynsetOp, Expr, Hook, Meta, Rule, Table, Verdict, address_bytes,
+    port_bytes, prefix_match, protocol_bytes, regs, types,
 };
 
 const PRIORITY_DNAT: i32 = -100;
@@ -36,36 +36,84 @@ fn skeleton(table: &mut Table, config: &PacketRulesConfig, rules: &ServiceRules)
     for v6 in [false, true] {
         let f = family(v6);
         for prefix in ["", "no-endpoint-"] {
-            table.set(&format!("{prefix}service-ips-{f}"), types::ip_protocol_port(v6), Some(types::VERDICT));
-            table.set(&format!("{prefix}node-ports-{f}"), types::PROTOCOL_PORT, Some(types::VERDICT));
+            table.set(
+                &format!("{prefix}service-ips-{f}"),
+                types::ip_protocol_port(v6),
+                Some(types::VERDICT),
+            );
+            table.set(
+                &format!("{prefix}node-ports-{f}"),
+                types::PROTOCOL_PORT,
+                Some(types::VERDICT),
+            );
         }
         table.set(&format!("hairpin-{f}"), types::ip_ip(v6), None);
-        table.chain(&format!("mark-off-cluster-{f}"), off_cluster_rules(config, rules, v6));
+        table.chain(
+            &format!("mark-off-cluster-{f}"),
+            off_cluster_rules(config, rules, v6),
+        );
     }
     table.chain("mark", vec![set_mark(config.masquerade_mark)]);
     table.chain("services", dispatch("", &rules.node_port_addresses));
-    table.chain("no-endpoints", dispatch("no-endpoint-", &rules.node_port_addresses));
-    let is_tcp = [Expr::Meta { key: Meta::L4Proto, to: regs::R0 }, Expr::eq(regs::R0, [6u8])];
+    table.chain(
+        "no-endpoints",
+        dispatch("no-endpoint-", &rules.node_port_addresses),
+    );
+    let is_tcp = [
+        Expr::Meta {
+            key: Meta::L4Proto,
+            to: regs::R0,
+        },
+        Expr::eq(regs::R0, [6u8]),
+    ];
     let [load, is_tcp] = is_tcp;
-    table.chain("reject", vec![vec![load, is_tcp, Expr::RejectTcp], vec![Expr::RejectUnreachable]]);
+    table.chain(
+        "reject",
+        vec![
+            vec![load, is_tcp, Expr::RejectTcp],
+            vec![Expr::RejectUnreachable],
+        ],
+    );
     table.chain("drop", vec![vec![Expr::Verdict(Verdict::Drop)]]);
 
     let services = || vec![vec![Expr::jump("services")]];
-    table.base_chain("nat-prerouting", "nat", Hook::Prerouting, PRIORITY_DNAT, services());
+    table.base_chain(
+        "nat-prerouting",
+        "nat",
+        Hook::Prerouting,
+        PRIORITY_DNAT,
+        services(),
+    );
     table.base_chain("nat-output", "nat", Hook::Output, PRIORITY_DNAT, services());
-    table.base_chain("nat-postrouting", "nat", Hook::Postrouting, PRIORITY_SNAT, masquerade_rules(config));
+    table.base_chain(
+        "nat-postrouting",
+        "nat",
+        Hook::Postrouting,
+        PRIORITY_SNAT,
+        masquerade_rules(config),
+    );
     let [bits, some] = Expr::any_bit(regs::R0, CT_STATE_NEW);
-    let reject = vec![vec![Expr::CtState { to: regs::R0 }, bits, some, Expr::jump("no-endpoints")]];
-    for (name, hook) in
-        [("filter-input", Hook::Input), ("filter-forward", Hook::Forward), ("filter-output", Hook::Output)]
-    {
+    let reject = vec![vec![
+        Expr::CtState { to: regs::R0 },
+        bits,
+        some,
+        Expr::jump("no-endpoints"),
+    ]];
+    for (name, hook) in [
+        ("filter-input", Hook::Input),
+        ("filter-forward", Hook::Forward),
+        ("filter-output", Hook::Output),
+    ] {
         table.base_chain(name, "filter", hook, PRIORITY_REJECT, reject.clone());
     }
 }
 
 fn set_mark(mark: u32) -> Rule {
     vec![
-        Expr::Meta { key: Meta::Mark, to: regs::R0 },
+        Expr::Meta {
+            key: Meta::Mark,
+            to: regs::R0,
+        },
         Expr::Bitwise {
             from: regs::R0,
             to: regs::R0,
@@ -79,7 +127,11 @@ fn set_mark(mark: u32) -> Rule {
 /// Marks what no pod sent. Without any pod range nobody is known to be a pod, and all is marked.
 fn off_cluster_rules(config: &PacketRulesConfig, rules: &ServiceRules, v6: bool) -> Vec<Rule> {
     let mut out = Vec::new();
-    for net in rules.pod_cidrs.iter().filter(|n| matches!(n, IpNet::V6(_)) == v6) {
+    for net in rules
+        .pod_cidrs
+        .iter()
+        .filter(|n| matches!(n, IpNet::V6(_)) == v6)
+    {
         let mut rule = prefix_match(net, true);
         rule.push(Expr::Verdict(Verdict::Return));
         out.push(rule);
@@ -98,9 +150,16 @@ fn dispatch(prefix: &str, node_port_addresses: &[IpNet]) -> Vec<Rule> {
         let mut rule = Expr::family(v6).to_vec();
         rule.extend([
             Expr::destination(v6, regs::R0),
-            Expr::Meta { key: Meta::L4Proto, to: after_address },
+            Expr::Meta {
+                key: Meta::L4Proto,
+                to: after_address,
+            },
             Expr::destination_port(after_address + 1),
-            Expr::Lookup { set: format!("{prefix}service-ips-{f}"), from: regs::R0, to: Some(regs::VERDICT) },
+            Expr::Lookup {
+                set: format!("{prefix}service-ips-{f}"),
+                from: regs::R0,
+                to: Some(regs::VERDICT),
+            },
         ]);
         rules.push(rule);
         if v6 {
@@ -129,9 +188,16 @@ fn dispatch(prefix: &str, node_port_addresses: &[IpNet]) -> Vec<Rule> {
             rule.extend([
                 Expr::DestinationType { to: regs::R0 },
                 Expr::eq(regs::R0, ROUTE_LOCAL.to_ne_bytes()),
-                Expr::Meta { key: Meta::L4Proto, to: regs::R0 },
+                Expr::Meta {
+                    key: Meta::L4Proto,
+                    to: regs::R0,
+                },
                 Expr::destination_port(regs::R1),
-                Expr::Lookup { set: format!("{prefix}node-ports-{f}"), from: regs::R0, to: Some(regs::VERDICT) },
+                Expr::Lookup {
+                    set: format!("{prefix}node-ports-{f}"),
+                    from: regs::R0,
+                    to: Some(regs::VERDICT),
+                },
             ]);
             rules.push(rule);
         }
@@ -143,11 +209,24 @@ fn masquerade_rules(config: &PacketRulesConfig) -> Vec<Rule> {
     let mark = config.masquerade_mark;
     let zero = || vec![0u8; 4];
     let mut rules = vec![vec![
-        Expr::Meta { key: Meta::Mark, to: regs::R0 },
-        Expr::Bitwise { from: regs::R0, to: regs::R1, mask: mark.to_ne_bytes().to_vec(), xor: zero() },
+        Expr::Meta {
+            key: Meta::Mark,
+            to: regs::R0,
+        },
+        Expr::Bitwise {
+            from: regs::R0,
+            to: regs::R1,
+            mask: mark.to_ne_bytes().to_vec(),
+            xor: zero(),
+        },
         Expr::ne(regs::R1, [0; 4]),
         // A tunnel would carry the mark on and have the outer packet masqueraded too.
-        Expr::Bitwise { from: regs::R0, to: regs::R0, mask: (!mark).to_ne_bytes().to_vec(), xor: zero() },
+        Expr::Bitwise {
+            from: regs::R0,
+            to: regs::R0,
+            mask: (!mark).to_ne_bytes().to_vec(),
+            xor: zero(),
+        },
         Expr::SetMark { from: regs::R0 },
         Expr::Masquerade { random: true },
     ]];
@@ -160,7 +239,11 @@ fn masquerade_rules(config: &PacketRulesConfig) -> Vec<Rule> {
             some,
             Expr::source(v6, regs::R0),
             Expr::destination(v6, if v6 { regs::R4 } else { regs::R1 }),
-            Expr::Lookup { set: format!("hairpin-{}", family(v6)), from: regs::R0, to: None },
+            Expr::Lookup {
+                set: format!("hairpin-{}", family(v6)),
+                from: regs::R0,
+                to: None,
+            },
             Expr::Masquerade { random: true },
         ]);
         rules.push(rule);
@@ -174,41 +257,83 @@ fn add_service(table: &mut Table, service: &ServiceRule) {
             let mut key = address_bytes(ip);
             key.extend(protocol_bytes(protocol));
             key.extend(port_bytes(port));
-            let name = format!("svc-{}-{}-{port}", ip.to_string().replace(':', "."), protocol_name(protocol));
+            let name = format!(
+                "svc-{}-{}-{port}",
+                ip.to_string().replace(':', "."),
+                protocol_name(protocol)
+            );
             (ip.is_ipv6(), "service-ips", key, name)
         }
-        Frontend::NodePort { ipv6, protocol, port } => {
+        Frontend::NodePort {
+            ipv6,
+            protocol,
+            port,
+        } => {
             let mut key = protocol_bytes(protocol).to_vec();
             key.extend(port_bytes(port));
-            (ipv6, "node-ports", key, format!("node{}-{}-{port}", family(ipv6), protocol_name(protocol)))
+            (
+                ipv6,
+                "node-ports",
+                key,
+                format!("node{}-{}-{port}", family(ipv6), protocol_name(protocol)),
+            )
         }
     };
     // A backend of the other family cannot be reached from this frontend.
-    let backends: Vec<Backend> =
-        service.backends.iter().copied().filter(|b| b.address.is_ipv6() == v6).collect();
+    let backends: Vec<Backend> = service
+        .backends
+        .iter()
+        .copied()
+        .filter(|b| b.address.is_ipv6() == v6)
+        .collect();
     let f = family(v6);
     if backends.is_empty() {
-        let target = if service.drop_if_empty { "drop" } else { "reject" };
-        insert(table, &format!("no-endpoint-{set}-{f}"), key, Data::Verdict(Verdict::Goto(target.into())));
+        let target = if service.drop_if_empty {
+            "drop"
+        } else {
+            "reject"
+        };
+        insert(
+            table,
+            &format!("no-endpoint-{set}-{f}"),
+            key,
+            Data::Verdict(Verdict::Goto(target.into())),
+        );
         return;
     }
-    insert(table, &format!("{set}-{f}"), key, Data::Verdict(Verdict::Goto(name.clone())));
+    insert(
+        table,
+        &format!("{set}-{f}"),
+        key,
+        Data::Verdict(Verdict::Goto(name.clone())),
+    );
     for backend in &backends {
         let ip = address_bytes(backend.address.ip());
-        insert(table, &format!("hairpin-{f}"), [ip.clone(), ip].concat(), Data::None);
+        insert(
+            table,
+            &format!("hairpin-{f}"),
+            [ip.clone(), ip].concat(),
+            Data::None,
+        );
     }
     let mut rules = Vec::new();
     match service.source {
-        SourcePolicy::MasqueradeOffCluster => rules.push(vec![Expr::jump(format!("mark-off-cluster-{f}"))]),
+        SourcePolicy::MasqueradeOffCluster => {
+            rules.push(vec![Expr::jump(format!("mark-off-cluster-{f}"))])
+        }
         SourcePolicy::MasqueradeAll => rules.push(vec![Expr::jump("mark")]),
         SourcePolicy::Preserve => {}
     }
     match service.affinity {
         Some(timeout) => {
-            let timeout_ms = u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX).max(1);
+            let timeout_ms = u64::try_from(timeout.as_millis())
+                .unwrap_or(u64::MAX)
+                .max(1);
             // The time is part of the name: a set's time-out cannot be changed.
             let map = format!("affinity-{name}-{timeout_ms}");
-            table.set(&map, types::ip(v6), Some(types::ip_port(v6))).timeout_ms = Some(timeout_ms);
+            table
+                .set(&map, types::ip(v6), Some(types::ip_port(v6)))
+                .timeout_ms = Some(timeout_ms);
             rules.extend(affinity_rules(v6, &backends, &map, timeout_ms));
         }
         None => rules.push(pick_and_translate(v6, &backends, Vec::new())),
@@ -219,7 +344,11 @@ fn add_service(table: &mut Table, service: &ServiceRule) {
     }
     let inner = format!("{name}-allowed");
     let mut gate: Vec<Rule> = Vec::new();
-    for net in service.allowed_sources.iter().filter(|n| matches!(n, IpNet::V6(_)) == v6) {
+    for net in service
+        .allowed_sources
+        .iter()
+        .filter(|n| matches!(n, IpNet::V6(_)) == v6)
+    {
         let mut rule = prefix_match(net, true);
         rule.push(Expr::goto(inner.clone()));
         gate.push(rule);
@@ -256,15 +385,32 @@ fn backend_bytes(backend: &Backend) -> Vec<u8> {
 
 /// Loads a random backend, does `then`, and rewrites the destination.
 fn pick_and_translate(v6: bool, backends: &[Backend], then: Rule) -> Rule {
-    let elements = (0u32..).zip(backends).map(|(i, b)| (i.to_ne_bytes().to_vec(), Data::Value(backend_bytes(b))));
-    let map = AnonymousSet { key: types::NUMBER, data: Some(types::ip_port(v6)), elements: elements.collect() };
+    let elements = (0u32..)
+        .zip(backends)
+        .map(|(i, b)| (i.to_ne_bytes().to_vec(), Data::Value(backend_bytes(b))));
+    let map = AnonymousSet {
+        key: types::NUMBER,
+        data: Some(types::ip_port(v6)),
+        elements: elements.collect(),
+    };
     let modulus = u32::try_from(backends.len()).unwrap_or(u32::MAX);
     let mut rule = vec![
-        Expr::Random { modulus, to: regs::R4 },
-        Expr::LookupIn { set: map, from: regs::R4, to: Some(regs::R4) },
+        Expr::Random {
+            modulus,
+            to: regs::R4,
+        },
+        Expr::LookupIn {
+            set: map,
+            from: regs::R4,
+            to: Some(regs::R4),
+        },
     ];
     rule.extend(then);
-    rule.push(Expr::Dnat { v6, address: regs::R4, port: port_register(v6) });
+    rule.push(Expr::Dnat {
+        v6,
+        address: regs::R4,
+        port: port_register(v6),
+    });
     rule
 }
 
@@ -278,16 +424,35 @@ fn affinity_rules(v6: bool, backends: &[Backend], map: &str, timeout_ms: u64) ->
         data: Some(regs::R4),
         timeout_ms: Some(timeout_ms),
     };
-    let mut live: Vec<(Vec<u8>, Data)> = backends.iter().map(|b| (backend_bytes(b), Data::None)).collect();
+    let mut live: Vec<(Vec<u8>, Data)> = backends
+        .iter()
+        .map(|b| (backend_bytes(b), Data::None))
+        .collect();
     live.sort_by(|a, b| a.0.cmp(&b.0));
     live.dedup_by(|a, b| a.0 == b.0);
-    let live = AnonymousSet { key: types::ip_port(v6), data: None, elements: live };
+    let live = AnonymousSet {
+        key: types::ip_port(v6),
+        data: None,
+        elements: live,
+    };
     let known = vec![
         client.clone(),
-        Expr::Lookup { set: map.to_owned(), from: regs::R0, to: Some(regs::R4) },
-        Expr::LookupIn { set: live, from: regs::R4, to: None },
+        Expr::Lookup {
+            set: map.to_owned(),
+            from: regs::R0,
+            to: Some(regs::R4),
+        },
+        Expr::LookupIn {
+            set: live,
+            from: regs::R4,
+            to: None,
+        },
         remember.clone(),
-        Expr::Dnat { v6, address: regs::R4, port: port_register(v6) },
+        Expr::Dnat {
+            v6,
+            address: regs::R4,
+            port: port_register(v6),
+        },
     ];
     // Updating keeps an element's old data: a memory of a dead backend has to go first. Deleting
     // goes by the key, but the kernel wants to see data wherever it sees a map.
@@ -298,7 +463,10 @@ fn affinity_rules(v6: bool, backends: &[Backend], map: &str, timeout_ms: u64) ->
         data: Some(regs::R4),
         timeout_ms: None,
     };
-    vec![known, pick_and_translate(v6, backends, vec![client, forget, remember])]
+    vec![
+        known,
+        pick_and_translate(v6, backends, vec![client, forget, remember]),
+    ]
 }
 
 /// The address of a frontend, for those that have one.
