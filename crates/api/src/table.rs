@@ -12,7 +12,7 @@ struct Entry {
     name: &'static str,
     /// The type's line and the lines of its fields.
     text: &'static str,
-    parsed: OnceLock<Schema>,
+    parsed: OnceLock<Box<Schema>>,
 }
 
 /// Sorted by name; a type's id is its place here.
@@ -76,7 +76,7 @@ fn id(name: &str) -> Option<u16> {
 
 pub(crate) fn by_id(id: u16) -> &'static Schema {
     let e = &TABLE[usize::from(id)];
-    e.parsed.get_or_init(|| parse(e))
+    e.parsed.get_or_init(|| Box::new(parse(e)))
 }
 
 /// A built-in type by its full name, `io.k8s.api.core.v1.Pod`.

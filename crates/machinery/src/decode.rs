@@ -6,11 +6,12 @@
 //! schema knows. What was dropped is reported, for `fieldValidation=Strict|Warn`.
 
 use crate::go;
-use crate::json_text::parse_json;
+use crate::json_text::{key_order, parse_json};
 use crate::quantity::Quantity;
 use crate::time;
 use keelson_api::{Additional, Field, Schema, Type};
 use serde_json::{Map, Value};
+use std::collections::HashMap;
 use std::fmt::Write;
 
 /// Problems beyond this many are counted, not kept.
@@ -38,15 +39,48 @@ pub enum DecodeError {
 pub fn decode(bytes: &[u8], schema: &Schema) -> Result<Decoded, DecodeError> {
     let (value, duplicates) = parse_json(bytes).map_err(DecodeError::Syntax)?;
     let mut out = normalize(value, schema)?;
-    if !duplicates.is_empty() {
-        let mut all: Vec<String> = duplicates
-            .into_iter()
-            .map(|d| format!("duplicate field {}", go::quote(&d)))
-            .collect();
-        all.append(&mut out.problems);
-        out.problems = all;
+    if duplicates.is_empty() && out.problems.len() < 2 {
+        return Ok(out);
     }
+    let mut problems: Vec<(usize, String)> = Vec::new();
+    if schema.type_name().is_empty() {
+        // Custom resources: what the parser saw, then what pruning saw.
+        problems.extend(duplicates.iter().map(|d| (0, duplicate(d))));
+        problems.extend(out.problems.drain(..).map(|p| (1, p)));
+    } else {
+        let order = key_order(bytes);
+        let mut at: HashMap<String, Vec<usize>> = HashMap::new();
+        for (i, path) in order.into_iter().enumerate() {
+            at.entry(path).or_default().push(i);
+        }
+        let mut again: HashMap<&str, usize> = HashMap::new();
+        for d in &duplicates {
+            let n = again.entry(d).or_insert(0);
+            *n += 1;
+            let place = at.get(d).and_then(|p| p.get(*n)).copied();
+            problems.push((place.unwrap_or(usize::MAX), duplicate(d)));
+        }
+        let first: HashMap<String, usize> = at
+            .into_iter()
+            .filter_map(|(path, places)| Some((unknown(&path), *places.first()?)))
+            .collect();
+        problems.extend(
+            out.problems
+                .drain(..)
+                .map(|p| (first.get(&p).copied().unwrap_or(usize::MAX), p)),
+        );
+    }
+    problems.sort();
+    out.problems = problems.into_iter().map(|p| p.1).collect();
     Ok(out)
+}
+
+fn duplicate(path: &str) -> String {
+    format!("duplicate field {}", go::quote(path))
+}
+
+fn unknown(path: &str) -> String {
+    format!("unknown field {}", go::quote(path))
 }
 
 /// Brings a tree (from YAML, from a patch) into the server's form.
@@ -592,8 +626,8 @@ mod tests {
         assert_eq!(
             d.problems,
             [
-                "unknown field \"spec.foo\"",
-                "unknown field \"spec.containers[0].x\""
+                "unknown field \"spec.containers[0].x\"",
+                "unknown field \"spec.foo\""
             ]
         );
         let again = normalize(
@@ -616,6 +650,22 @@ mod tests {
             ["duplicate field \"data.a\"", "duplicate field \"kind\""]
         );
         assert_eq!(d.object["data"]["a"], "2");
+        let d = decode(
+            br#"{"data":{"z":"1"},"x":[{"y":1}],"kind":"a","b":1,"kind":"b","kind":"c","a":2}"#,
+            s,
+        )
+        .unwrap();
+        assert_eq!(
+            d.problems,
+            [
+                "unknown field \"x\"",
+                "unknown field \"b\"",
+                "duplicate field \"kind\"",
+                "duplicate field \"kind\"",
+                "unknown field \"a\""
+            ],
+            "in the order of the document"
+        );
         assert!(decode(b"{", s).is_err());
         assert!(decode(b"{} x", s).is_err());
     }

@@ -17,6 +17,18 @@ pub(crate) fn parse_json(bytes: &[u8]) -> Result<(Value, Vec<String>), String> {
     Ok((value, context.duplicates))
 }
 
+/// Paths of all keys in the order of the document; of a key given again, that place too. For
+/// reports only: it costs a string a key.
+pub(crate) fn key_order(bytes: &[u8]) -> Vec<String> {
+    let mut context = Context {
+        order: Some(Vec::new()),
+        ..Context::default()
+    };
+    let mut d = serde_json::Deserializer::from_slice(bytes);
+    let _ = Seed(&mut context).deserialize(&mut d);
+    context.order.unwrap_or_default()
+}
+
 enum Step {
     Key(String),
     Index(usize),
@@ -26,29 +38,34 @@ enum Step {
 struct Context {
     path: Vec<Step>,
     duplicates: Vec<String>,
+    order: Option<Vec<String>>,
 }
 
 impl Context {
     fn duplicate(&mut self, key: &str) {
-        if self.duplicates.len() >= MAX_DUPLICATES {
-            return;
+        if self.duplicates.len() < MAX_DUPLICATES {
+            let path = self.path_of(key);
+            self.duplicates.push(path);
         }
+    }
+
+    fn path_of(&self, key: &str) -> String {
         let mut out = String::new();
         for s in &self.path {
             match s {
-                Step::Index(i) => out.push_str(&format!("[{i}]")),
+                Step::Index(i) => {
+                    // An index follows its list without a dot.
+                    out.truncate(out.trim_end_matches('.').len());
+                    out.push_str(&format!("[{i}]."));
+                }
                 Step::Key(k) => {
                     out.push_str(k);
                     out.push('.');
                 }
             }
-            if matches!(s, Step::Index(_)) && !out.is_empty() {
-                out.push('.');
-            }
         }
-        // An index follows its list without a dot.
-        let out = out.replace(".[", "[");
-        self.duplicates.push(format!("{out}{key}"));
+        out.push_str(key);
+        out
     }
 }
 
@@ -124,6 +141,12 @@ impl<'de> Visitor<'de> for Seed<'_> {
         while let Some(key) = map.next_key::<String>()? {
             if out.contains_key(&key) {
                 self.0.duplicate(&key);
+            }
+            if self.0.order.is_some() {
+                let path = self.0.path_of(&key);
+                if let Some(order) = &mut self.0.order {
+                    order.push(path);
+                }
             }
             self.0.path.push(Step::Key(key));
             let value = map.next_value_seed(Seed(&mut *self.0))?;

@@ -144,18 +144,29 @@ fn join_lists(live: &[Value], config: &[Value], schema: &Schema) -> Vec<Value> {
     out
 }
 
-/// The first thing in a configuration that the schema does not allow, with its path.
+/// What in a configuration the schema does not allow, with its path.
 pub(super) fn check(config: &Value, schema: &Schema) -> Result<(), String> {
-    walk(config, schema, &mut Vec::new())
+    let mut errs = Vec::new();
+    walk(config, schema, &mut Vec::new(), &mut errs);
+    match errs.len() {
+        0 => Ok(()),
+        1 => Err(errs.remove(0)),
+        _ => Err(format!("errors:\n  {}", errs.join("\n  "))),
+    }
 }
 
-fn fail(at: &[String], message: &str) -> Result<(), String> {
-    Err(format!("{}: {message}", path::display(at)))
+/// Errors beyond this many are not reported.
+const MAX_ERRORS: usize = 50;
+
+fn fail(at: &[String], message: &str, errs: &mut Vec<String>) {
+    if errs.len() < MAX_ERRORS {
+        errs.push(format!("{}: {message}", path::display(at)));
+    }
 }
 
-fn walk(v: &Value, s: &Schema, at: &mut Vec<String>) -> Result<(), String> {
+fn walk(v: &Value, s: &Schema, at: &mut Vec<String>, errs: &mut Vec<String>) {
     let got = match v {
-        Value::Null => return Ok(()),
+        Value::Null => return,
         Value::Bool(_) => "boolean",
         Value::Number(_) => "number",
         Value::String(_) => "string",
@@ -163,7 +174,7 @@ fn walk(v: &Value, s: &Schema, at: &mut Vec<String>) -> Result<(), String> {
         Value::Object(_) => "map",
     };
     let ok = match s.kind() {
-        Type::Any => return Ok(()),
+        Type::Any => return,
         Type::Object => v.is_object(),
         Type::Array => v.is_array(),
         Type::String | Type::Bytes | Type::Time | Type::MicroTime => v.is_string(),
@@ -188,22 +199,22 @@ fn walk(v: &Value, s: &Schema, at: &mut Vec<String>) -> Result<(), String> {
         } else {
             got.into()
         };
-        return fail(at, &format!("expected {wanted}, got {got}"));
+        return fail(at, &format!("expected {wanted}, got {got}"), errs);
     }
     match v {
         Value::Object(map) => {
             for (k, item) in map {
                 at.push(path::field(k));
                 match s.property(k) {
-                    Some(f) => walk(item, f, at)?,
+                    Some(f) => walk(item, f, at, errs),
                     None if s.keeps_unknown() || matches!(s.additional(), Additional::Open) => {}
-                    None => return fail(at, "field not declared in schema"),
+                    None => fail(at, "field not declared in schema", errs),
                 }
                 at.pop();
             }
         }
         Value::Array(items) => {
-            let Some(of) = s.items() else { return Ok(()) };
+            let Some(of) = s.items() else { return };
             let mut seen = HashSet::new();
             for (i, item) in items.iter().enumerate() {
                 let element = match s.list_type() {
@@ -212,29 +223,31 @@ fn walk(v: &Value, s: &Schema, at: &mut Vec<String>) -> Result<(), String> {
                         Some(e) => {
                             if !seen.insert(e.clone()) {
                                 let shown = path::display_element(&e);
-                                return fail(at, &format!("duplicate entries for key {shown}"));
+                                fail(at, &format!("duplicate entries for key {shown}"), errs);
+                                continue;
                             }
                             e
                         }
                         None => {
                             let keys: Vec<String> =
                                 s.list_keys().iter().map(|k| crate::go::quote(k)).collect();
-                            return fail(
+                            fail(
                                 at,
                                 &format!(
                                     "element {i}: associative list with keys has an element that omits all key fields [{}] (and doesn't have default values for any key fields)",
                                     keys.join(" ")
                                 ),
+                                errs,
                             );
+                            continue;
                         }
                     },
                 };
                 at.push(element);
-                walk(item, of, at)?;
+                walk(item, of, at, errs);
                 at.pop();
             }
         }
         _ => {}
     }
-    Ok(())
 }
