@@ -7,7 +7,7 @@ mod delete;
 mod event_convert;
 mod expire;
 mod managed;
-mod negotiate;
+pub(crate) mod negotiate;
 mod objects;
 mod options;
 mod patch;
