@@ -39,6 +39,7 @@ pub(crate) static VALIDATING_ADMISSION_POLICY: Kind = Kind {
             cell::age(obj, now),
         ]
     },
+    allow_unconditional_update: false,
     ..Kind::GENERIC
 };
 
@@ -67,6 +68,7 @@ pub(crate) static MUTATING_ADMISSION_POLICY: Kind = Kind {
             cell::age(obj, now),
         ]
     },
+    allow_unconditional_update: false,
     ..Kind::GENERIC
 };
 

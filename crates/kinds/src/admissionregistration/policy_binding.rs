@@ -42,6 +42,7 @@ const BINDING: Kind = Kind {
             cell::age(obj, now),
         ]
     },
+    allow_unconditional_update: false,
     ..Kind::GENERIC
 };
 

@@ -21,6 +21,7 @@ const WEBHOOKS: Kind = Kind {
     },
     columns: &[Column::integer("Webhooks"), Column::AGE],
     cells: |obj, now| vec![obj.list("webhooks").len().into(), cell::age(obj, now)],
+    allow_unconditional_update: false,
     ..Kind::GENERIC
 };
 

@@ -71,6 +71,7 @@ pub(crate) static API_SERVICE: Kind = Kind {
         vec![service.into(), available.into(), cell::age(obj, now)]
     },
     validate_name: name_is_path_segment,
+    allow_unconditional_update: false,
     ..Kind::GENERIC
 };
 

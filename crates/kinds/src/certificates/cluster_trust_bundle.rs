@@ -31,6 +31,7 @@ pub(crate) static CLUSTER_TRUST_BUNDLE: Kind = Kind {
         let own = name.rsplit(':').next().unwrap_or(name);
         keelson_machinery::validation::is_dns1123_subdomain(crate::check::masked(own, prefix))
     },
+    allow_unconditional_update: false,
     ..Kind::GENERIC
 };
 

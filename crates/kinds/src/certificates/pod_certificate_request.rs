@@ -61,6 +61,7 @@ pub(crate) static POD_CERTIFICATE_REQUEST: Kind = Kind {
         ]
     },
     selectable_names: &["spec.signerName", "spec.podName", "spec.nodeName"],
+    allow_unconditional_update: false,
     ..Kind::GENERIC
 };
 

@@ -33,6 +33,7 @@ pub(crate) static LIMIT_RANGE: Kind = Kind {
         priority: 0,
     }],
     cells: |obj, _| vec![obj.at("metadata.creationTimestamp").clone()],
+    allow_create_on_update: true,
     ..Kind::GENERIC
 };
 

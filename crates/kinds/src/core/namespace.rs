@@ -20,8 +20,13 @@ pub(crate) static NAMESPACE: Kind = Kind {
     validate_update,
     columns: &[Column::text("Status"), Column::AGE],
     cells: |obj, now| vec![obj.text("status.phase").into(), cell::age(obj, now)],
-    selectable: |obj| vec![("status.phase", obj.text("status.phase").to_owned())],
-    selectable_names: &["status.phase"],
+    selectable: |obj| {
+        vec![
+            ("status.phase", obj.text("status.phase").to_owned()),
+            ("name", obj.text("metadata.name").to_owned()),
+        ]
+    },
+    selectable_names: &["status.phase", "name"],
     validate_name: check::name_is_dns1123_label,
     ..Kind::GENERIC
 };

@@ -37,6 +37,8 @@ pub(crate) static PERSISTENT_VOLUME_CLAIM: Kind = Kind {
         Column::wide("VolumeMode"),
     ],
     cells,
+    selectable: |obj| vec![("name", obj.text("metadata.name").to_owned())],
+    selectable_names: &["name"],
     ..Kind::GENERIC
 };
 

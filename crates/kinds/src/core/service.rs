@@ -45,6 +45,7 @@ pub(crate) static SERVICE: Kind = Kind {
     },
     selectable_names: &["spec.clusterIP", "spec.type"],
     validate_name: check::name_is_dns1123_label,
+    allow_create_on_update: true,
     ..Kind::GENERIC
 };
 

@@ -38,5 +38,6 @@ pub(crate) static STORAGE_VERSION: Kind = Kind {
             cell::age(obj, now),
         ]
     },
+    allow_unconditional_update: false,
     ..Kind::GENERIC
 };

@@ -44,5 +44,6 @@ pub(crate) static STORAGE_VERSION_MIGRATION: Kind = Kind {
             .rfind(|t| matches!(*t, "Running" | "Failed" | "Succeeded"));
         vec![text.into(), status.unwrap_or("Unknown").into()]
     },
+    allow_unconditional_update: false,
     ..Kind::GENERIC
 };

@@ -38,13 +38,6 @@ pub(crate) static IP_ADDRESS: Kind = Kind {
         }
         vec![text.into(), cell::age(obj, now)]
     },
-    selectable: |obj| {
-        vec![(
-            "spec.parentRef.name",
-            obj.text("spec.parentRef.name").to_owned(),
-        )]
-    },
-    selectable_names: &["spec.parentRef.name"],
     validate_name: |name, _| validation::is_valid_ip(name),
     ..Kind::GENERIC
 };

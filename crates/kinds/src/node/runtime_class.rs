@@ -31,6 +31,8 @@ pub(crate) static RUNTIME_CLASS: Kind = Kind {
     },
     columns: &[Column::text("Handler"), Column::AGE],
     cells: |obj, now| vec![obj.text("handler").into(), cell::age(obj, now)],
+    allow_create_on_update: true,
+    allow_unconditional_update: false,
     ..Kind::GENERIC
 };
 

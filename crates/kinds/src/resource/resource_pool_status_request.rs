@@ -51,6 +51,7 @@ pub(crate) static RESOURCE_POOL_STATUS_REQUEST: Kind = Kind {
     ],
     cells,
     convert: convert::convert,
+    allow_unconditional_update: false,
     ..Kind::GENERIC
 };
 

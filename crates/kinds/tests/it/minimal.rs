@@ -198,7 +198,8 @@ fn others(resource: &str) -> Value {
             json!({"rules": [{"verbs": ["get"], "apiGroups": [""], "resources": ["pods"]}]})
         }
         "tokenreviews" => json!({"spec": {"token": "t"}}),
-        "subjectaccessreviews" | "selfsubjectaccessreviews" => {
+        "selfsubjectaccessreviews" => json!({"spec": {"resourceAttributes": {}}}),
+        "subjectaccessreviews" => {
             json!({"spec": {"user": "u", "resourceAttributes": {}}})
         }
         "localsubjectaccessreviews" => {

@@ -60,9 +60,6 @@ pub(crate) fn pod_spec(spec: &mut Value) {
     if let Some(resources) = spec.at_mut("resources") {
         requirements(resources);
     }
-    if spec.flag("hostNetwork") {
-        host_network_ports(spec, &["containers", "initContainers"]);
-    }
 }
 
 /// The old name of the field and the new one always agree.

@@ -9,8 +9,11 @@ mod security;
 mod update;
 mod validate;
 pub(crate) mod volumes;
+mod warnings;
 
 use serde_json::{Value, json};
+
+pub(crate) use warnings::of_spec as template_warnings;
 
 pub(crate) use validate::{legacy_ip as validate_legacy_ip, pod_template};
 
@@ -185,103 +188,4 @@ fn warnings(pod: &Value, old: Option<&Value>) -> Vec<String> {
     }
     out.extend(template_warnings(&At::new(pod, "spec")));
     out
-}
-
-/// Remarks about a pod spec, also within a workload's template.
-pub(crate) fn template_warnings(spec: &At) -> Vec<String> {
-    let mut out = Vec::new();
-    for (key, _) in spec.at("nodeSelector").entries() {
-        if let Some(new) = deprecated_node_label(key) {
-            out.push(format!(
-                "{}: deprecated since {new}",
-                spec.at("nodeSelector").path.key(key)
-            ));
-        }
-    }
-    if spec.value.num("terminationGracePeriodSeconds") < 0 {
-        out.push(format!(
-            "{}: must be >= 0; negative values are invalid and will be treated as 1",
-            spec.at("terminationGracePeriodSeconds").path
-        ));
-    }
-    for (i, alias) in spec.value.list("hostAliases").iter().enumerate() {
-        let twice = spec.value.list("hostAliases")[..i]
-            .iter()
-            .any(|other| other.text("ip") == alias.text("ip"));
-        if twice {
-            out.push(format!(
-                "{}: duplicate ip {:?}",
-                spec.at("hostAliases").path.index(i).child("ip"),
-                alias.text("ip")
-            ));
-        }
-    }
-    let unnamed = spec
-        .value
-        .list("imagePullSecrets")
-        .iter()
-        .enumerate()
-        .filter(|(_, s)| s.text("name").is_empty());
-    for (i, _) in unnamed {
-        out.push(format!(
-            "{}: invalid empty name \"\"",
-            spec.at("imagePullSecrets").path.index(i).child("name")
-        ));
-    }
-    for c in each_container(spec) {
-        for (i, var) in c.value.list("env").iter().enumerate() {
-            let name = var.text("name");
-            let before = c.value.list("env")[..i]
-                .iter()
-                .find(|v| v.text("name") == name);
-            if let Some(before) = before {
-                let what = if before == var {
-                    "duplicate name"
-                } else {
-                    "hides previous definition of"
-                };
-                let path = c.at("env").path.index(i);
-                out.push(if before == var {
-                    format!("{path}: {what} {name:?}")
-                } else {
-                    format!("{path}: {what} {name:?}, which may be unintended")
-                });
-            }
-        }
-        for (i, port) in c.value.list("ports").iter().enumerate() {
-            let twin = |p: &&Value| {
-                ["containerPort", "hostPort"]
-                    .iter()
-                    .all(|f| p.num(f) == port.num(f))
-                    && p.text("protocol") == port.text("protocol")
-                    && p.text("hostIP") == port.text("hostIP")
-            };
-            if let Some(at) = c.value.list("ports")[..i].iter().position(|p| twin(&p)) {
-                let list = c.at("ports").path;
-                out.push(format!(
-                    "{}: duplicate port definition with {}",
-                    list.index(i),
-                    list.index(at)
-                ));
-            }
-        }
-    }
-    out
-}
-
-fn deprecated_node_label(key: &str) -> Option<&'static str> {
-    Some(match key {
-        "beta.kubernetes.io/arch" => "v1.14; use \"kubernetes.io/arch\" instead",
-        "beta.kubernetes.io/os" => "v1.14; use \"kubernetes.io/os\" instead",
-        "failure-domain.beta.kubernetes.io/region" => {
-            "v1.17; use \"topology.kubernetes.io/region\" instead"
-        }
-        "failure-domain.beta.kubernetes.io/zone" => {
-            "v1.17; use \"topology.kubernetes.io/zone\" instead"
-        }
-        "beta.kubernetes.io/instance-type" => {
-            "v1.17; use \"node.kubernetes.io/instance-type\" instead"
-        }
-        _ => return None,
-    })
 }
