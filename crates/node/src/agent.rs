@@ -28,7 +28,10 @@ pub(crate) struct Agent {
 
 impl Agent {
     pub(crate) fn new(node: Arc<Node>, workers: Workers) -> Arc<Self> {
-        Arc::new(Self { node, workers: workers.0 })
+        Arc::new(Self {
+            node,
+            workers: workers.0,
+        })
     }
 
     /// Ends a pod as failed.
@@ -136,12 +139,19 @@ impl Agent {
 
     async fn runtime_changed(&self, event: RuntimeEvent) {
         let uid = match event {
-            RuntimeEvent::ContainerStarted { container, .. } | RuntimeEvent::ContainerExited { container, .. } => {
+            RuntimeEvent::ContainerStarted { container, .. }
+            | RuntimeEvent::ContainerExited { container, .. } => {
                 self.node.state.refresh_container(&container).await
             }
             RuntimeEvent::SandboxExited { sandbox } => {
                 let uid = self.node.state.refresh_sandbox(&sandbox).await;
-                for container in self.node.state.running().into_iter().filter(|c| c.sandbox == sandbox) {
+                for container in self
+                    .node
+                    .state
+                    .running()
+                    .into_iter()
+                    .filter(|c| c.sandbox == sandbox)
+                {
                     self.node.state.refresh_container(&container.id).await;
                 }
                 uid
@@ -172,12 +182,21 @@ impl Agent {
     /// Clears away what belongs to pods that the API does not have any more.
     async fn remove_orphans(&self) {
         let node = &self.node;
-        let known: BTreeSet<String> = node.pods.list().iter().map(|pod| pod::uid(pod).to_owned()).collect();
+        let known: BTreeSet<String> = node
+            .pods
+            .list()
+            .iter()
+            .map(|pod| pod::uid(pod).to_owned())
+            .collect();
         for sandbox in node.runtime.list_pod_sandboxes().await.unwrap_or_default() {
             if known.contains(&sandbox.uid) {
                 continue;
             }
-            tracing::info!(pod = sandbox.name, namespace = sandbox.namespace, "removing a pod that no longer exists");
+            tracing::info!(
+                pod = sandbox.name,
+                namespace = sandbox.namespace,
+                "removing a pod that no longer exists"
+            );
             let stopped = node.runtime.stop_pod_sandbox(&sandbox.id).await;
             let removed = node.runtime.remove_pod_sandbox(&sandbox.id).await;
             if let Err(error) = stopped.and(removed) {
@@ -187,7 +206,11 @@ impl Agent {
             node.state.forget_sandbox(&sandbox.id);
         }
         for dir in children(&node.config.data_dir.join("pods")) {
-            let uid = dir.file_name().unwrap_or_default().to_string_lossy().into_owned();
+            let uid = dir
+                .file_name()
+                .unwrap_or_default()
+                .to_string_lossy()
+                .into_owned();
             if !known.contains(&uid)
                 && let Err(error) = volumes::tear_down(&*node.mounts, &dir).await
             {
@@ -195,7 +218,11 @@ impl Agent {
             }
         }
         for dir in children(&node.config.log_dir.join("pods")) {
-            let name = dir.file_name().unwrap_or_default().to_string_lossy().into_owned();
+            let name = dir
+                .file_name()
+                .unwrap_or_default()
+                .to_string_lossy()
+                .into_owned();
             let uid = name.rsplit('_').next().unwrap_or_default();
             if !known.contains(uid)
                 && let Err(error) = std::fs::remove_dir_all(&dir)
@@ -205,8 +232,12 @@ impl Agent {
         }
         for parent in [qos::ROOT, qos::BURSTABLE, qos::BEST_EFFORT] {
             for child in node.cgroups.children(parent).await.unwrap_or_default() {
-                let orphan = child.strip_prefix("pod").is_some_and(|uid| !known.contains(uid));
-                if orphan && let Err(error) = node.cgroups.remove(&format!("{parent}/{child}")).await {
+                let orphan = child
+                    .strip_prefix("pod")
+                    .is_some_and(|uid| !known.contains(uid));
+                if orphan
+                    && let Err(error) = node.cgroups.remove(&format!("{parent}/{child}")).await
+                {
                     tracing::warn!(child, %error, "removing a pod's cgroup failed");
                 }
             }
@@ -221,7 +252,9 @@ impl Agent {
                 .pods
                 .list()
                 .iter()
-                .filter(|pod| !pod::is_phase_terminal(pod) && qos::class(pod) == qos::QosClass::Burstable)
+                .filter(|pod| {
+                    !pod::is_phase_terminal(pod) && qos::class(pod) == qos::QosClass::Burstable
+                })
                 .map(|pod| resources::pod_sum(pod, resources::cpu_request_milli))
                 .sum();
             ensure_qos(&node, milli).await;
@@ -252,7 +285,12 @@ pub(crate) struct Workers(Arc<Mutex<BTreeMap<String, Arc<Inbox>>>>);
 
 impl Workers {
     pub(crate) fn refresh(&self, uid: &str) {
-        let inbox = self.0.lock().unwrap_or_else(PoisonError::into_inner).get(uid).cloned();
+        let inbox = self
+            .0
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .get(uid)
+            .cloned();
         if let Some(inbox) = inbox {
             inbox.refresh();
         }
@@ -260,11 +298,18 @@ impl Workers {
 }
 
 pub(crate) async fn ensure_qos(node: &Node, burstable_milli: i64) {
-    let shares = |shares: u64| CgroupResources { cpu_shares: Some(shares), ..CgroupResources::default() };
-    let root = u64::try_from(node.machine.allocatable(&node.config).cpu_milli).unwrap_or(0) * 1024 / 1000;
+    let shares = |shares: u64| CgroupResources {
+        cpu_shares: Some(shares),
+        ..CgroupResources::default()
+    };
+    let root =
+        u64::try_from(node.machine.allocatable(&node.config).cpu_milli).unwrap_or(0) * 1024 / 1000;
     for (path, limits) in [
         (qos::ROOT, shares(root.max(2))),
-        (qos::BURSTABLE, shares(resources::cpu_shares(burstable_milli))),
+        (
+            qos::BURSTABLE,
+            shares(resources::cpu_shares(burstable_milli)),
+        ),
         (qos::BEST_EFFORT, shares(2)),
     ] {
         if let Err(error) = node.cgroups.ensure(path, &limits).await {
@@ -274,5 +319,10 @@ pub(crate) async fn ensure_qos(node: &Node, burstable_milli: i64) {
 }
 
 fn children(dir: &std::path::Path) -> Vec<PathBuf> {
-    std::fs::read_dir(dir).into_iter().flatten().flatten().map(|entry| entry.path()).collect()
+    std::fs::read_dir(dir)
+        .into_iter()
+        .flatten()
+        .flatten()
+        .map(|entry| entry.path())
+        .collect()
 }

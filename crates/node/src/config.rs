@@ -43,7 +43,11 @@ pub struct NodeConfig {
 
 impl NodeConfig {
     /// Upstream's defaults for a node of that name.
-    pub fn new(node_name: impl Into<String>, node_ips: Vec<IpAddr>, data_dir: impl Into<PathBuf>) -> Self {
+    pub fn new(
+        node_name: impl Into<String>,
+        node_ips: Vec<IpAddr>,
+        data_dir: impl Into<PathBuf>,
+    ) -> Self {
         let data_dir = data_dir.into();
         Self {
             node_name: node_name.into(),
@@ -73,7 +77,9 @@ impl NodeConfig {
     }
 
     pub(crate) fn pod_log_dir(&self, namespace: &str, name: &str, uid: &str) -> PathBuf {
-        self.log_dir.join("pods").join(format!("{namespace}_{name}_{uid}"))
+        self.log_dir
+            .join("pods")
+            .join(format!("{namespace}_{name}_{uid}"))
     }
 }
 

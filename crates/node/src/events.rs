@@ -13,12 +13,22 @@ pub(crate) struct Events {
 
 impl Events {
     pub(crate) fn new(recorder: EventRecorder, node_name: &str) -> Self {
-        Self { recorder, node_name: node_name.to_owned() }
+        Self {
+            recorder,
+            node_name: node_name.to_owned(),
+        }
     }
 
     /// `severity` is `Normal` or `Warning`.
-    pub(crate) fn pod(&self, pod: &Pod, severity: &'static str, reason: &str, message: impl Into<String>) {
-        self.recorder.record(reference(pod, None), severity, reason, message);
+    pub(crate) fn pod(
+        &self,
+        pod: &Pod,
+        severity: &'static str,
+        reason: &str,
+        message: impl Into<String>,
+    ) {
+        self.recorder
+            .record(reference(pod, None), severity, reason, message);
     }
 
     pub(crate) fn container(
@@ -31,7 +41,8 @@ impl Events {
         message: impl Into<String>,
     ) {
         let field_path = pod::event_field_path(kind, container);
-        self.recorder.record(reference(pod, Some(field_path)), severity, reason, message);
+        self.recorder
+            .record(reference(pod, Some(field_path)), severity, reason, message);
     }
 
     pub(crate) fn node(&self, severity: &'static str, reason: &str, message: impl Into<String>) {

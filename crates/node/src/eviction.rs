@@ -36,9 +36,11 @@ pub(crate) struct Candidate {
 /// The pod to evict: those beyond their request first, then low priority, then most beyond it.
 pub(crate) fn choose(signal: Signal, candidates: &[Candidate]) -> Option<&Candidate> {
     let request = |candidate: &Candidate| match signal {
-        Signal::Memory => {
-            u64::try_from(resources::pod_sum(&candidate.pod, resources::memory_request_bytes)).unwrap_or(0)
-        }
+        Signal::Memory => u64::try_from(resources::pod_sum(
+            &candidate.pod,
+            resources::memory_request_bytes,
+        ))
+        .unwrap_or(0),
         Signal::Disk => 0,
     };
     candidates
@@ -47,7 +49,11 @@ pub(crate) fn choose(signal: Signal, candidates: &[Candidate]) -> Option<&Candid
         .min_by_key(|candidate| {
             let beyond = candidate.usage_bytes.saturating_sub(request(candidate));
             let within = candidate.usage_bytes <= request(candidate);
-            (within, pod::spec(&candidate.pod).priority.unwrap_or(0), std::cmp::Reverse(beyond))
+            (
+                within,
+                pod::spec(&candidate.pod).priority.unwrap_or(0),
+                std::cmp::Reverse(beyond),
+            )
         })
 }
 
@@ -64,10 +70,21 @@ pub(crate) async fn watch(agent: Arc<Agent>, pressure: watch::Sender<Pressure>) 
         let memory = machine::available_memory_bytes()
             .is_some_and(|available| available < node.config.eviction_memory_available_bytes);
         let disk = disk_is_low(&agent).await;
-        let pids = machine::pids().is_some_and(|(running, max)| running.saturating_mul(100) > max.saturating_mul(95));
-        let hold = |low: bool, left: u32| if low { HOLD_ROUNDS } else { left.saturating_sub(1) };
+        let pids = machine::pids()
+            .is_some_and(|(running, max)| running.saturating_mul(100) > max.saturating_mul(95));
+        let hold = |low: bool, left: u32| {
+            if low {
+                HOLD_ROUNDS
+            } else {
+                left.saturating_sub(1)
+            }
+        };
         held = (hold(memory, held.0), hold(disk, held.1), hold(pids, held.2));
-        let current = Pressure { memory: held.0 > 0, disk: held.1 > 0, pids: held.2 > 0 };
+        let current = Pressure {
+            memory: held.0 > 0,
+            disk: held.1 > 0,
+            pids: held.2 > 0,
+        };
         pressure.send_if_modified(|known| std::mem::replace(known, current) != current);
         if disk || round.is_multiple_of(IMAGE_GC_ROUNDS) {
             collect_images(&agent).await;
@@ -84,20 +101,36 @@ pub(crate) async fn watch(agent: Arc<Agent>, pressure: watch::Sender<Pressure>) 
 
 async fn disk_is_low(agent: &Agent) -> bool {
     let config = &agent.node.config;
-    agent.node.mounts.fs_usage(&config.data_dir).await.is_ok_and(|usage| {
-        usage.capacity_bytes > 0
-            && usage.available_bytes.saturating_mul(100)
-                < usage.capacity_bytes.saturating_mul(config.eviction_disk_available_percent)
-    })
+    agent
+        .node
+        .mounts
+        .fs_usage(&config.data_dir)
+        .await
+        .is_ok_and(|usage| {
+            usage.capacity_bytes > 0
+                && usage.available_bytes.saturating_mul(100)
+                    < usage
+                        .capacity_bytes
+                        .saturating_mul(config.eviction_disk_available_percent)
+        })
 }
 
 async fn collect_images(agent: &Agent) {
     let node = &agent.node;
     let in_use = node.state.images_in_use();
-    match gc::collect(&*node.images, GcPolicy::default(), &in_use, node.clock.now()).await {
+    match gc::collect(
+        &*node.images,
+        GcPolicy::default(),
+        &in_use,
+        node.clock.now(),
+    )
+    .await
+    {
         Ok(0) => {}
         Ok(freed) => tracing::info!(freed, "unused images were removed"),
-        Err(error) => node.events.node("Warning", "ImageGCFailed", error.to_string()),
+        Err(error) => node
+            .events
+            .node("Warning", "ImageGCFailed", error.to_string()),
     }
 }
 
@@ -109,9 +142,11 @@ async fn evict(agent: &Agent, signal: Signal) {
             continue;
         }
         let usage_bytes = match signal {
-            Signal::Memory => {
-                node.cgroups.stats(&qos::cgroup_path(&pod)).await.map_or(0, |stats| stats.memory_working_set_bytes)
-            }
+            Signal::Memory => node
+                .cgroups
+                .stats(&qos::cgroup_path(&pod))
+                .await
+                .map_or(0, |stats| stats.memory_working_set_bytes),
             Signal::Disk => disk_usage(agent, pod::uid(&pod)).await,
         };
         candidates.push(Candidate { pod, usage_bytes });
@@ -120,8 +155,14 @@ async fn evict(agent: &Agent, signal: Signal) {
         Signal::Memory => ("memory", Duration::from_secs(1)),
         Signal::Disk => ("ephemeral-storage", Duration::from_secs(1)),
     };
-    node.events.node("Warning", "EvictionThresholdMet", format!("Attempting to reclaim {resource}"));
-    let Some(chosen) = choose(signal, &candidates) else { return };
+    node.events.node(
+        "Warning",
+        "EvictionThresholdMet",
+        format!("Attempting to reclaim {resource}"),
+    );
+    let Some(chosen) = choose(signal, &candidates) else {
+        return;
+    };
     let message = format!(
         "The node was low on resource: {resource}. Pod {} was using {}Ki, class {}. ",
         pod::name(&chosen.pod),
@@ -132,8 +173,13 @@ async fn evict(agent: &Agent, signal: Signal) {
             QosClass::BestEffort => "BestEffort",
         }
     );
-    node.events.pod(&chosen.pod, "Warning", "Evicted", message.clone());
-    let verdict = Verdict { reason: "Evicted".to_owned(), message, disruption: true };
+    node.events
+        .pod(&chosen.pod, "Warning", "Evicted", message.clone());
+    let verdict = Verdict {
+        reason: "Evicted".to_owned(),
+        message,
+        disruption: true,
+    };
     agent.condemn(pod::uid(&chosen.pod), verdict, grace);
 }
 
@@ -155,24 +201,42 @@ mod tests {
     use serde_json::json;
 
     fn candidate(name: &str, request: &str, usage_mib: u64, priority: i32) -> Candidate {
-        let pod: Pod = serde_json::from_value(json!({"metadata": {"name": name}, "spec": {"priority": priority,
-            "containers": [{"name": "c", "resources": {"requests": {"memory": request}}}]}}))
+        let pod: Pod = serde_json::from_value(
+            json!({"metadata": {"name": name}, "spec": {"priority": priority,
+            "containers": [{"name": "c", "resources": {"requests": {"memory": request}}}]}}),
+        )
         .unwrap();
-        Candidate { pod: Arc::new(pod), usage_bytes: usage_mib << 20 }
+        Candidate {
+            pod: Arc::new(pod),
+            usage_bytes: usage_mib << 20,
+        }
     }
 
     #[test]
     fn who_uses_more_than_it_asked_for_goes_first() {
-        let chosen = |candidates: &[Candidate]| choose(Signal::Memory, candidates).map(|c| pod::name(&c.pod).to_owned());
+        let chosen = |candidates: &[Candidate]| {
+            choose(Signal::Memory, candidates).map(|c| pod::name(&c.pod).to_owned())
+        };
         assert_eq!(
-            chosen(&[candidate("within", "500Mi", 400, 0), candidate("beyond", "10Mi", 20, 0)]).as_deref(),
+            chosen(&[
+                candidate("within", "500Mi", 400, 0),
+                candidate("beyond", "10Mi", 20, 0)
+            ])
+            .as_deref(),
             Some("beyond")
         );
         assert_eq!(
-            chosen(&[candidate("low", "0", 20, 0), candidate("high", "0", 900, 10)]).as_deref(),
+            chosen(&[
+                candidate("low", "0", 20, 0),
+                candidate("high", "0", 900, 10)
+            ])
+            .as_deref(),
             Some("low")
         );
-        assert_eq!(chosen(&[candidate("small", "0", 20, 0), candidate("big", "0", 30, 0)]).as_deref(), Some("big"));
+        assert_eq!(
+            chosen(&[candidate("small", "0", 20, 0), candidate("big", "0", 30, 0)]).as_deref(),
+            Some("big")
+        );
         assert_eq!(chosen(&[candidate("system", "0", 30, 2_000_001_000)]), None);
     }
 }

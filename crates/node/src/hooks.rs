@@ -35,17 +35,33 @@ pub(crate) async fn run(
     }
     if let Some(action) = &hook.sleep {
         let seconds = u64::try_from(action.seconds).unwrap_or(0);
-        node.clock.sleep(Duration::from_secs(seconds).min(timeout)).await;
+        node.clock
+            .sleep(Duration::from_secs(seconds).min(timeout))
+            .await;
         return Ok(());
     }
     Err("invalid handler: none of exec, httpGet and sleep is set".to_owned())
 }
 
-async fn http(node: &Node, ip: &str, container: &Container, action: &HTTPGetAction, timeout: Duration) -> Result<(), String> {
-    let ip = if ip.is_empty() { node.host_ips().first().cloned().unwrap_or_default() } else { ip.to_owned() };
+async fn http(
+    node: &Node,
+    ip: &str,
+    container: &Container,
+    action: &HTTPGetAction,
+    timeout: Duration,
+) -> Result<(), String> {
+    let ip = if ip.is_empty() {
+        node.host_ips().first().cloned().unwrap_or_default()
+    } else {
+        ip.to_owned()
+    };
     let target = probes::http_target(action, &ip, container)?;
     let (status, _, _) = tokio::time::timeout(timeout, probes::http_get(&target, timeout))
         .await
         .map_err(|_| "the hook did not answer in time".to_owned())??;
-    if (200..400).contains(&status) { Ok(()) } else { Err(format!("the hook answered with status {status}")) }
+    if (200..400).contains(&status) {
+        Ok(())
+    } else {
+        Err(format!("the hook answered with status {status}"))
+    }
 }

@@ -42,13 +42,21 @@ pub use server::spdy;
 #[derive(Debug, Error)]
 pub enum Error {
     #[error("preparing {path}")]
-    Directory { path: String, #[source] source: std::io::Error },
+    Directory {
+        path: String,
+        #[source]
+        source: std::io::Error,
+    },
     #[error("reading the disk's size")]
     Disk(#[source] keelson_ports::Error),
     #[error("preparing the cgroups of pods")]
     Cgroups(#[source] keelson_ports::Error),
     #[error("the node's HTTP server cannot listen on {address}")]
-    Listen { address: std::net::SocketAddr, #[source] source: std::io::Error },
+    Listen {
+        address: std::net::SocketAddr,
+        #[source]
+        source: std::io::Error,
+    },
     #[error("the node's HTTP server: {0}")]
     Server(String),
 }
@@ -66,19 +74,38 @@ pub struct NodePorts {
 }
 
 /// Runs the node until `shutdown`. Pods keep running when it returns, and are found again.
-pub async fn run(config: NodeConfig, informers: Informers, ports: NodePorts, shutdown: CancellationToken) -> Result<()> {
+pub async fn run(
+    config: NodeConfig,
+    informers: Informers,
+    ports: NodePorts,
+    shutdown: CancellationToken,
+) -> Result<()> {
     for dir in [config.data_dir.join("pods"), config.log_dir.join("pods")] {
-        std::fs::create_dir_all(&dir).map_err(|source| Error::Directory { path: dir.display().to_string(), source })?;
+        std::fs::create_dir_all(&dir).map_err(|source| Error::Directory {
+            path: dir.display().to_string(),
+            source,
+        })?;
     }
-    let disk = ports.mounts.fs_usage(&config.data_dir).await.map_err(Error::Disk)?;
+    let disk = ports
+        .mounts
+        .fs_usage(&config.data_dir)
+        .await
+        .map_err(Error::Disk)?;
     let client = informers.client().clone();
     let workers = agent::Workers::default();
     let poke = {
         let workers = workers.clone();
         Arc::new(move |uid: &str| workers.refresh(uid))
     };
-    let events = events::Events::new(EventRecorder::new(client.clone(), "kubelet", &config.node_name), &config.node_name);
-    let objects = Arc::new(objects::Objects::new(client.clone(), shutdown.clone(), poke));
+    let events = events::Events::new(
+        EventRecorder::new(client.clone(), "kubelet", &config.node_name),
+        &config.node_name,
+    );
+    let objects = Arc::new(objects::Objects::new(
+        client.clone(),
+        shutdown.clone(),
+        poke,
+    ));
     let pods = informers.informer_with::<Pod>(InformerOptions {
         field_selector: format!("spec.nodeName={}", config.node_name),
         ..InformerOptions::default()
@@ -108,7 +135,10 @@ pub async fn run(config: NodeConfig, informers: Informers, ports: NodePorts, shu
         pods,
         config,
     });
-    node.cgroups.ensure(pod::qos::ROOT, &keelson_ports::CgroupResources::default()).await.map_err(Error::Cgroups)?;
+    node.cgroups
+        .ensure(pod::qos::ROOT, &keelson_ports::CgroupResources::default())
+        .await
+        .map_err(Error::Cgroups)?;
     agent::ensure_qos(&node, 0).await;
     let agent = agent::Agent::new(node.clone(), workers);
     let mut tasks = tokio::task::JoinSet::new();
@@ -128,7 +158,10 @@ pub async fn run(config: NodeConfig, informers: Informers, ports: NodePorts, shu
         let node = node.clone();
         async move {
             let registered = node_status::register(&node, port).await;
-            tokio::join!(node_status::keep_status(node.clone(), port, seen), node_status::keep_lease(node, registered));
+            tokio::join!(
+                node_status::keep_status(node.clone(), port, seen),
+                node_status::keep_lease(node, registered)
+            );
         }
     };
     tasks.spawn(presence);

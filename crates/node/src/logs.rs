@@ -7,7 +7,10 @@ use keelson_ports::Runtime;
 
 /// The rotated files of a log, oldest first: `<file>.<time>`, or `.gz` for older ones.
 pub(crate) fn rotated(log: &Path) -> Vec<PathBuf> {
-    let (Some(dir), Some(name)) = (log.parent(), log.file_name().and_then(|name| name.to_str())) else { return Vec::new() };
+    let (Some(dir), Some(name)) = (log.parent(), log.file_name().and_then(|name| name.to_str()))
+    else {
+        return Vec::new();
+    };
     let prefix = format!("{name}.");
     let mut files: Vec<PathBuf> = fs::read_dir(dir)
         .into_iter()
@@ -32,7 +35,13 @@ pub(crate) fn remove_all(log: &Path) {
 }
 
 /// Rotates a log that has grown beyond `max_bytes`; `max_files` counts the one being written.
-pub(crate) async fn rotate(runtime: &dyn Runtime, id: &str, log: &Path, max_bytes: u64, max_files: usize) -> std::io::Result<bool> {
+pub(crate) async fn rotate(
+    runtime: &dyn Runtime,
+    id: &str,
+    log: &Path,
+    max_bytes: u64,
+    max_files: usize,
+) -> std::io::Result<bool> {
     let size = match fs::metadata(log) {
         Ok(metadata) => metadata.len(),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(false),
@@ -50,7 +59,10 @@ pub(crate) async fn rotate(runtime: &dyn Runtime, id: &str, log: &Path, max_byte
         return Err(std::io::Error::other(error.to_string()));
     }
     let old = rotated(log);
-    for file in old.iter().take(old.len().saturating_sub(max_files.saturating_sub(1))) {
+    for file in old
+        .iter()
+        .take(old.len().saturating_sub(max_files.saturating_sub(1)))
+    {
         fs::remove_file(file)?;
     }
     Ok(true)

@@ -27,7 +27,11 @@ pub(crate) struct Allocatable {
 
 impl Machine {
     pub(crate) fn read(storage_bytes: u64) -> Self {
-        let text = |path: &str| std::fs::read_to_string(path).map(|text| text.trim().to_owned()).unwrap_or_default();
+        let text = |path: &str| {
+            std::fs::read_to_string(path)
+                .map(|text| text.trim().to_owned())
+                .unwrap_or_default()
+        };
         let machine_id = text("/etc/machine-id");
         let uuid = text("/sys/class/dmi/id/product_uuid");
         Self {
@@ -35,7 +39,11 @@ impl Machine {
             cpus: std::thread::available_parallelism().map_or(1, |cpus| cpus.get() as u64),
             memory_bytes: meminfo(&text("/proc/meminfo"), "MemTotal").unwrap_or(0),
             storage_bytes,
-            system_uuid: if uuid.is_empty() { machine_id.clone() } else { uuid },
+            system_uuid: if uuid.is_empty() {
+                machine_id.clone()
+            } else {
+                uuid
+            },
             machine_id,
             boot_id: text("/proc/sys/kernel/random/boot_id"),
             kernel: text("/proc/sys/kernel/osrelease"),
@@ -52,18 +60,25 @@ impl Machine {
                     .saturating_sub(config.reserved_memory_bytes)
                     .saturating_sub(config.eviction_memory_available_bytes),
             ),
-            storage_bytes: whole(self.storage_bytes / 100 * (100 - config.eviction_disk_available_percent.min(100))),
+            storage_bytes: whole(
+                self.storage_bytes / 100 * (100 - config.eviction_disk_available_percent.min(100)),
+            ),
         }
     }
 }
 
 /// Memory that is available without swapping, now.
 pub(crate) fn available_memory_bytes() -> Option<u64> {
-    meminfo(&std::fs::read_to_string("/proc/meminfo").ok()?, "MemAvailable")
+    meminfo(
+        &std::fs::read_to_string("/proc/meminfo").ok()?,
+        "MemAvailable",
+    )
 }
 
 fn meminfo(text: &str, field: &str) -> Option<u64> {
-    let line = text.lines().find(|line| line.split(':').next() == Some(field))?;
+    let line = text
+        .lines()
+        .find(|line| line.split(':').next() == Some(field))?;
     let kib: u64 = line.split_whitespace().nth(1)?.parse().ok()?;
     Some(kib * 1024)
 }
@@ -89,9 +104,18 @@ pub(crate) fn architecture() -> &'static str {
 /// Running processes and the most that there can be.
 pub(crate) fn pids() -> Option<(u64, u64)> {
     let read = |path: &Path| std::fs::read_to_string(path).ok();
-    let max = read(Path::new("/proc/sys/kernel/pid_max"))?.trim().parse().ok()?;
+    let max = read(Path::new("/proc/sys/kernel/pid_max"))?
+        .trim()
+        .parse()
+        .ok()?;
     let loadavg = read(Path::new("/proc/loadavg"))?;
-    let running = loadavg.split_whitespace().nth(3)?.split('/').nth(1)?.parse().ok()?;
+    let running = loadavg
+        .split_whitespace()
+        .nth(3)?
+        .split('/')
+        .nth(1)?
+        .parse()
+        .ok()?;
     Some((running, max))
 }
 

@@ -39,7 +39,11 @@ pub(crate) struct Node {
 
 impl Node {
     pub(crate) fn host_ips(&self) -> Vec<String> {
-        self.config.node_ips.iter().map(ToString::to_string).collect()
+        self.config
+            .node_ips
+            .iter()
+            .map(ToString::to_string)
+            .collect()
     }
 
     /// The downward API's view of a pod with these addresses.
@@ -58,7 +62,12 @@ impl Node {
     pub(crate) fn dns(&self) -> DnsContext {
         let host = std::fs::read_to_string(&self.config.resolv_conf).unwrap_or_default();
         DnsContext {
-            cluster_dns: self.config.cluster_dns.iter().map(ToString::to_string).collect(),
+            cluster_dns: self
+                .config
+                .cluster_dns
+                .iter()
+                .map(ToString::to_string)
+                .collect(),
             cluster_domain: self.config.cluster_domain.clone(),
             host: parse_resolv_conf(&host),
         }
@@ -70,7 +79,11 @@ impl Node {
             return;
         }
         if let Ok(Some(image)) = self.images.resolve(image_id).await {
-            let shown = image.repo_digests.first().cloned().unwrap_or_else(|| image.id.clone());
+            let shown = image
+                .repo_digests
+                .first()
+                .cloned()
+                .unwrap_or_else(|| image.id.clone());
             self.digests().insert(image_id.to_owned(), shown);
         }
     }

@@ -6,8 +6,8 @@ use std::time::{Duration, SystemTime};
 
 use k8s_openapi::api::coordination::v1::{Lease, LeaseSpec};
 use k8s_openapi::api::core::v1::{
-    ContainerImage, DaemonEndpoint, Node as ApiNode, NodeAddress, NodeCondition, NodeDaemonEndpoints, NodeSpec, NodeStatus,
-    NodeSystemInfo, Taint,
+    ContainerImage, DaemonEndpoint, Node as ApiNode, NodeAddress, NodeCondition,
+    NodeDaemonEndpoints, NodeSpec, NodeStatus, NodeSystemInfo, Taint,
 };
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{MicroTime, ObjectMeta, OwnerReference};
@@ -60,7 +60,10 @@ async fn try_register(node: &Node, port: u16) -> keelson_client::Result<ApiNode>
     let status = status(node, port, Pressure::default(), None, &[]);
     if let Some(existing) = node.client.try_get::<ApiNode>("", name).await? {
         let current = existing.metadata.labels.clone().unwrap_or_default();
-        if labels.iter().all(|(key, value)| current.get(key) == Some(value)) {
+        if labels
+            .iter()
+            .all(|(key, value)| current.get(key) == Some(value))
+        {
             return Ok(existing);
         }
         let patch = Patch::Strategic(json!({"metadata": {"labels": labels}}));
@@ -87,7 +90,10 @@ async fn try_register(node: &Node, port: u16) -> keelson_client::Result<ApiNode>
             )])),
             ..ObjectMeta::default()
         },
-        spec: Some(NodeSpec { taints: (!taints.is_empty()).then_some(taints), ..NodeSpec::default() }),
+        spec: Some(NodeSpec {
+            taints: (!taints.is_empty()).then_some(taints),
+            ..NodeSpec::default()
+        }),
         status: Some(status),
     };
     match node.client.create(&fresh).await {
@@ -112,14 +118,24 @@ fn labels(node: &Node) -> BTreeMap<String, String> {
 }
 
 /// Writes the status now and again, until shutdown.
-pub(crate) async fn keep_status(node: Arc<Node>, port: u16, pressure: tokio::sync::watch::Receiver<Pressure>) {
+pub(crate) async fn keep_status(
+    node: Arc<Node>,
+    port: u16,
+    pressure: tokio::sync::watch::Receiver<Pressure>,
+) {
     let mut pressure = pressure;
     let mut last: Option<(NodeStatus, SystemTime)> = None;
     loop {
         let now = node.clock.now();
         let images = images(&node).await;
         let current = *pressure.borrow_and_update();
-        let new = status(&node, port, current, last.as_ref().map(|(status, _)| status), &images);
+        let new = status(
+            &node,
+            port,
+            current,
+            last.as_ref().map(|(status, _)| status),
+            &images,
+        );
         let due = last.as_ref().is_none_or(|(status, at)| {
             !same(status, &new) || now.duration_since(*at).unwrap_or_default() >= STATUS_REPORT
         });
@@ -151,7 +167,11 @@ pub(crate) async fn keep_status(node: Arc<Node>, port: u16, pressure: tokio::syn
 fn tell_ready(node: &Node, last: Option<&NodeStatus>) {
     if last.is_none() {
         let name = &node.config.node_name;
-        node.events.node("Normal", "NodeReady", format!("Node {name} status is now: NodeReady"));
+        node.events.node(
+            "Normal",
+            "NodeReady",
+            format!("Node {name} status is now: NodeReady"),
+        );
     }
 }
 
@@ -175,7 +195,10 @@ async fn write(node: &Node, status: &NodeStatus) -> keelson_client::Result<()> {
         addresses.insert(0, json!({"$patch": "replace"}));
     }
     let patch = Patch::Strategic(json!({"status": value}));
-    node.client.patch::<ApiNode>("", &node.config.node_name, &patch, Some("status")).await.map(drop)
+    node.client
+        .patch::<ApiNode>("", &node.config.node_name, &patch, Some("status"))
+        .await
+        .map(drop)
 }
 
 async fn images(node: &Node) -> Vec<ContainerImage> {
@@ -185,21 +208,40 @@ async fn images(node: &Node) -> Vec<ContainerImage> {
         .into_iter()
         .take(MAX_IMAGES)
         .map(|image| ContainerImage {
-            names: Some(image.repo_digests.into_iter().chain(image.repo_tags).take(MAX_NAMES).collect()),
+            names: Some(
+                image
+                    .repo_digests
+                    .into_iter()
+                    .chain(image.repo_tags)
+                    .take(MAX_NAMES)
+                    .collect(),
+            ),
             size_bytes: i64::try_from(image.size_bytes).ok(),
         })
         .collect()
 }
 
-fn status(node: &Node, port: u16, pressure: Pressure, last: Option<&NodeStatus>, images: &[ContainerImage]) -> NodeStatus {
+fn status(
+    node: &Node,
+    port: u16,
+    pressure: Pressure,
+    last: Option<&NodeStatus>,
+    images: &[ContainerImage],
+) -> NodeStatus {
     let machine = &node.machine;
     let allocatable = machine.allocatable(&node.config);
     let quantity = |text: String| Quantity(text);
     let pods = node.config.max_pods.to_string();
     let capacity = BTreeMap::from([
         ("cpu".to_owned(), quantity(machine.cpus.to_string())),
-        ("memory".to_owned(), quantity(format!("{}Ki", machine.memory_bytes / 1024))),
-        ("ephemeral-storage".to_owned(), quantity(format!("{}Ki", machine.storage_bytes / 1024))),
+        (
+            "memory".to_owned(),
+            quantity(format!("{}Ki", machine.memory_bytes / 1024)),
+        ),
+        (
+            "ephemeral-storage".to_owned(),
+            quantity(format!("{}Ki", machine.storage_bytes / 1024)),
+        ),
         ("pods".to_owned(), quantity(pods.clone())),
         ("hugepages-2Mi".to_owned(), quantity("0".to_owned())),
     ]);
@@ -210,14 +252,27 @@ fn status(node: &Node, port: u16, pressure: Pressure, last: Option<&NodeStatus>,
     };
     let allocatable = BTreeMap::from([
         ("cpu".to_owned(), quantity(cpu)),
-        ("memory".to_owned(), quantity(format!("{}Ki", allocatable.memory_bytes / 1024))),
-        ("ephemeral-storage".to_owned(), quantity(allocatable.storage_bytes.to_string())),
+        (
+            "memory".to_owned(),
+            quantity(format!("{}Ki", allocatable.memory_bytes / 1024)),
+        ),
+        (
+            "ephemeral-storage".to_owned(),
+            quantity(allocatable.storage_bytes.to_string()),
+        ),
         ("pods".to_owned(), quantity(pods)),
         ("hugepages-2Mi".to_owned(), quantity("0".to_owned())),
     ]);
-    let address = |kind: &str, address: String| NodeAddress { type_: kind.to_owned(), address };
-    let mut addresses: Vec<NodeAddress> =
-        node.config.node_ips.iter().map(|ip| address("InternalIP", ip.to_string())).collect();
+    let address = |kind: &str, address: String| NodeAddress {
+        type_: kind.to_owned(),
+        address,
+    };
+    let mut addresses: Vec<NodeAddress> = node
+        .config
+        .node_ips
+        .iter()
+        .map(|ip| address("InternalIP", ip.to_string()))
+        .collect();
     addresses.push(address("Hostname", node.config.node_name.clone()));
     let (runtime, version) = node.runtime.version();
     NodeStatus {
@@ -225,7 +280,11 @@ fn status(node: &Node, port: u16, pressure: Pressure, last: Option<&NodeStatus>,
         allocatable: Some(allocatable),
         addresses: Some(addresses),
         conditions: Some(conditions(pressure, last, node.clock.now())),
-        daemon_endpoints: Some(NodeDaemonEndpoints { kubelet_endpoint: Some(DaemonEndpoint { port: i32::from(port) }) }),
+        daemon_endpoints: Some(NodeDaemonEndpoints {
+            kubelet_endpoint: Some(DaemonEndpoint {
+                port: i32::from(port),
+            }),
+        }),
         node_info: Some(NodeSystemInfo {
             architecture: machine::architecture().to_owned(),
             boot_id: machine.boot_id.clone(),
@@ -244,18 +303,55 @@ fn status(node: &Node, port: u16, pressure: Pressure, last: Option<&NodeStatus>,
     }
 }
 
-fn conditions(pressure: Pressure, last: Option<&NodeStatus>, now: SystemTime) -> Vec<NodeCondition> {
+fn conditions(
+    pressure: Pressure,
+    last: Option<&NodeStatus>,
+    now: SystemTime,
+) -> Vec<NodeCondition> {
     let rows = [
-        ("MemoryPressure", pressure.memory, "KubeletHasInsufficientMemory", "kubelet has insufficient memory available", "KubeletHasSufficientMemory", "kubelet has sufficient memory available"),
-        ("DiskPressure", pressure.disk, "KubeletHasDiskPressure", "kubelet has disk pressure", "KubeletHasNoDiskPressure", "kubelet has no disk pressure"),
-        ("PIDPressure", pressure.pids, "KubeletHasInsufficientPID", "kubelet has insufficient PID available", "KubeletHasSufficientPID", "kubelet has sufficient PID available"),
-        ("Ready", true, "KubeletReady", "kubelet is posting ready status", "", ""),
+        (
+            "MemoryPressure",
+            pressure.memory,
+            "KubeletHasInsufficientMemory",
+            "kubelet has insufficient memory available",
+            "KubeletHasSufficientMemory",
+            "kubelet has sufficient memory available",
+        ),
+        (
+            "DiskPressure",
+            pressure.disk,
+            "KubeletHasDiskPressure",
+            "kubelet has disk pressure",
+            "KubeletHasNoDiskPressure",
+            "kubelet has no disk pressure",
+        ),
+        (
+            "PIDPressure",
+            pressure.pids,
+            "KubeletHasInsufficientPID",
+            "kubelet has insufficient PID available",
+            "KubeletHasSufficientPID",
+            "kubelet has sufficient PID available",
+        ),
+        (
+            "Ready",
+            true,
+            "KubeletReady",
+            "kubelet is posting ready status",
+            "",
+            "",
+        ),
     ];
     rows.into_iter()
         .map(|(kind, holds, yes, yes_text, no, no_text)| {
             let status = if holds { "True" } else { "False" };
             let since = last
-                .and_then(|last| last.conditions.as_ref()?.iter().find(|condition| condition.type_ == kind))
+                .and_then(|last| {
+                    last.conditions
+                        .as_ref()?
+                        .iter()
+                        .find(|condition| condition.type_ == kind)
+                })
                 .filter(|condition| condition.status == status)
                 .and_then(|condition| condition.last_transition_time.clone());
             NodeCondition {
@@ -279,7 +375,11 @@ pub(crate) async fn keep_lease(node: Arc<Node>, owner: ApiNode) {
             Err(error) => tracing::warn!(%error, "the node's lease was not renewed"),
         }
         // A failed renewal is tried again sooner than a good one is repeated.
-        let pause = if held.is_some() { LEASE_PERIOD } else { LEASE_PERIOD / 5 };
+        let pause = if held.is_some() {
+            LEASE_PERIOD
+        } else {
+            LEASE_PERIOD / 5
+        };
         node.clock.sleep(pause).await;
     }
 }
@@ -317,7 +417,6 @@ async fn renew(node: &Node, owner: &ApiNode, held: Option<Lease>) -> keelson_cli
             renew_time: Some(now),
             ..LeaseSpec::default()
         }),
-        ..Lease::default()
     };
     node.client.create(&lease).await
 }

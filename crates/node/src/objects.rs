@@ -3,16 +3,13 @@
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
 
 use k8s_openapi::api::core::v1::{ConfigMap, Pod, Secret};
 use keelson_client::{Client, Informer, InformerOptions, Informers, Object};
+use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use crate::pod;
-
-/// A node must not hang on an object that the API server does not answer for.
-const SYNC_TIMEOUT: Duration = Duration::from_secs(10);
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(crate) enum Kind {
@@ -43,13 +40,41 @@ pub(crate) struct Objects {
     client: Client,
     shutdown: CancellationToken,
     entries: Arc<Mutex<HashMap<Key, Entry>>>,
-    poke: Arc<dyn Fn(&str) + Send + Sync>,
+    changed: mpsc::UnboundedSender<Key>,
 }
 
 impl Objects {
-    /// `poke` is called with a pod's uid when something it refers to has changed.
-    pub(crate) fn new(client: Client, shutdown: CancellationToken, poke: Arc<dyn Fn(&str) + Send + Sync>) -> Self {
-        Self { client, shutdown, entries: Arc::default(), poke }
+    /// `poke` is called with a pod's uid when something it refers to has changed. Must be called
+    /// within a tokio runtime.
+    pub(crate) fn new(
+        client: Client,
+        shutdown: CancellationToken,
+        poke: Arc<dyn Fn(&str) + Send + Sync>,
+    ) -> Self {
+        let (changed, mut changes) = mpsc::unbounded_channel::<Key>();
+        let entries: Arc<Mutex<HashMap<Key, Entry>>> = Arc::default();
+        let watched = entries.clone();
+        // Informers call back under their own lock, which `register` takes under ours: the users are
+        // looked up here instead, under no lock of an informer.
+        tokio::spawn(async move {
+            while let Some(key) = changes.recv().await {
+                let users: Vec<String> = watched
+                    .lock()
+                    .unwrap_or_else(PoisonError::into_inner)
+                    .get(&key)
+                    .map(|entry| entry.users.iter().cloned().collect())
+                    .unwrap_or_default();
+                for uid in users {
+                    poke(&uid);
+                }
+            }
+        });
+        Self {
+            client,
+            shutdown,
+            entries,
+            changed,
+        }
     }
 
     /// Watches exactly what this pod refers to.
@@ -67,7 +92,9 @@ impl Objects {
         });
         for (kind, name) in wanted {
             let key = (kind, namespace.to_owned(), name);
-            let entry = entries.entry(key.clone()).or_insert_with(|| self.watch(&key));
+            let entry = entries
+                .entry(key.clone())
+                .or_insert_with(|| self.watch(&key));
             entry.users.insert(uid.to_owned());
         }
     }
@@ -80,20 +107,36 @@ impl Objects {
     }
 
     /// `None` when it does not exist. Objects that no pod registered are read directly.
-    pub(crate) async fn config_map(&self, namespace: &str, name: &str) -> Result<Option<Arc<ConfigMap>>, String> {
-        let informer = match self.lock().get(&(Kind::ConfigMap, namespace.to_owned(), name.to_owned())).map(|e| &e.watch) {
+    pub(crate) async fn config_map(
+        &self,
+        namespace: &str,
+        name: &str,
+    ) -> Result<Option<Arc<ConfigMap>>, String> {
+        let informer = match self
+            .lock()
+            .get(&(Kind::ConfigMap, namespace.to_owned(), name.to_owned()))
+            .map(|e| &e.watch)
+        {
             Some(Watch::ConfigMap(informer)) => Some(informer.clone()),
             _ => None,
         };
-        self.read(informer, namespace, name, "configmap").await
+        self.read(informer, namespace, name).await
     }
 
-    pub(crate) async fn secret(&self, namespace: &str, name: &str) -> Result<Option<Arc<Secret>>, String> {
-        let informer = match self.lock().get(&(Kind::Secret, namespace.to_owned(), name.to_owned())).map(|e| &e.watch) {
+    pub(crate) async fn secret(
+        &self,
+        namespace: &str,
+        name: &str,
+    ) -> Result<Option<Arc<Secret>>, String> {
+        let informer = match self
+            .lock()
+            .get(&(Kind::Secret, namespace.to_owned(), name.to_owned()))
+            .map(|e| &e.watch)
+        {
             Some(Watch::Secret(informer)) => Some(informer.clone()),
             _ => None,
         };
-        self.read(informer, namespace, name, "secret").await
+        self.read(informer, namespace, name).await
     }
 
     async fn read<K: Object>(
@@ -101,18 +144,16 @@ impl Objects {
         informer: Option<Informer<K>>,
         namespace: &str,
         name: &str,
-        what: &str,
     ) -> Result<Option<Arc<K>>, String> {
-        if let Some(informer) = informer {
-            tokio::time::timeout(SYNC_TIMEOUT, informer.synced())
-                .await
-                .map_err(|_| format!("failed to sync {what} cache: timed out waiting for the condition"))?;
-            if let Some(object) = informer.get(namespace, name) {
-                return Ok(Some(object));
-            }
+        if let Some(object) = informer.and_then(|informer| informer.get(namespace, name)) {
+            return Ok(Some(object));
         }
-        // The watch may lag behind a pod that was created right after its objects.
-        self.client.try_get::<K>(namespace, name).await.map(|found| found.map(Arc::new)).map_err(|error| error.to_string())
+        // The watch may have just begun, or lag behind a pod created right after its objects.
+        self.client
+            .try_get::<K>(namespace, name)
+            .await
+            .map(|found| found.map(Arc::new))
+            .map_err(|error| error.to_string())
     }
 
     fn watch(&self, key: &Key) -> Entry {
@@ -128,24 +169,24 @@ impl Objects {
             Kind::ConfigMap => Watch::ConfigMap(self.follow(&informers, options, key)),
             Kind::Secret => Watch::Secret(self.follow(&informers, options, key)),
         };
-        Entry { watch, users: BTreeSet::new(), stop }
+        Entry {
+            watch,
+            users: BTreeSet::new(),
+            stop,
+        }
     }
 
-    fn follow<K: Object>(&self, informers: &Informers, options: InformerOptions, key: &Key) -> Informer<K> {
+    fn follow<K: Object>(
+        &self,
+        informers: &Informers,
+        options: InformerOptions,
+        key: &Key,
+    ) -> Informer<K> {
         let informer = informers.informer_with::<K>(options);
-        let entries = Arc::downgrade(&self.entries);
-        let (poke, key) = (self.poke.clone(), key.clone());
+        let (changed, key) = (self.changed.clone(), key.clone());
         informer.subscribe(move |_| {
-            let Some(entries) = entries.upgrade() else { return };
-            let users: Vec<String> = entries
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner)
-                .get(&key)
-                .map(|entry| entry.users.iter().cloned().collect())
-                .unwrap_or_default();
-            for uid in users {
-                poke(&uid);
-            }
+            // The receiver lives as long as the process.
+            let _ = changed.send(key.clone());
         });
         informer
     }
@@ -163,18 +204,36 @@ pub(crate) fn references(pod: &Pod) -> BTreeSet<(Kind, String)> {
         found.extend(config_maps.into_iter().map(|name| (Kind::ConfigMap, name)));
         found.extend(secrets.into_iter().map(|name| (Kind::Secret, name)));
     }
-    for secret in pod::spec(pod).image_pull_secrets.as_deref().unwrap_or_default() {
+    for secret in pod::spec(pod)
+        .image_pull_secrets
+        .as_deref()
+        .unwrap_or_default()
+    {
         found.insert((Kind::Secret, secret.name.clone()));
     }
     for volume in pod::spec(pod).volumes.as_deref().unwrap_or_default() {
         if let Some(source) = &volume.config_map {
             found.insert((Kind::ConfigMap, source.name.clone()));
         }
-        if let Some(name) = volume.secret.as_ref().and_then(|source| source.secret_name.clone()) {
+        if let Some(name) = volume
+            .secret
+            .as_ref()
+            .and_then(|source| source.secret_name.clone())
+        {
             found.insert((Kind::Secret, name));
         }
-        for source in volume.projected.iter().filter_map(|projected| projected.sources.as_deref()).flatten() {
-            found.extend(source.config_map.iter().map(|s| (Kind::ConfigMap, s.name.clone())));
+        for source in volume
+            .projected
+            .iter()
+            .filter_map(|projected| projected.sources.as_deref())
+            .flatten()
+        {
+            found.extend(
+                source
+                    .config_map
+                    .iter()
+                    .map(|s| (Kind::ConfigMap, s.name.clone())),
+            );
             found.extend(source.secret.iter().map(|s| (Kind::Secret, s.name.clone())));
         }
     }
@@ -197,7 +256,21 @@ mod tests {
             "initContainers": [{"name": "i", "envFrom": [{"secretRef": {"name": "s3"}}]}],
             "containers": [{"name": "c", "env": [{"name": "X", "valueFrom": {"configMapKeyRef": {"name": "m3", "key": "k"}}}]}]}}))
         .unwrap();
-        let names: Vec<String> = references(&pod).into_iter().map(|(kind, name)| format!("{kind:?}/{name}")).collect();
-        assert_eq!(names, ["ConfigMap/m1", "ConfigMap/m2", "ConfigMap/m3", "Secret/pull", "Secret/s1", "Secret/s2", "Secret/s3"]);
+        let names: Vec<String> = references(&pod)
+            .into_iter()
+            .map(|(kind, name)| format!("{kind:?}/{name}"))
+            .collect();
+        assert_eq!(
+            names,
+            [
+                "ConfigMap/m1",
+                "ConfigMap/m2",
+                "ConfigMap/m3",
+                "Secret/pull",
+                "Secret/s1",
+                "Secret/s2",
+                "Secret/s3"
+            ]
+        );
     }
 }

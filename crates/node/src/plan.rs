@@ -21,17 +21,23 @@ pub(crate) struct RuntimePod {
 
 impl RuntimePod {
     pub(crate) fn ready_sandbox(&self) -> Option<&PodSandboxStatus> {
-        self.sandboxes.first().filter(|sandbox| sandbox.state == SandboxState::Ready)
+        self.sandboxes
+            .first()
+            .filter(|sandbox| sandbox.state == SandboxState::Ready)
     }
 
     /// The newest container of that name, whatever sandbox it was in.
     pub(crate) fn latest(&self, name: &str) -> Option<&ContainerStatus> {
-        self.containers.iter().filter(|c| c.name == name).max_by_key(|c| (c.attempt, c.created_at))
+        self.containers
+            .iter()
+            .filter(|c| c.name == name)
+            .max_by_key(|c| (c.attempt, c.created_at))
     }
 
     /// The newest container of that name in one sandbox.
     pub(crate) fn latest_in(&self, sandbox: &str, name: &str) -> Option<&ContainerStatus> {
-        self.latest(name).filter(|container| container.sandbox == sandbox)
+        self.latest(name)
+            .filter(|container| container.sandbox == sandbox)
     }
 
     /// The one before the newest: what `lastState` and `logs --previous` are about.
@@ -44,7 +50,9 @@ impl RuntimePod {
     }
 
     pub(crate) fn running(&self) -> impl Iterator<Item = &ContainerStatus> {
-        self.containers.iter().filter(|c| c.state == ContainerState::Running)
+        self.containers
+            .iter()
+            .filter(|c| c.state == ContainerState::Running)
     }
 }
 
@@ -76,8 +84,14 @@ impl Backoff {
     /// The state after one more restart at `now`.
     pub(crate) fn next(previous: Option<Backoff>, now: SystemTime) -> Backoff {
         match previous.filter(|backoff| !backoff.is_forgotten(now)) {
-            Some(backoff) => Backoff { delay: (backoff.delay * 2).min(BACKOFF_MAX), updated_at: now },
-            None => Backoff { delay: BACKOFF_FIRST, updated_at: now },
+            Some(backoff) => Backoff {
+                delay: (backoff.delay * 2).min(BACKOFF_MAX),
+                updated_at: now,
+            },
+            None => Backoff {
+                delay: BACKOFF_FIRST,
+                updated_at: now,
+            },
         }
     }
 
@@ -112,7 +126,9 @@ pub(crate) enum Busy {
 pub(crate) enum Goal {
     Run,
     /// Everything must be dead at the deadline.
-    Stop { deadline: SystemTime },
+    Stop {
+        deadline: SystemTime,
+    },
 }
 
 pub(crate) struct Observed<'a> {
@@ -143,12 +159,28 @@ pub(crate) enum KillReason {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Action {
     PrepareVolumes,
-    CreateSandbox { attempt: u32 },
-    StartContainer { name: String, kind: ContainerKind, attempt: u32, restart: bool },
-    KillContainer { id: String, name: String, reason: KillReason, deadline: SystemTime },
-    StopSandbox { id: String },
+    CreateSandbox {
+        attempt: u32,
+    },
+    StartContainer {
+        name: String,
+        kind: ContainerKind,
+        attempt: u32,
+        restart: bool,
+    },
+    KillContainer {
+        id: String,
+        name: String,
+        reason: KillReason,
+        deadline: SystemTime,
+    },
+    StopSandbox {
+        id: String,
+    },
     /// A dead container that nobody needs any more.
-    RemoveContainer { id: String },
+    RemoveContainer {
+        id: String,
+    },
     /// Everything is dead: release volumes and cgroups.
     Cleanup,
 }
@@ -181,21 +213,43 @@ pub(crate) fn plan(observed: &Observed<'_>) -> Plan {
 }
 
 /// Whether a container that ended with `exit_code` is started again.
-pub(crate) fn should_restart(pod: &Pod, container: &Container, kind: ContainerKind, exit_code: i32) -> bool {
+pub(crate) fn should_restart(
+    pod: &Pod,
+    container: &Container,
+    kind: ContainerKind,
+    exit_code: i32,
+) -> bool {
     match kind {
         ContainerKind::Ephemeral => return false,
         ContainerKind::Sidecar => return true,
         ContainerKind::Init | ContainerKind::Regular => {}
     }
-    for rule in container.restart_policy_rules.as_deref().unwrap_or_default() {
-        let Some(codes) = rule.exit_codes.as_ref() else { continue };
-        let listed = codes.values.as_deref().unwrap_or_default().contains(&exit_code);
-        let matches = if codes.operator == "NotIn" { !listed } else { listed };
+    for rule in container
+        .restart_policy_rules
+        .as_deref()
+        .unwrap_or_default()
+    {
+        let Some(codes) = rule.exit_codes.as_ref() else {
+            continue;
+        };
+        let listed = codes
+            .values
+            .as_deref()
+            .unwrap_or_default()
+            .contains(&exit_code);
+        let matches = if codes.operator == "NotIn" {
+            !listed
+        } else {
+            listed
+        };
         if matches && rule.action == "Restart" {
             return true;
         }
     }
-    let policy = container.restart_policy.as_deref().unwrap_or_else(|| pod::restart_policy(pod));
+    let policy = container
+        .restart_policy
+        .as_deref()
+        .unwrap_or_else(|| pod::restart_policy(pod));
     match policy {
         "Never" => false,
         "OnFailure" => exit_code != 0,
@@ -209,25 +263,34 @@ pub(crate) fn exit_code(status: &ContainerStatus) -> i32 {
 }
 
 fn is_dead(status: &ContainerStatus) -> bool {
-    matches!(status.state, ContainerState::Exited | ContainerState::Unknown)
+    matches!(
+        status.state,
+        ContainerState::Exited | ContainerState::Unknown
+    )
 }
 
 /// Whether the pod has ended by itself: every regular container is finished for good, or an init
 /// container failed for good.
 pub(crate) fn is_finished(pod: &Pod, runtime: &RuntimePod) -> bool {
     let over = |container: &Container, kind: ContainerKind| {
-        runtime
-            .latest(&container.name)
-            .is_some_and(|status| is_dead(status) && !should_restart(pod, container, kind, exit_code(status)))
+        runtime.latest(&container.name).is_some_and(|status| {
+            is_dead(status) && !should_restart(pod, container, kind, exit_code(status))
+        })
     };
     let init_failed = pod::init_containers(pod).iter().any(|container| {
         let kind = pod::init_kind(container);
         kind == ContainerKind::Init
             && over(container, kind)
-            && runtime.latest(&container.name).is_some_and(|status| exit_code(status) != 0)
+            && runtime
+                .latest(&container.name)
+                .is_some_and(|status| exit_code(status) != 0)
     });
     let regular = pod::regular_containers(pod);
-    init_failed || (!regular.is_empty() && regular.iter().all(|container| over(container, ContainerKind::Regular)))
+    init_failed
+        || (!regular.is_empty()
+            && regular
+                .iter()
+                .all(|container| over(container, ContainerKind::Regular)))
 }
 
 fn run(observed: &Observed<'_>, plan: &mut Plan) {
@@ -250,15 +313,32 @@ fn run(observed: &Observed<'_>, plan: &mut Plan) {
     kill_failing(observed, plan);
     for (container, _) in pod::ephemeral_containers(observed.pod) {
         if observed.runtime.latest(&container.name).is_none() {
-            start(observed, plan, &container, ContainerKind::Ephemeral, &sandbox.id);
+            start(
+                observed,
+                plan,
+                &container,
+                ContainerKind::Ephemeral,
+                &sandbox.id,
+            );
         }
     }
     let main_began = pod::regular_containers(observed.pod)
         .iter()
-        .any(|container| observed.runtime.latest_in(&sandbox.id, &container.name).is_some());
+        .any(|container| {
+            observed
+                .runtime
+                .latest_in(&sandbox.id, &container.name)
+                .is_some()
+        });
     if init(observed, plan, &sandbox.id, main_began) || main_began {
         for container in pod::regular_containers(observed.pod) {
-            start(observed, plan, container, ContainerKind::Regular, &sandbox.id);
+            start(
+                observed,
+                plan,
+                container,
+                ContainerKind::Regular,
+                &sandbox.id,
+            );
         }
     }
 }
@@ -285,7 +365,10 @@ fn init(observed: &Observed<'_>, plan: &mut Plan, sandbox: &str, main_began: boo
                 let started = status.is_some_and(|s| {
                     s.state == ContainerState::Running
                         && !observed.busy.contains(&Busy::Start(container.name.clone()))
-                        && observed.probes.get(&container.name).is_none_or(|probe| probe.id == s.id && probe.started)
+                        && observed
+                            .probes
+                            .get(&container.name)
+                            .is_none_or(|probe| probe.id == s.id && probe.started)
                 });
                 // Once the pod has initialised, a sidecar's trouble does not hold up the others.
                 if !started && !main_began {
@@ -298,7 +381,13 @@ fn init(observed: &Observed<'_>, plan: &mut Plan, sandbox: &str, main_began: boo
 }
 
 /// Starts the container if it does not run and may run now.
-fn start(observed: &Observed<'_>, plan: &mut Plan, container: &Container, kind: ContainerKind, sandbox: &str) {
+fn start(
+    observed: &Observed<'_>,
+    plan: &mut Plan,
+    container: &Container,
+    kind: ContainerKind,
+    sandbox: &str,
+) {
     let name = &container.name;
     if observed.busy.contains(&Busy::Start(name.clone())) {
         return;
@@ -315,7 +404,9 @@ fn start(observed: &Observed<'_>, plan: &mut Plan, container: &Container, kind: 
             // Left behind by an agent that stopped between creating and starting.
             ContainerState::Created => {
                 if !observed.busy.contains(&Busy::Remove(status.id.clone())) {
-                    plan.actions.push(Action::RemoveContainer { id: status.id.clone() });
+                    plan.actions.push(Action::RemoveContainer {
+                        id: status.id.clone(),
+                    });
                 }
                 return;
             }
@@ -341,7 +432,12 @@ fn start(observed: &Observed<'_>, plan: &mut Plan, container: &Container, kind: 
         plan.wake(error.retry_at);
         return;
     }
-    plan.actions.push(Action::StartContainer { name: name.clone(), kind, attempt, restart: status.is_some() });
+    plan.actions.push(Action::StartContainer {
+        name: name.clone(),
+        kind,
+        attempt,
+        restart: status.is_some(),
+    });
 }
 
 fn kill_failing(observed: &Observed<'_>, plan: &mut Plan) {
@@ -349,8 +445,16 @@ fn kill_failing(observed: &Observed<'_>, plan: &mut Plan) {
         if observed.busy.contains(&Busy::Kill(status.id.clone())) {
             continue;
         }
-        let Some(probe) = observed.probes.get(&status.name).filter(|probe| probe.id == status.id) else { continue };
-        let Some((failed, grace_s)) = probe.failed else { continue };
+        let Some(probe) = observed
+            .probes
+            .get(&status.name)
+            .filter(|probe| probe.id == status.id)
+        else {
+            continue;
+        };
+        let Some((failed, grace_s)) = probe.failed else {
+            continue;
+        };
         let grace = grace_s.map_or_else(|| pod::grace_period(observed.pod), Duration::from_secs);
         plan.actions.push(Action::KillContainer {
             id: status.id.clone(),
@@ -364,22 +468,36 @@ fn kill_failing(observed: &Observed<'_>, plan: &mut Plan) {
 /// There is no usable sandbox: clear the old one away, then make another if anything is to run.
 fn replace_sandbox(observed: &Observed<'_>, plan: &mut Plan, waiting_to_retry: bool) {
     for sandbox in &observed.runtime.sandboxes {
-        let alive = observed.runtime.running().any(|container| container.sandbox == sandbox.id);
+        let alive = observed
+            .runtime
+            .running()
+            .any(|container| container.sandbox == sandbox.id);
         if alive || sandbox.state == SandboxState::Ready {
             if !observed.busy.contains(&Busy::StopSandbox) {
-                plan.actions.push(Action::StopSandbox { id: sandbox.id.clone() });
+                plan.actions.push(Action::StopSandbox {
+                    id: sandbox.id.clone(),
+                });
             }
             return;
         }
     }
-    if waiting_to_retry || observed.busy.contains(&Busy::Sandbox) || observed.busy.contains(&Busy::StopSandbox) {
+    if waiting_to_retry
+        || observed.busy.contains(&Busy::Sandbox)
+        || observed.busy.contains(&Busy::StopSandbox)
+    {
         return;
     }
     let first = observed.runtime.sandboxes.is_empty();
     if !first && is_finished(observed.pod, observed.runtime) {
         return;
     }
-    let attempt = observed.runtime.sandboxes.iter().map(|sandbox| sandbox.attempt.saturating_add(1)).max().unwrap_or(0);
+    let attempt = observed
+        .runtime
+        .sandboxes
+        .iter()
+        .map(|sandbox| sandbox.attempt.saturating_add(1))
+        .max()
+        .unwrap_or(0);
     plan.actions.push(Action::CreateSandbox { attempt });
 }
 
@@ -390,20 +508,30 @@ fn stop(observed: &Observed<'_>, deadline: SystemTime, plan: &mut Plan) {
         .map(|container| container.name.as_str())
         .collect();
     let running: Vec<&ContainerStatus> = observed.runtime.running().collect();
-    let (side, others): (Vec<_>, Vec<_>) =
-        running.into_iter().partition(|container| sidecars.contains(&container.name.as_str()));
+    let (side, others): (Vec<_>, Vec<_>) = running
+        .into_iter()
+        .partition(|container| sidecars.contains(&container.name.as_str()));
     // A start under way may still bring up a container; it is killed when it shows.
-    let starting = observed.busy.iter().any(|busy| matches!(busy, Busy::Start(_) | Busy::Sandbox | Busy::Volumes));
+    let starting = observed
+        .busy
+        .iter()
+        .any(|busy| matches!(busy, Busy::Start(_) | Busy::Sandbox | Busy::Volumes));
     let targets: Vec<&ContainerStatus> = if !others.is_empty() {
         others
     } else {
         // Sidecars serve the others to their end, then go in reverse order, one after another.
-        side.into_iter().max_by_key(|c| sidecars.iter().position(|name| *name == c.name)).into_iter().collect()
+        side.into_iter()
+            .max_by_key(|c| sidecars.iter().position(|name| *name == c.name))
+            .into_iter()
+            .collect()
     };
     let any_alive = !targets.is_empty();
     for target in targets {
         let under_way = observed.busy.contains(&Busy::Kill(target.id.clone()));
-        let sooner = observed.kill_deadlines.get(&target.id).is_none_or(|planned| deadline < *planned);
+        let sooner = observed
+            .kill_deadlines
+            .get(&target.id)
+            .is_none_or(|planned| deadline < *planned);
         if !under_way || sooner {
             plan.actions.push(Action::KillContainer {
                 id: target.id.clone(),
@@ -416,12 +544,22 @@ fn stop(observed: &Observed<'_>, deadline: SystemTime, plan: &mut Plan) {
     if any_alive || starting {
         return;
     }
-    let kills = observed.busy.iter().any(|busy| matches!(busy, Busy::Kill(_) | Busy::StopSandbox));
+    let kills = observed
+        .busy
+        .iter()
+        .any(|busy| matches!(busy, Busy::Kill(_) | Busy::StopSandbox));
     if kills {
         return;
     }
-    if let Some(sandbox) = observed.runtime.sandboxes.iter().find(|sandbox| sandbox.state == SandboxState::Ready) {
-        plan.actions.push(Action::StopSandbox { id: sandbox.id.clone() });
+    if let Some(sandbox) = observed
+        .runtime
+        .sandboxes
+        .iter()
+        .find(|sandbox| sandbox.state == SandboxState::Ready)
+    {
+        plan.actions.push(Action::StopSandbox {
+            id: sandbox.id.clone(),
+        });
         return;
     }
     plan.stopped = true;
@@ -436,12 +574,17 @@ fn prune(observed: &Observed<'_>, plan: &mut Plan) {
         if status.state != ContainerState::Exited {
             continue;
         }
-        let keep = [observed.runtime.latest(&status.name), observed.runtime.previous(&status.name)]
-            .into_iter()
-            .flatten()
-            .any(|kept| kept.id == status.id);
+        let keep = [
+            observed.runtime.latest(&status.name),
+            observed.runtime.previous(&status.name),
+        ]
+        .into_iter()
+        .flatten()
+        .any(|kept| kept.id == status.id);
         if !keep && !observed.busy.contains(&Busy::Remove(status.id.clone())) {
-            plan.actions.push(Action::RemoveContainer { id: status.id.clone() });
+            plan.actions.push(Action::RemoveContainer {
+                id: status.id.clone(),
+            });
         }
     }
 }

@@ -16,7 +16,11 @@ pub(crate) fn sandbox(id: &str, ready: bool, attempt: u32) -> PodSandboxStatus {
         namespace: "ns".into(),
         uid: "u".into(),
         attempt,
-        state: if ready { SandboxState::Ready } else { SandboxState::NotReady },
+        state: if ready {
+            SandboxState::Ready
+        } else {
+            SandboxState::NotReady
+        },
         created_at: at(u64::from(attempt)),
         ips: vec!["10.0.0.1".parse().unwrap()],
         host_namespaces: Default::default(),
@@ -25,7 +29,13 @@ pub(crate) fn sandbox(id: &str, ready: bool, attempt: u32) -> PodSandboxStatus {
     }
 }
 
-pub(crate) fn container(sandbox: &str, name: &str, attempt: u32, state: ContainerState, code: Option<i32>) -> ContainerStatus {
+pub(crate) fn container(
+    sandbox: &str,
+    name: &str,
+    attempt: u32,
+    state: ContainerState,
+    code: Option<i32>,
+) -> ContainerStatus {
     ContainerStatus {
         id: format!("{name}-{attempt}"),
         sandbox: sandbox.into(),
@@ -38,7 +48,9 @@ pub(crate) fn container(sandbox: &str, name: &str, attempt: u32, state: Containe
         exit_code: code,
         signal: None,
         oom_killed: false,
-        reason: code.map_or("", |code| if code == 0 { "Completed" } else { "Error" }).into(),
+        reason: code
+            .map_or("", |code| if code == 0 { "Completed" } else { "Error" })
+            .into(),
         message: String::new(),
         image_id: "sha256:1".into(),
         image: "img".into(),
@@ -51,7 +63,10 @@ pub(crate) fn container(sandbox: &str, name: &str, attempt: u32, state: Containe
 }
 
 pub(crate) fn pod_with(spec: Value) -> Pod {
-    serde_json::from_value(json!({"metadata": {"name": "p", "namespace": "ns", "uid": "u"}, "spec": spec})).unwrap()
+    serde_json::from_value(
+        json!({"metadata": {"name": "p", "namespace": "ns", "uid": "u"}, "spec": spec}),
+    )
+    .unwrap()
 }
 
 #[derive(Default)]
@@ -70,11 +85,16 @@ struct Case {
 
 fn run_case(spec: Value, case: Case) -> Plan {
     let pod = pod_with(spec);
-    let runtime = RuntimePod { sandboxes: case.sandboxes, containers: case.containers };
+    let runtime = RuntimePod {
+        sandboxes: case.sandboxes,
+        containers: case.containers,
+    };
     plan(&Observed {
         pod: &pod,
         runtime: &runtime,
-        goal: case.stop_at.map_or(Goal::Run, |s| Goal::Stop { deadline: at(s) }),
+        goal: case
+            .stop_at
+            .map_or(Goal::Run, |s| Goal::Stop { deadline: at(s) }),
         busy: &case.busy,
         kill_deadlines: &case.kill_deadlines,
         probes: &case.probes,
@@ -112,13 +132,31 @@ fn two() -> Value {
 
 #[test]
 fn volumes_then_sandbox_then_all_containers_at_once() {
-    let plan = run_case(two(), Case { no_volumes: true, ..Case::default() });
+    let plan = run_case(
+        two(),
+        Case {
+            no_volumes: true,
+            ..Case::default()
+        },
+    );
     assert_eq!(plan.actions, [Action::PrepareVolumes]);
     let plan = run_case(two(), Case::default());
     assert_eq!(plan.actions, [Action::CreateSandbox { attempt: 0 }]);
-    let plan = run_case(two(), Case { busy: [Busy::Sandbox].into(), ..Case::default() });
+    let plan = run_case(
+        two(),
+        Case {
+            busy: [Busy::Sandbox].into(),
+            ..Case::default()
+        },
+    );
     assert_eq!(plan.actions, []);
-    let plan = run_case(two(), Case { sandboxes: vec![sandbox("s", true, 0)], ..Case::default() });
+    let plan = run_case(
+        two(),
+        Case {
+            sandboxes: vec![sandbox("s", true, 0)],
+            ..Case::default()
+        },
+    );
     assert_eq!(starts(&plan), [("a", 0), ("b", 0)]);
 }
 
@@ -127,20 +165,59 @@ fn init_containers_run_in_order_and_sidecars_stay() {
     let spec = json!({"initContainers": [{"name": "i"}, {"name": "s", "restartPolicy": "Always"}, {"name": "j"}],
         "containers": [{"name": "a"}]});
     let with = |containers: Vec<ContainerStatus>, probes: BTreeMap<String, ProbeState>| {
-        run_case(spec.clone(), Case { sandboxes: vec![sandbox("x", true, 0)], containers, probes, now: 100, ..Case::default() })
+        run_case(
+            spec.clone(),
+            Case {
+                sandboxes: vec![sandbox("x", true, 0)],
+                containers,
+                probes,
+                now: 100,
+                ..Case::default()
+            },
+        )
     };
     let exited = |name: &str, code| container("x", name, 0, ContainerState::Exited, Some(code));
     let running = |name: &str| container("x", name, 0, ContainerState::Running, None);
     assert_eq!(starts(&with(vec![], BTreeMap::new())), [("i", 0)]);
     assert_eq!(starts(&with(vec![running("i")], BTreeMap::new())), []);
-    assert_eq!(starts(&with(vec![exited("i", 0)], BTreeMap::new())), [("s", 0)]);
-    assert_eq!(starts(&with(vec![exited("i", 0), running("s")], BTreeMap::new())), [("j", 0)]);
-    let unstarted = BTreeMap::from([("s".to_owned(), ProbeState { id: "s-0".into(), ..ProbeState::default() })]);
-    assert_eq!(starts(&with(vec![exited("i", 0), running("s")], unstarted)), []);
-    assert_eq!(starts(&with(vec![exited("i", 0), running("s"), exited("j", 0)], BTreeMap::new())), [("a", 0)]);
-    assert_eq!(starts(&with(vec![exited("i", 1)], BTreeMap::new())), [("i", 1)]);
+    assert_eq!(
+        starts(&with(vec![exited("i", 0)], BTreeMap::new())),
+        [("s", 0)]
+    );
+    assert_eq!(
+        starts(&with(vec![exited("i", 0), running("s")], BTreeMap::new())),
+        [("j", 0)]
+    );
+    let unstarted = BTreeMap::from([(
+        "s".to_owned(),
+        ProbeState {
+            id: "s-0".into(),
+            ..ProbeState::default()
+        },
+    )]);
+    assert_eq!(
+        starts(&with(vec![exited("i", 0), running("s")], unstarted)),
+        []
+    );
+    assert_eq!(
+        starts(&with(
+            vec![exited("i", 0), running("s"), exited("j", 0)],
+            BTreeMap::new()
+        )),
+        [("a", 0)]
+    );
+    assert_eq!(
+        starts(&with(vec![exited("i", 1)], BTreeMap::new())),
+        [("i", 1)]
+    );
     // The sidecar that died comes back beside the running main container.
-    assert_eq!(starts(&with(vec![exited("i", 0), exited("s", 0), exited("j", 0), running("a")], BTreeMap::new())), [("s", 1)]);
+    assert_eq!(
+        starts(&with(
+            vec![exited("i", 0), exited("s", 0), exited("j", 0), running("a")],
+            BTreeMap::new()
+        )),
+        [("s", 1)]
+    );
 }
 
 #[test]
@@ -156,18 +233,32 @@ fn restart_policies() {
         let containers = vec![container("s", "a", 3, ContainerState::Exited, Some(code))];
         let plan = run_case(
             spec.clone(),
-            Case { sandboxes: vec![sandbox("s", true, 0)], containers: containers.clone(), now: 100, ..Case::default() },
+            Case {
+                sandboxes: vec![sandbox("s", true, 0)],
+                containers: containers.clone(),
+                now: 100,
+                ..Case::default()
+            },
         );
         assert_eq!(!starts(&plan).is_empty(), restarted, "{policy} {code}");
-        let runtime = RuntimePod { sandboxes: vec![], containers };
-        assert_eq!(is_finished(&pod_with(spec), &runtime), !restarted, "{policy} {code}");
+        let runtime = RuntimePod {
+            sandboxes: vec![],
+            containers,
+        };
+        assert_eq!(
+            is_finished(&pod_with(spec), &runtime),
+            !restarted,
+            "{policy} {code}"
+        );
     }
 }
 
 #[test]
 fn a_restart_rule_overrides_the_policy() {
-    let pod = pod_with(json!({"restartPolicy": "Never", "containers": [{"name": "a", "restartPolicy": "Never",
-        "restartPolicyRules": [{"action": "Restart", "exitCodes": {"operator": "In", "values": [42]}}]}]}));
+    let pod = pod_with(
+        json!({"restartPolicy": "Never", "containers": [{"name": "a", "restartPolicy": "Never",
+        "restartPolicyRules": [{"action": "Restart", "exitCodes": {"operator": "In", "values": [42]}}]}]}),
+    );
     let container = &pod::regular_containers(&pod)[0];
     assert!(should_restart(&pod, container, ContainerKind::Regular, 42));
     assert!(!should_restart(&pod, container, ContainerKind::Regular, 1));
@@ -178,7 +269,13 @@ fn back_off_is_waited_out_and_doubles_and_is_forgotten() {
     let case = |now| Case {
         sandboxes: vec![sandbox("s", true, 0)],
         containers: vec![container("s", "a", 1, ContainerState::Exited, Some(1))],
-        backoff: BTreeMap::from([("a".to_owned(), Backoff { delay: Duration::from_secs(20), updated_at: at(0) })]),
+        backoff: BTreeMap::from([(
+            "a".to_owned(),
+            Backoff {
+                delay: Duration::from_secs(20),
+                updated_at: at(0),
+            },
+        )]),
         now,
         ..Case::default()
     };
@@ -203,7 +300,12 @@ fn a_failing_liveness_probe_kills_only_the_container_it_probed() {
     let probes = |id: &str| {
         BTreeMap::from([(
             "a".to_owned(),
-            ProbeState { id: id.into(), started: true, ready: false, failed: Some((FailedProbe::Liveness, Some(3))) },
+            ProbeState {
+                id: id.into(),
+                started: true,
+                ready: false,
+                failed: Some((FailedProbe::Liveness, Some(3))),
+            },
         )])
     };
     let case = |probes| Case {
@@ -214,7 +316,9 @@ fn a_failing_liveness_probe_kills_only_the_container_it_probed() {
     };
     let spec = json!({"containers": [{"name": "a"}]});
     let plan = run_case(spec.clone(), case(probes("a-1")));
-    assert!(matches!(&plan.actions[..], [Action::KillContainer { deadline, .. }] if *deadline == at(3)));
+    assert!(
+        matches!(&plan.actions[..], [Action::KillContainer { deadline, .. }] if *deadline == at(3))
+    );
     assert_eq!(run_case(spec, case(probes("a-0"))).actions, []);
 }
 
@@ -231,11 +335,23 @@ fn a_lost_sandbox_is_stopped_and_replaced() {
     );
     assert_eq!(plan.actions, [Action::StopSandbox { id: "s".into() }]);
     let dead = vec![container("s", "a", 0, ContainerState::Exited, Some(137))];
-    let plan = run_case(spec.clone(), Case { sandboxes: vec![sandbox("s", false, 0)], containers: dead.clone(), ..Case::default() });
+    let plan = run_case(
+        spec.clone(),
+        Case {
+            sandboxes: vec![sandbox("s", false, 0)],
+            containers: dead.clone(),
+            ..Case::default()
+        },
+    );
     assert_eq!(plan.actions, [Action::CreateSandbox { attempt: 1 }]);
     let plan = run_case(
         spec,
-        Case { sandboxes: vec![sandbox("t", true, 1), sandbox("s", false, 0)], containers: dead, now: 100, ..Case::default() },
+        Case {
+            sandboxes: vec![sandbox("t", true, 1), sandbox("s", false, 0)],
+            containers: dead,
+            now: 100,
+            ..Case::default()
+        },
     );
     assert_eq!(starts(&plan), [("a", 1)]);
 }
@@ -246,13 +362,39 @@ fn stopping_kills_main_containers_first_then_sidecars_in_reverse() {
         "containers": [{"name": "a"}, {"name": "b"}]});
     let running = |name: &str| container("x", name, 0, ContainerState::Running, None);
     let with = |containers: Vec<ContainerStatus>| {
-        run_case(spec.clone(), Case { sandboxes: vec![sandbox("x", true, 0)], containers, stop_at: Some(30), ..Case::default() })
+        run_case(
+            spec.clone(),
+            Case {
+                sandboxes: vec![sandbox("x", true, 0)],
+                containers,
+                stop_at: Some(30),
+                ..Case::default()
+            },
+        )
     };
-    assert_eq!(kills(&with(vec![running("s1"), running("s2"), running("a"), running("b")])), ["a", "b"]);
+    assert_eq!(
+        kills(&with(vec![
+            running("s1"),
+            running("s2"),
+            running("a"),
+            running("b")
+        ])),
+        ["a", "b"]
+    );
     assert_eq!(kills(&with(vec![running("s1"), running("s2")])), ["s2"]);
     assert_eq!(kills(&with(vec![running("s1")])), ["s1"]);
-    assert_eq!(with(vec![]).actions, [Action::StopSandbox { id: "x".into() }]);
-    let done = run_case(spec, Case { sandboxes: vec![sandbox("x", false, 0)], stop_at: Some(30), ..Case::default() });
+    assert_eq!(
+        with(vec![]).actions,
+        [Action::StopSandbox { id: "x".into() }]
+    );
+    let done = run_case(
+        spec,
+        Case {
+            sandboxes: vec![sandbox("x", false, 0)],
+            stop_at: Some(30),
+            ..Case::default()
+        },
+    );
     assert!(done.stopped);
     assert_eq!(done.actions, [Action::Cleanup]);
 }
@@ -275,7 +417,11 @@ fn a_shorter_deadline_kills_again() {
 #[test]
 fn failed_starts_wait_and_half_made_containers_are_removed() {
     let spec = json!({"containers": [{"name": "a"}]});
-    let error = StartError { reason: "ErrImagePull".into(), message: "m".into(), retry_at: at(50) };
+    let error = StartError {
+        reason: "ErrImagePull".into(),
+        message: "m".into(),
+        retry_at: at(50),
+    };
     let plan = run_case(
         spec.clone(),
         Case {
@@ -303,7 +449,11 @@ fn only_two_dead_containers_of_a_name_are_kept() {
     let dead = |attempt| container("x", "a", attempt, ContainerState::Exited, Some(1));
     let plan = run_case(
         spec,
-        Case { sandboxes: vec![sandbox("x", true, 0)], containers: vec![dead(0), dead(1), dead(2)], ..Case::default() },
+        Case {
+            sandboxes: vec![sandbox("x", true, 0)],
+            containers: vec![dead(0), dead(1), dead(2)],
+            ..Case::default()
+        },
     );
     assert_eq!(plan.actions, [Action::RemoveContainer { id: "a-0".into() }]);
 }

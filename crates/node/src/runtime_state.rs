@@ -32,7 +32,10 @@ fn rank(state: ContainerState) -> u8 {
 
 impl RuntimeState {
     pub(crate) fn new(runtime: Arc<dyn Runtime>) -> Self {
-        Self { runtime, state: Mutex::default() }
+        Self {
+            runtime,
+            state: Mutex::default(),
+        }
     }
 
     /// Reads everything again; returns the uids of all pods with a sandbox.
@@ -40,10 +43,20 @@ impl RuntimeState {
         let sandboxes = self.runtime.list_pod_sandboxes().await?;
         let containers = self.runtime.list_containers().await?;
         let mut state = self.lock();
-        state.sandboxes = sandboxes.into_iter().map(|sandbox| (sandbox.id.clone(), sandbox)).collect();
-        state.containers = containers.into_iter().map(|container| (container.id.clone(), container)).collect();
+        state.sandboxes = sandboxes
+            .into_iter()
+            .map(|sandbox| (sandbox.id.clone(), sandbox))
+            .collect();
+        state.containers = containers
+            .into_iter()
+            .map(|container| (container.id.clone(), container))
+            .collect();
         state.removed.clear();
-        Ok(state.sandboxes.values().map(|sandbox| sandbox.uid.clone()).collect())
+        Ok(state
+            .sandboxes
+            .values()
+            .map(|sandbox| sandbox.uid.clone())
+            .collect())
     }
 
     /// Reads one container again; returns its pod's uid.
@@ -54,18 +67,29 @@ impl RuntimeState {
             Ok(status) => {
                 let sandbox = status.sandbox.clone();
                 let stale = state.removed.contains(id)
-                    || state.containers.get(id).is_some_and(|known| rank(known.state) > rank(status.state));
+                    || state
+                        .containers
+                        .get(id)
+                        .is_some_and(|known| rank(known.state) > rank(status.state));
                 if !stale {
                     state.containers.insert(id.to_owned(), status);
                 }
-                state.sandboxes.get(&sandbox).map(|sandbox| sandbox.uid.clone())
+                state
+                    .sandboxes
+                    .get(&sandbox)
+                    .map(|sandbox| sandbox.uid.clone())
             }
             Err(error) => {
-                let known = state.containers.get(id).map(|container| container.sandbox.clone());
+                let known = state
+                    .containers
+                    .get(id)
+                    .map(|container| container.sandbox.clone());
                 if error.is_not_found() {
                     state.containers.remove(id);
                 }
-                known.and_then(|sandbox| state.sandboxes.get(&sandbox)).map(|sandbox| sandbox.uid.clone())
+                known
+                    .and_then(|sandbox| state.sandboxes.get(&sandbox))
+                    .map(|sandbox| sandbox.uid.clone())
             }
         }
     }
@@ -81,7 +105,9 @@ impl RuntimeState {
                 }
                 Some(uid)
             }
-            Err(error) if error.is_not_found() => state.sandboxes.remove(id).map(|sandbox| sandbox.uid),
+            Err(error) if error.is_not_found() => {
+                state.sandboxes.remove(id).map(|sandbox| sandbox.uid)
+            }
             Err(_) => state.sandboxes.get(id).map(|sandbox| sandbox.uid.clone()),
         }
     }
@@ -94,32 +120,54 @@ impl RuntimeState {
 
     pub(crate) fn forget_sandbox(&self, id: &str) {
         let mut state = self.lock();
-        state.containers.retain(|_, container| container.sandbox != id);
+        state
+            .containers
+            .retain(|_, container| container.sandbox != id);
         state.sandboxes.remove(id);
         state.removed.insert(id.to_owned());
     }
 
     pub(crate) fn pod(&self, uid: &str) -> RuntimePod {
         let state = self.lock();
-        let mut sandboxes: Vec<PodSandboxStatus> =
-            state.sandboxes.values().filter(|sandbox| sandbox.uid == uid).cloned().collect();
+        let mut sandboxes: Vec<PodSandboxStatus> = state
+            .sandboxes
+            .values()
+            .filter(|sandbox| sandbox.uid == uid)
+            .cloned()
+            .collect();
         sandboxes.sort_by_key(|sandbox| std::cmp::Reverse((sandbox.attempt, sandbox.created_at)));
         let containers = state
             .containers
             .values()
-            .filter(|container| sandboxes.iter().any(|sandbox| sandbox.id == container.sandbox))
+            .filter(|container| {
+                sandboxes
+                    .iter()
+                    .any(|sandbox| sandbox.id == container.sandbox)
+            })
             .cloned()
             .collect();
-        RuntimePod { sandboxes, containers }
+        RuntimePod {
+            sandboxes,
+            containers,
+        }
     }
 
     /// Ids of images that some container was made of.
     pub(crate) fn images_in_use(&self) -> BTreeSet<String> {
-        self.lock().containers.values().map(|container| container.image_id.clone()).collect()
+        self.lock()
+            .containers
+            .values()
+            .map(|container| container.image_id.clone())
+            .collect()
     }
 
     pub(crate) fn running(&self) -> Vec<ContainerStatus> {
-        self.lock().containers.values().filter(|container| container.state == ContainerState::Running).cloned().collect()
+        self.lock()
+            .containers
+            .values()
+            .filter(|container| container.state == ContainerState::Running)
+            .cloned()
+            .collect()
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, State> {

@@ -36,11 +36,27 @@ pub(crate) struct StartRequest {
 
 /// Returns the new container's id when it runs and its hook is done.
 pub(crate) async fn start(node: &Node, request: &StartRequest) -> Result<String, StartError> {
-    let StartRequest { pod, container, kind, .. } = request;
-    let auth = credentials::for_pod(&node.objects, pod, container.image.as_deref().unwrap_or_default()).await;
+    let StartRequest {
+        pod,
+        container,
+        kind,
+        ..
+    } = request;
+    let auth = credentials::for_pod(
+        &node.objects,
+        pod,
+        container.image.as_deref().unwrap_or_default(),
+    )
+    .await;
     let image = node.puller.ensure(pod, *kind, container, &auth).await?;
     let fail = |reason: &str, message: String, after: Duration| {
-        fail(&node.events, request, reason, message, node.clock.now() + after)
+        fail(
+            &node.events,
+            request,
+            reason,
+            message,
+            node.clock.now() + after,
+        )
     };
     let config = configure(node, request, &image)
         .await
@@ -50,21 +66,63 @@ pub(crate) async fn start(node: &Node, request: &StartRequest) -> Result<String,
         .create_container(&request.sandbox.id, config)
         .await
         .map_err(|error| fail("CreateContainerError", error.to_string(), CREATE_RETRY))?;
-    node.events.container(pod, *kind, &container.name, "Normal", "Created", "Container created");
+    node.events.container(
+        pod,
+        *kind,
+        &container.name,
+        "Normal",
+        "Created",
+        "Container created",
+    );
     let started = node.runtime.start_container(&id).await;
     node.state.refresh_container(&id).await;
     if let Err(error) = started {
-        return Err(fail("RunContainerError", error.to_string(), Duration::from_secs(1)));
+        return Err(fail(
+            "RunContainerError",
+            error.to_string(),
+            Duration::from_secs(1),
+        ));
     }
-    node.events.container(pod, *kind, &container.name, "Normal", "Started", "Container started");
+    node.events.container(
+        pod,
+        *kind,
+        &container.name,
+        "Normal",
+        "Started",
+        "Container started",
+    );
     node.learn_digest(&image.id).await;
-    if let Some(hook) = container.lifecycle.as_ref().and_then(|lifecycle| lifecycle.post_start.as_ref()) {
-        let ip = request.sandbox.ips.first().map(ToString::to_string).unwrap_or_default();
+    if let Some(hook) = container
+        .lifecycle
+        .as_ref()
+        .and_then(|lifecycle| lifecycle.post_start.as_ref())
+    {
+        let ip = request
+            .sandbox
+            .ips
+            .first()
+            .map(ToString::to_string)
+            .unwrap_or_default();
         // A hook has no deadline of its own; it ends with its container.
         if let Err(error) = hooks::run(node, &id, container, &ip, hook, hooks::NO_DEADLINE).await {
-            tracing::debug!(pod = pod::name(pod), container = container.name, error, "a postStart hook failed");
-            node.events.container(pod, *kind, &container.name, "Warning", "FailedPostStartHook", "PostStartHook failed");
-            let stopped = node.runtime.stop_container(&id, pod::grace_period(pod)).await;
+            tracing::debug!(
+                pod = pod::name(pod),
+                container = container.name,
+                error,
+                "a postStart hook failed"
+            );
+            node.events.container(
+                pod,
+                *kind,
+                &container.name,
+                "Warning",
+                "FailedPostStartHook",
+                "PostStartHook failed",
+            );
+            let stopped = node
+                .runtime
+                .stop_container(&id, pod::grace_period(pod))
+                .await;
             node.state.refresh_container(&id).await;
             if let Err(error) = stopped {
                 tracing::warn!(container = container.name, %error, "stopping a container after its hook failed");
@@ -79,13 +137,34 @@ pub(crate) async fn start(node: &Node, request: &StartRequest) -> Result<String,
     Ok(id)
 }
 
-fn fail(events: &Events, request: &StartRequest, reason: &str, message: String, retry_at: SystemTime) -> StartError {
+fn fail(
+    events: &Events,
+    request: &StartRequest,
+    reason: &str,
+    message: String,
+    retry_at: SystemTime,
+) -> StartError {
     let text = format!("Error: {message}");
-    events.container(&request.pod, request.kind, &request.container.name, "Warning", "Failed", text);
-    StartError { reason: reason.to_owned(), message, retry_at }
+    events.container(
+        &request.pod,
+        request.kind,
+        &request.container.name,
+        "Warning",
+        "Failed",
+        text,
+    );
+    StartError {
+        reason: reason.to_owned(),
+        message,
+        retry_at,
+    }
 }
 
-async fn configure(node: &Node, request: &StartRequest, image: &ImageInfo) -> Result<keelson_ports::ContainerConfig, String> {
+async fn configure(
+    node: &Node,
+    request: &StartRequest,
+    image: &ImageInfo,
+) -> Result<keelson_ports::ContainerConfig, String> {
     let StartRequest { pod, container, .. } = request;
     let pod_dir = node.config.pod_dir(pod::uid(pod));
     let extra_groups = volumes::groups_of(container, &request.volumes);
@@ -101,7 +180,11 @@ async fn configure(node: &Node, request: &StartRequest, image: &ImageInfo) -> Re
     let mut env = environment(node, request).await?;
     if !env.iter().any(|(name, _)| name == "HOSTNAME") {
         let (hostname, _) = pod::dns::hostname(pod, &node.config.cluster_domain);
-        let hostname = if pod::is_host_network(pod) { node.machine.hostname.clone() } else { hostname };
+        let hostname = if pod::is_host_network(pod) {
+            node.machine.hostname.clone()
+        } else {
+            hostname
+        };
         env.insert(0, ("HOSTNAME".to_owned(), hostname));
     }
     let mounts = mounts(node, request, &pod_dir, &env).await?;
@@ -143,7 +226,12 @@ async fn environment(node: &Node, request: &StartRequest) -> Result<Vec<(String,
     let pod_ips = if pod::is_host_network(&request.pod) {
         node.host_ips()
     } else {
-        request.sandbox.ips.iter().map(ToString::to_string).collect()
+        request
+            .sandbox
+            .ips
+            .iter()
+            .map(ToString::to_string)
+            .collect()
     };
     env::build(&EnvInput {
         pod: &request.pod,
@@ -156,34 +244,65 @@ async fn environment(node: &Node, request: &StartRequest) -> Result<Vec<(String,
     .map_err(|error| error.to_string())
 }
 
-async fn mounts(node: &Node, request: &StartRequest, pod_dir: &Path, env: &[(String, String)]) -> Result<Vec<Mount>, String> {
+async fn mounts(
+    node: &Node,
+    request: &StartRequest,
+    pod_dir: &Path,
+    env: &[(String, String)],
+) -> Result<Vec<Mount>, String> {
     let StartRequest { pod, container, .. } = request;
     let mut mounts = Vec::new();
     for (index, mount) in container.volume_mounts.iter().flatten().enumerate() {
-        let volume = request
-            .volumes
-            .get(&mount.name)
-            .ok_or_else(|| format!("cannot find volume \"{}\" to mount into container \"{}\"", mount.name, container.name))?;
-        let lookup = |name: &str| env.iter().find(|(known, _)| known == name).map(|(_, value)| value.clone());
-        let prepared = volumes::mount_source(&*node.mounts, pod_dir, &container.name, index, mount, volume, lookup)
-            .await
-            .map_err(|error| error.to_string())?;
+        let volume = request.volumes.get(&mount.name).ok_or_else(|| {
+            format!(
+                "cannot find volume \"{}\" to mount into container \"{}\"",
+                mount.name, container.name
+            )
+        })?;
+        let lookup = |name: &str| {
+            env.iter()
+                .find(|(known, _)| known == name)
+                .map(|(_, value)| value.clone())
+        };
+        let prepared = volumes::mount_source(
+            &*node.mounts,
+            pod_dir,
+            &container.name,
+            index,
+            mount,
+            volume,
+            lookup,
+        )
+        .await
+        .map_err(|error| error.to_string())?;
         mounts.push(prepared);
     }
-    if !mounts.iter().any(|mount| mount.container_path == Path::new("/etc/hosts")) {
+    if !mounts
+        .iter()
+        .any(|mount| mount.container_path == Path::new("/etc/hosts"))
+    {
         mounts.push(Mount {
             container_path: PathBuf::from("/etc/hosts"),
-            host_path: hosts_file(node, pod, &request.sandbox, pod_dir).map_err(|error| format!("writing /etc/hosts: {error}"))?,
+            host_path: hosts_file(node, pod, &request.sandbox, pod_dir)
+                .map_err(|error| format!("writing /etc/hosts: {error}"))?,
             ..Mount::default()
         });
     }
     Ok(mounts)
 }
 
-fn hosts_file(node: &Node, pod: &Pod, sandbox: &PodSandboxStatus, pod_dir: &Path) -> std::io::Result<PathBuf> {
+fn hosts_file(
+    node: &Node,
+    pod: &Pod,
+    sandbox: &PodSandboxStatus,
+    pod_dir: &Path,
+) -> std::io::Result<PathBuf> {
     let aliases = pod::host_aliases(pod);
     let text = if pod::is_host_network(pod) {
-        hosts::for_host_network(&std::fs::read_to_string(&node.config.hosts_file).unwrap_or_default(), &aliases)
+        hosts::for_host_network(
+            &std::fs::read_to_string(&node.config.hosts_file).unwrap_or_default(),
+            &aliases,
+        )
     } else {
         let ips: Vec<String> = sandbox.ips.iter().map(ToString::to_string).collect();
         let (hostname, fqdn) = pod::dns::hostname(pod, &node.config.cluster_domain);

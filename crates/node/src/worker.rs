@@ -13,7 +13,9 @@ use keelson_ports::CgroupResources;
 use tokio::sync::{Notify, mpsc};
 
 use crate::node::Node;
-use crate::plan::{self, Backoff, Busy, Goal, KillReason, Observed, Plan, ProbeState, RuntimePod, StartError};
+use crate::plan::{
+    self, Backoff, Busy, Goal, KillReason, Observed, Plan, ProbeState, RuntimePod, StartError,
+};
 use crate::pod;
 use crate::probes::{ContainerProbes, ProbeReport, ProbeTarget};
 use crate::status::{self, StatusInput, Verdict};
@@ -51,7 +53,9 @@ impl Inbox {
         let mut current = self.pod.lock().unwrap_or_else(PoisonError::into_inner);
         if version(&pod) >= version(&current) {
             // Files of the downward API show the metadata.
-            if pod.metadata.labels != current.metadata.labels || pod.metadata.annotations != current.metadata.annotations {
+            if pod.metadata.labels != current.metadata.labels
+                || pod.metadata.annotations != current.metadata.annotations
+            {
                 self.dirty.store(true, Ordering::Release);
             }
             *current = pod;
@@ -78,18 +82,28 @@ impl Inbox {
 
     /// Ends the pod as failed.
     pub(crate) fn condemn(&self, verdict: Verdict, grace: Duration) {
-        self.verdict.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert((verdict, grace));
+        self.verdict
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .get_or_insert((verdict, grace));
         self.notify.notify_one();
     }
 
     pub(crate) fn pod(&self) -> Arc<Pod> {
-        self.pod.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.pod
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
     }
 }
 
 /// Revisions are decimal numbers; anything else counts as the oldest.
 fn version(pod: &Pod) -> u64 {
-    pod.metadata.resource_version.as_deref().and_then(|version| version.parse().ok()).unwrap_or(0)
+    pod.metadata
+        .resource_version
+        .as_deref()
+        .and_then(|version| version.parse().ok())
+        .unwrap_or(0)
 }
 
 pub(crate) struct Worker {
@@ -159,7 +173,9 @@ impl Worker {
                 Next::Wait(wake_at) => wake_at,
             };
             let now = self.node.clock.now();
-            let pause = wake_at.map_or(RESYNC, |at| at.duration_since(now).unwrap_or_default()).min(RESYNC);
+            let pause = wake_at
+                .map_or(RESYNC, |at| at.duration_since(now).unwrap_or_default())
+                .min(RESYNC);
             tokio::select! {
                 () = self.inbox.notify.notified() => {}
                 Some(done) = self.done.1.recv() => self.finish(done),
@@ -190,8 +206,11 @@ impl Worker {
         if goal == Goal::Run {
             self.resize(&pod, &runtime).await;
         }
-        let probe_states: BTreeMap<String, ProbeState> =
-            self.probes.iter().map(|(name, probes)| (name.clone(), probes.state.clone())).collect();
+        let probe_states: BTreeMap<String, ProbeState> = self
+            .probes
+            .iter()
+            .map(|(name, probes)| (name.clone(), probes.state.clone()))
+            .collect();
         let plan = plan::plan(&Observed {
             pod: &pod,
             runtime: &runtime,
@@ -215,12 +234,18 @@ impl Worker {
             wake_at = earliest(wake_at, self.refresh_volumes(&pod, &runtime, now));
         }
         if gone {
-            return if stopped { self.erase(&pod, &runtime).await } else { Next::Wait(wake_at) };
+            return if stopped {
+                self.erase(&pod, &runtime).await
+            } else {
+                Next::Wait(wake_at)
+            };
         }
         let new = self.compute_status(&pod, &runtime, &probe_states, &plan, stopped, now);
-        if !self.write_status(&pod, &new).await {
-            wake_at = earliest(wake_at, Some(now + API_RETRY));
-        } else if stopped && pod::is_deleted(&pod) && !self.delete(&pod).await {
+        let mut written = self.write_status(&pod, &new).await;
+        if written && stopped && pod::is_deleted(&pod) {
+            written = self.delete(&pod).await;
+        }
+        if !written {
             wake_at = earliest(wake_at, Some(now + API_RETRY));
         }
         Next::Wait(wake_at)
@@ -228,7 +253,12 @@ impl Worker {
 
     /// Sets the verdict when the pod has been active for too long; else says when that will be.
     fn check_deadline(&mut self, pod: &Pod, now: SystemTime) -> Option<SystemTime> {
-        let pending = self.inbox.verdict.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let pending = self
+            .inbox
+            .verdict
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take();
         if let Some((verdict, grace)) = pending
             && self.verdict.is_none()
             && !pod::is_phase_terminal(pod)
@@ -237,15 +267,27 @@ impl Worker {
             self.stop_grace = Some(grace);
         }
         let seconds = u64::try_from(pod::spec(pod).active_deadline_seconds?).ok()?;
-        let start = pod.status.as_ref()?.start_time.as_ref().map(pod::system_time)?;
+        let start = pod
+            .status
+            .as_ref()?
+            .start_time
+            .as_ref()
+            .map(pod::system_time)?;
         let deadline = start + Duration::from_secs(seconds);
         if deadline > now {
             return Some(deadline);
         }
         if self.verdict.is_none() && !pod::is_phase_terminal(pod) {
-            let message = "Pod was active on the node longer than the specified deadline".to_owned();
-            self.node.events.pod(pod, "Normal", "DeadlineExceeded", message.clone());
-            self.verdict = Some(Verdict { reason: "DeadlineExceeded".to_owned(), message, disruption: false });
+            let message =
+                "Pod was active on the node longer than the specified deadline".to_owned();
+            self.node
+                .events
+                .pod(pod, "Normal", "DeadlineExceeded", message.clone());
+            self.verdict = Some(Verdict {
+                reason: "DeadlineExceeded".to_owned(),
+                message,
+                disruption: false,
+            });
         }
         None
     }
@@ -262,7 +304,8 @@ impl Worker {
         let grace = self.stop_grace.unwrap_or_else(|| pod::grace_period(pod));
         let asked = now + grace;
         // A deadline moves only towards now: when the deletion is repeated with a shorter grace.
-        let shorter = pod.metadata.deletion_grace_period_seconds.is_some() && self.stop_grace.is_none();
+        let shorter =
+            pod.metadata.deletion_grace_period_seconds.is_some() && self.stop_grace.is_none();
         let deadline = match self.stop_deadline {
             Some(planned) if shorter => planned.min(asked),
             Some(planned) => planned,
@@ -279,22 +322,34 @@ impl Worker {
             .filter(|status| !self.busy.contains(&Busy::Start(status.name.clone())))
             .map(|status| (status.name.as_str(), status))
             .collect();
-        self.probes.retain(|name, probes| running.get(name.as_str()).is_some_and(|status| status.id == probes.state.id));
+        self.probes.retain(|name, probes| {
+            running
+                .get(name.as_str())
+                .is_some_and(|status| status.id == probes.state.id)
+        });
         let ip = if pod::is_host_network(pod) {
             self.node.host_ips().first().cloned()
         } else {
-            runtime.sandboxes.first().and_then(|sandbox| sandbox.ips.first()).map(ToString::to_string)
+            runtime
+                .sandboxes
+                .first()
+                .and_then(|sandbox| sandbox.ips.first())
+                .map(ToString::to_string)
         };
         for (kind, container) in pod::all_containers(pod) {
             let has_probe = container.liveness_probe.is_some()
                 || container.readiness_probe.is_some()
                 || container.startup_probe.is_some();
-            let Some(status) = running.get(container.name.as_str()).filter(|_| has_probe) else { continue };
+            let Some(status) = running.get(container.name.as_str()).filter(|_| has_probe) else {
+                continue;
+            };
             if self.probes.contains_key(&container.name) {
                 continue;
             }
-            let recorded = status::recorded(pod, &container.name)
-                .filter(|recorded| recorded.container_id.as_deref() == Some(&format!("{}{}", status::ID_PREFIX, status.id)));
+            let recorded = status::recorded(pod, &container.name).filter(|recorded| {
+                recorded.container_id.as_deref()
+                    == Some(&format!("{}{}", status::ID_PREFIX, status.id))
+            });
             let target = ProbeTarget {
                 pod: pod.clone(),
                 container: Arc::new(container.clone().into_owned()),
@@ -321,7 +376,9 @@ impl Worker {
 
     fn tell_backoff(&mut self, pod: &Pod, runtime: &RuntimePod, plan: &Plan) {
         for name in plan.backing_off.keys() {
-            let Some(status) = runtime.latest(name) else { continue };
+            let Some(status) = runtime.latest(name) else {
+                continue;
+            };
             if self.told.insert(status.id.clone())
                 && let Some((kind, _)) = pod::find_container(pod, name)
             {
@@ -331,45 +388,75 @@ impl Worker {
                     pod::namespace(pod),
                     self.uid
                 );
-                self.node.events.container(pod, kind, name, "Warning", "BackOff", message);
+                self.node
+                    .events
+                    .container(pod, kind, name, "Warning", "BackOff", message);
             }
         }
-        self.told.retain(|id| runtime.containers.iter().any(|container| container.id == *id));
+        self.told.retain(|id| {
+            runtime
+                .containers
+                .iter()
+                .any(|container| container.id == *id)
+        });
     }
 
     /// Brings running containers to the limits that the specification has now.
     async fn resize(&mut self, pod: &Arc<Pod>, runtime: &RuntimePod) {
-        self.limits.retain(|id, _| runtime.containers.iter().any(|container| container.id == *id));
+        self.limits.retain(|id, _| {
+            runtime
+                .containers
+                .iter()
+                .any(|container| container.id == *id)
+        });
         let mut changed = false;
         for status in runtime.running() {
-            let Some((_, container)) = pod::find_container(pod, &status.name) else { continue };
+            let Some((_, container)) = pod::find_container(pod, &status.name) else {
+                continue;
+            };
             let wanted = pod::resources::container_cgroup(&container, None);
-            let Some(known) = self.limits.insert(status.id.clone(), wanted.clone()) else { continue };
+            let Some(known) = self.limits.insert(status.id.clone(), wanted.clone()) else {
+                continue;
+            };
             if known == wanted {
                 continue;
             }
             changed = true;
             let restart_for = |resource: &str| {
-                container
-                    .resize_policy
-                    .iter()
-                    .flatten()
-                    .any(|policy| policy.resource_name == resource && policy.restart_policy == "RestartContainer")
+                container.resize_policy.iter().flatten().any(|policy| {
+                    policy.resource_name == resource && policy.restart_policy == "RestartContainer"
+                })
             };
-            let cpu = known.cpu_shares != wanted.cpu_shares || known.cpu_quota_us != wanted.cpu_quota_us;
+            let cpu =
+                known.cpu_shares != wanted.cpu_shares || known.cpu_quota_us != wanted.cpu_quota_us;
             let memory = known.memory_limit_bytes != wanted.memory_limit_bytes;
             if (cpu && restart_for("cpu")) || (memory && restart_for("memory")) {
                 let deadline = self.node.clock.now() + pod::grace_period(pod);
                 self.kill(pod, &status.id, &status.name, KillReason::Resized, deadline);
-            } else if let Err(error) = self.node.runtime.update_container_resources(&status.id, wanted).await {
+            } else if let Err(error) = self
+                .node
+                .runtime
+                .update_container_resources(&status.id, wanted)
+                .await
+            {
                 let message = format!("Error resizing container {}: {error}", status.name);
                 self.node.events.pod(pod, "Warning", "ResizeError", message);
             }
         }
         if changed {
             let limits = pod::resources::pod_cgroup(pod, self.node.config.pod_pids_limit);
-            if let Err(error) = self.node.cgroups.ensure(&pod::qos::cgroup_path(pod), &limits).await {
-                self.node.events.pod(pod, "Warning", "ResizeError", format!("Error resizing pod: {error}"));
+            if let Err(error) = self
+                .node
+                .cgroups
+                .ensure(&pod::qos::cgroup_path(pod), &limits)
+                .await
+            {
+                self.node.events.pod(
+                    pod,
+                    "Warning",
+                    "ResizeError",
+                    format!("Error resizing pod: {error}"),
+                );
             }
         }
     }
@@ -403,15 +490,26 @@ impl Worker {
 
     /// False when the write must be tried again.
     async fn write_status(&self, pod: &Pod, new: &PodStatus) -> bool {
-        let Some(patch) = status::patch(pod, new) else { return true };
+        let Some(patch) = status::patch(pod, new) else {
+            return true;
+        };
         let written = self
             .node
             .client
-            .patch::<Pod>(pod::namespace(pod), pod::name(pod), &Patch::Strategic(patch), Some("status"))
+            .patch::<Pod>(
+                pod::namespace(pod),
+                pod::name(pod),
+                &Patch::Strategic(patch),
+                Some("status"),
+            )
             .await;
         match written {
             Ok(written) => {
-                let mut current = self.inbox.pod.lock().unwrap_or_else(PoisonError::into_inner);
+                let mut current = self
+                    .inbox
+                    .pod
+                    .lock()
+                    .unwrap_or_else(PoisonError::into_inner);
                 if version(&written) >= version(&current) {
                     *current = Arc::new(written);
                 }
@@ -429,7 +527,12 @@ impl Worker {
     /// Finishes a graceful deletion. False when it must be tried again.
     async fn delete(&self, pod: &Pod) -> bool {
         let options = DeleteOptions::grace(0).uid(&*self.uid);
-        match self.node.client.delete::<Pod>(pod::namespace(pod), pod::name(pod), &options).await {
+        match self
+            .node
+            .client
+            .delete::<Pod>(pod::namespace(pod), pod::name(pod), &options)
+            .await
+        {
             Ok(()) => true,
             Err(error) if error.is_not_found() || error.is_conflict() => true,
             Err(error) => {
@@ -448,7 +551,10 @@ impl Worker {
             }
             self.node.state.forget_sandbox(&sandbox.id);
         }
-        let logs = self.node.config.pod_log_dir(pod::namespace(pod), pod::name(pod), &self.uid);
+        let logs = self
+            .node
+            .config
+            .pod_log_dir(pod::namespace(pod), pod::name(pod), &self.uid);
         let removed = tokio::task::spawn_blocking(move || std::fs::remove_dir_all(logs)).await;
         if let Ok(Err(error)) = removed
             && error.kind() != std::io::ErrorKind::NotFound

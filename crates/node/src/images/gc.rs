@@ -14,7 +14,11 @@ pub(crate) struct GcPolicy {
 
 impl Default for GcPolicy {
     fn default() -> Self {
-        Self { high_percent: 85, low_percent: 80, min_age: Duration::from_secs(120) }
+        Self {
+            high_percent: 85,
+            low_percent: 80,
+            min_age: Duration::from_secs(120),
+        }
     }
 }
 
@@ -39,7 +43,9 @@ pub(crate) fn plan<'a>(
         .iter()
         .filter(|image| !image.pinned && !in_use.contains(&image.id))
         .filter(|image| {
-            image.last_used_at.is_none_or(|used| now.duration_since(used).unwrap_or_default() >= policy.min_age)
+            image
+                .last_used_at
+                .is_none_or(|used| now.duration_since(used).unwrap_or_default() >= policy.min_age)
         })
         .collect();
     candidates.sort_by_key(|image| image.last_used_at);
@@ -65,7 +71,8 @@ pub(crate) async fn collect(
     let list = images.list().await?;
     let mut freed = 0;
     for image in plan(policy, usage, &list, in_use, now) {
-        let mut references: Vec<&String> = image.repo_tags.iter().chain(&image.repo_digests).collect();
+        let mut references: Vec<&String> =
+            image.repo_tags.iter().chain(&image.repo_digests).collect();
         if references.is_empty() {
             references.push(&image.id);
         }
@@ -101,12 +108,26 @@ mod tests {
 
     #[test]
     fn the_least_recently_used_go_first() {
-        let images = [image("new", 4, 990, false), image("b", 4, 200, false), image("a", 4, 100, false), image("pin", 50, 1, true), image("used", 9, 2, false)];
+        let images = [
+            image("new", 4, 990, false),
+            image("b", 4, 200, false),
+            image("a", 4, 100, false),
+            image("pin", 50, 1, true),
+            image("used", 9, 2, false),
+        ];
         let now = SystemTime::UNIX_EPOCH + Duration::from_secs(1000);
         let in_use = BTreeSet::from(["used".to_owned()]);
         let chosen = |available| {
-            let usage = ImageFsUsage { used_bytes: 0, used_inodes: 0, capacity_bytes: 100, available_bytes: available };
-            plan(GcPolicy::default(), usage, &images, &in_use, now).iter().map(|i| i.id.clone()).collect::<Vec<_>>()
+            let usage = ImageFsUsage {
+                used_bytes: 0,
+                used_inodes: 0,
+                capacity_bytes: 100,
+                available_bytes: available,
+            };
+            plan(GcPolicy::default(), usage, &images, &in_use, now)
+                .iter()
+                .map(|i| i.id.clone())
+                .collect::<Vec<_>>()
         };
         assert!(chosen(20).is_empty());
         assert_eq!(chosen(14), ["a", "b"]);

@@ -35,7 +35,12 @@ pub(crate) struct ImagePuller {
 
 impl ImagePuller {
     pub(crate) fn new(images: Arc<dyn Images>, clock: Arc<dyn Clock>, events: Events) -> Self {
-        Self { images, clock, events, failed: Mutex::default() }
+        Self {
+            images,
+            clock,
+            events,
+            failed: Mutex::default(),
+        }
     }
 
     /// The image of a container, pulled when its policy asks for that.
@@ -57,28 +62,69 @@ impl ImagePuller {
             let message = format!(
                 "Failed to apply default image tag \"{reference}\": couldn't parse image name \"{reference}\": invalid reference format"
             );
-            self.events.container(pod, kind, &container.name, "Warning", "InspectFailed", message.clone());
-            self.events.container(pod, kind, &container.name, "Warning", "Failed", "Error: InvalidImageName");
+            self.events.container(
+                pod,
+                kind,
+                &container.name,
+                "Warning",
+                "InspectFailed",
+                message.clone(),
+            );
+            self.events.container(
+                pod,
+                kind,
+                &container.name,
+                "Warning",
+                "Failed",
+                "Error: InvalidImageName",
+            );
             return Err(error("InvalidImageName", message, now + NEVER_RETRY));
         }
-        let policy = container.image_pull_policy.as_deref().unwrap_or_else(|| default_pull_policy(reference));
+        let policy = container
+            .image_pull_policy
+            .as_deref()
+            .unwrap_or_else(|| default_pull_policy(reference));
         let present = self.images.resolve(reference).await.map_err(|cause| {
             let message = format!("Failed to inspect image \"{reference}\": {cause}");
-            self.events.container(pod, kind, &container.name, "Warning", "InspectFailed", message.clone());
+            self.events.container(
+                pod,
+                kind,
+                &container.name,
+                "Warning",
+                "InspectFailed",
+                message.clone(),
+            );
             error("ImageInspectError", message, now + NEVER_RETRY)
         })?;
         match (policy, present) {
             ("Never", None) => {
-                let message = format!("Container image \"{reference}\" is not present with pull policy of Never");
-                self.events.container(pod, kind, &container.name, "Warning", "ErrImageNeverPull", message.clone());
-                self.events.container(pod, kind, &container.name, "Warning", "Failed", "Error: ErrImageNeverPull");
+                let message = format!(
+                    "Container image \"{reference}\" is not present with pull policy of Never"
+                );
+                self.events.container(
+                    pod,
+                    kind,
+                    &container.name,
+                    "Warning",
+                    "ErrImageNeverPull",
+                    message.clone(),
+                );
+                self.events.container(
+                    pod,
+                    kind,
+                    &container.name,
+                    "Warning",
+                    "Failed",
+                    "Error: ErrImageNeverPull",
+                );
                 Err(error("ErrImageNeverPull", message, now + NEVER_RETRY))
             }
             ("Never" | "IfNotPresent", Some(image)) => {
                 let message = format!(
                     "Container image \"{reference}\" already present on machine and can be accessed by the pod"
                 );
-                self.events.container(pod, kind, &container.name, "Normal", "Pulled", message);
+                self.events
+                    .container(pod, kind, &container.name, "Normal", "Pulled", message);
                 Ok(image)
             }
             // What was made on this machine exists in no registry.
@@ -102,8 +148,22 @@ impl ImagePuller {
             && failed.backoff.updated_at + failed.backoff.delay > started
         {
             let message = format!("Back-off pulling image \"{reference}\"");
-            self.events.container(pod, kind, &container.name, "Normal", "BackOff", message.clone());
-            self.events.container(pod, kind, &container.name, "Warning", "Failed", "Error: ImagePullBackOff");
+            self.events.container(
+                pod,
+                kind,
+                &container.name,
+                "Normal",
+                "BackOff",
+                message.clone(),
+            );
+            self.events.container(
+                pod,
+                kind,
+                &container.name,
+                "Warning",
+                "Failed",
+                "Error: ImagePullBackOff",
+            );
             return Err(StartError {
                 reason: "ImagePullBackOff".to_owned(),
                 message: format!("{message}: {}", failed.message),
@@ -111,7 +171,8 @@ impl ImagePuller {
             });
         }
         let message = format!("Pulling image \"{reference}\"");
-        self.events.container(pod, kind, &container.name, "Normal", "Pulling", message);
+        self.events
+            .container(pod, kind, &container.name, "Normal", "Pulling", message);
         match self.images.pull(reference, auth, None).await {
             Ok(image) => {
                 self.lock().remove(&key);
@@ -125,7 +186,8 @@ impl ImagePuller {
                     "Successfully pulled image \"{reference}\" in {took} ({took} including waiting). Image size: {} bytes.",
                     image.size_bytes
                 );
-                self.events.container(pod, kind, &container.name, "Normal", "Pulled", message);
+                self.events
+                    .container(pod, kind, &container.name, "Normal", "Pulled", message);
                 Ok(image)
             }
             Err(cause) => {
@@ -133,12 +195,30 @@ impl ImagePuller {
                 let mut failed = self.lock();
                 let backoff = Backoff::next(failed.get(&key).map(|failed| failed.backoff), now);
                 let text = format!("failed to pull and unpack image \"{reference}\": {cause}");
-                failed.insert(key, Failed { backoff, message: format!("ErrImagePull: {text}") });
+                failed.insert(
+                    key,
+                    Failed {
+                        backoff,
+                        message: format!("ErrImagePull: {text}"),
+                    },
+                );
                 drop(failed);
                 let message = format!("Failed to pull image \"{reference}\": {text}");
-                self.events.container(pod, kind, &container.name, "Warning", "Failed", message);
-                self.events.container(pod, kind, &container.name, "Warning", "Failed", "Error: ErrImagePull");
-                Err(StartError { reason: "ErrImagePull".to_owned(), message: text, retry_at: now + ERROR_SHOWN })
+                self.events
+                    .container(pod, kind, &container.name, "Warning", "Failed", message);
+                self.events.container(
+                    pod,
+                    kind,
+                    &container.name,
+                    "Warning",
+                    "Failed",
+                    "Error: ErrImagePull",
+                );
+                Err(StartError {
+                    reason: "ErrImagePull".to_owned(),
+                    message: text,
+                    retry_at: now + ERROR_SHOWN,
+                })
             }
         }
     }
@@ -196,7 +276,17 @@ mod tests {
         ] {
             assert!(is_reference(good), "{good}");
         }
-        for bad in ["", "Nginx", "nginx:", "nginx::1", "a//b", "INVALID@", "-a", "a/b:c:d", "http://x/y"] {
+        for bad in [
+            "",
+            "Nginx",
+            "nginx:",
+            "nginx::1",
+            "a//b",
+            "INVALID@",
+            "-a",
+            "a/b:c:d",
+            "http://x/y",
+        ] {
             assert!(!is_reference(bad), "{bad}");
         }
     }

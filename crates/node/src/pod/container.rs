@@ -5,7 +5,8 @@ use std::path::PathBuf;
 
 use k8s_openapi::api::core::v1::{Container, Pod};
 use keelson_ports::{
-    CgroupResources, ContainerConfig, HostNamespaces, HostPort, ImageInfo, Mount, PodSandboxConfig, Protocol, SecurityContext,
+    CgroupResources, ContainerConfig, HostNamespaces, HostPort, ImageInfo, Mount, PodSandboxConfig,
+    Protocol, SecurityContext,
 };
 
 use super::dns::{self, DnsContext};
@@ -87,11 +88,16 @@ fn host_ports(pod: &Pod) -> Vec<HostPort> {
     if is_host_network(pod) {
         return Vec::new();
     }
-    let containers = super::init_containers(pod).iter().filter(|c| super::is_sidecar(c)).chain(super::regular_containers(pod));
+    let containers = super::init_containers(pod)
+        .iter()
+        .filter(|c| super::is_sidecar(c))
+        .chain(super::regular_containers(pod));
     containers
         .flat_map(|container| container.ports.as_deref().unwrap_or_default())
         .filter_map(|port| {
-            let host_port = u16::try_from(port.host_port?).ok().filter(|port| *port > 0)?;
+            let host_port = u16::try_from(port.host_port?)
+                .ok()
+                .filter(|port| *port > 0)?;
             Some(HostPort {
                 protocol: match port.protocol.as_deref() {
                     Some("UDP") => Protocol::Udp,
@@ -122,10 +128,18 @@ pub(crate) struct ContainerInput<'a> {
 
 pub(crate) fn container_config(input: ContainerInput<'_>) -> ContainerConfig {
     let container = input.container;
-    let env: BTreeMap<&str, &str> = input.env.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
+    let env: BTreeMap<&str, &str> = input
+        .env
+        .iter()
+        .map(|(name, value)| (name.as_str(), value.as_str()))
+        .collect();
     let lookup = |name: &str| env.get(name).map(|value| (*value).to_owned());
-    let expand_all =
-        |list: &Option<Vec<String>>| list.iter().flatten().map(|text| expand(text, lookup)).collect::<Vec<_>>();
+    let expand_all = |list: &Option<Vec<String>>| {
+        list.iter()
+            .flatten()
+            .map(|text| expand(text, lookup))
+            .collect::<Vec<_>>()
+    };
     let command = expand_all(&container.command);
     let args = expand_all(&container.args);
     let mut labels = identity_labels(input.pod);
@@ -160,13 +174,20 @@ pub(crate) fn container_config(input: ContainerInput<'_>) -> ContainerConfig {
         resources: input.resources,
         oom_score_adj: input.oom_score_adj,
         security: input.security,
-        stop_signal: container.lifecycle.as_ref().and_then(|lifecycle| lifecycle.stop_signal.clone()),
+        stop_signal: container
+            .lifecycle
+            .as_ref()
+            .and_then(|lifecycle| lifecycle.stop_signal.clone()),
         termination_message_host_path: Some(input.termination_message),
     }
 }
 
 pub(crate) fn termination_path(container: &Container) -> &str {
-    container.termination_message_path.as_deref().filter(|path| !path.is_empty()).unwrap_or(DEFAULT_TERMINATION_PATH)
+    container
+        .termination_message_path
+        .as_deref()
+        .filter(|path| !path.is_empty())
+        .unwrap_or(DEFAULT_TERMINATION_PATH)
 }
 
 #[cfg(test)]
@@ -212,7 +233,10 @@ mod tests {
         assert_eq!(config.command, ["sh", "-c", "echo 1 $(B) $(A)"]);
         assert_eq!(config.args, ["1"]);
         assert_eq!(config.log_path, PathBuf::from("c/2.log"));
-        assert_eq!(config.mounts[0].container_path, PathBuf::from("/dev/termination-log"));
+        assert_eq!(
+            config.mounts[0].container_path,
+            PathBuf::from("/dev/termination-log")
+        );
         assert_eq!(config.labels[LABEL_CONTAINER_NAME], "c");
     }
 
@@ -222,13 +246,27 @@ mod tests {
             "subdomain": "s", "setHostnameAsFQDN": true,
             "containers": [{"name": "c", "ports": [{"containerPort": 80, "hostPort": 8080}, {"containerPort": 53, "protocol": "UDP"}]}]}}))
         .unwrap();
-        let dns = DnsContext { cluster_domain: "c.l".into(), ..DnsContext::default() };
+        let dns = DnsContext {
+            cluster_domain: "c.l".into(),
+            ..DnsContext::default()
+        };
         let config = sandbox_config(&SandboxInput {
-            pod: &pod, attempt: 0, dns: &dns, log_directory: "/l".into(), node_hostname: "node", runtime_handler: None,
+            pod: &pod,
+            attempt: 0,
+            dns: &dns,
+            log_directory: "/l".into(),
+            node_hostname: "node",
+            runtime_handler: None,
         });
         assert_eq!(config.hostname, "p.s.n.svc.c.l");
         assert_eq!(config.host_ports.len(), 1);
-        assert_eq!((config.host_ports[0].host_port, config.host_ports[0].container_port), (8080, 80));
+        assert_eq!(
+            (
+                config.host_ports[0].host_port,
+                config.host_ports[0].container_port
+            ),
+            (8080, 80)
+        );
         assert_eq!(config.cgroup_parent, "/kubepods/besteffort/podu");
     }
 }

@@ -25,7 +25,10 @@ pub(crate) fn parse_resolv_conf(text: &str) -> DnsConfig {
         match words.next() {
             Some("nameserver") => config.servers.extend(words.next().map(str::to_owned)),
             Some("search") => {
-                config.searches = words.map(|s| s.trim_end_matches('.').to_owned()).filter(|s| !s.is_empty()).collect();
+                config.searches = words
+                    .map(|s| s.trim_end_matches('.').to_owned())
+                    .filter(|s| !s.is_empty())
+                    .collect();
             }
             Some("options") => config.options = words.map(str::to_owned).collect(),
             _ => {}
@@ -49,15 +52,25 @@ pub(crate) fn for_pod(pod: &Pod, context: &DnsContext) -> DnsConfig {
         context.host.clone()
     };
     if let Some(own) = spec(pod).dns_config.as_ref() {
-        config.servers.splice(0..0, own.nameservers.clone().unwrap_or_default());
-        config.searches.splice(0..0, own.searches.clone().unwrap_or_default());
+        config
+            .servers
+            .splice(0..0, own.nameservers.clone().unwrap_or_default());
+        config
+            .searches
+            .splice(0..0, own.searches.clone().unwrap_or_default());
         for option in own.options.as_deref().unwrap_or_default() {
-            let Some(name) = option.name.as_deref() else { continue };
-            config.options.retain(|existing| existing.split(':').next() != Some(name));
-            config.options.push(match option.value.as_deref().filter(|value| !value.is_empty()) {
-                Some(value) => format!("{name}:{value}"),
-                None => name.to_owned(),
-            });
+            let Some(name) = option.name.as_deref() else {
+                continue;
+            };
+            config
+                .options
+                .retain(|existing| existing.split(':').next() != Some(name));
+            config.options.push(
+                match option.value.as_deref().filter(|value| !value.is_empty()) {
+                    Some(value) => format!("{name}:{value}"),
+                    None => name.to_owned(),
+                },
+            );
         }
     }
     dedup(&mut config.servers);
@@ -76,7 +89,11 @@ fn cluster_first(pod: &Pod, context: &DnsContext) -> DnsConfig {
         searches.push(domain.clone());
     }
     searches.extend(context.host.searches.iter().cloned());
-    DnsConfig { servers: context.cluster_dns.clone(), searches, options: vec!["ndots:5".to_owned()] }
+    DnsConfig {
+        servers: context.cluster_dns.clone(),
+        searches,
+        options: vec!["ndots:5".to_owned()],
+    }
 }
 
 fn dedup(list: &mut Vec<String>) {
@@ -87,10 +104,18 @@ fn dedup(list: &mut Vec<String>) {
 /// Host name and domain of a pod: `(hostname, fully qualified name or empty)`.
 pub(crate) fn hostname(pod: &Pod, cluster_domain: &str) -> (String, String) {
     let pod_spec = spec(pod);
-    if let Some(whole) = pod_spec.hostname_override.as_deref().filter(|h| !h.is_empty()) {
+    if let Some(whole) = pod_spec
+        .hostname_override
+        .as_deref()
+        .filter(|h| !h.is_empty())
+    {
         return (whole.to_owned(), String::new());
     }
-    let mut host = pod_spec.hostname.clone().filter(|h| !h.is_empty()).unwrap_or_else(|| super::name(pod).to_owned());
+    let mut host = pod_spec
+        .hostname
+        .clone()
+        .filter(|h| !h.is_empty())
+        .unwrap_or_else(|| super::name(pod).to_owned());
     if host.len() > 63 {
         host.truncate(63);
         host = host.trim_end_matches(['-', '.']).to_owned();
@@ -114,41 +139,72 @@ mod tests {
         DnsContext {
             cluster_dns: vec!["10.96.0.10".into()],
             cluster_domain: "cluster.local".into(),
-            host: parse_resolv_conf("# c\nnameserver 9.9.9.9\nnameserver 8.8.8.8 # x\nsearch corp.example. lan\noptions edns0\n"),
+            host: parse_resolv_conf(
+                "# c\nnameserver 9.9.9.9\nnameserver 8.8.8.8 # x\nsearch corp.example. lan\noptions edns0\n",
+            ),
         }
     }
 
     fn pod(spec: serde_json::Value) -> Pod {
-        serde_json::from_value(json!({"metadata": {"name": "p", "namespace": "ns"}, "spec": spec})).unwrap()
+        serde_json::from_value(json!({"metadata": {"name": "p", "namespace": "ns"}, "spec": spec}))
+            .unwrap()
     }
 
     #[test]
     fn policies() {
-        let first = for_pod(&pod(json!({"containers": [], "dnsPolicy": "ClusterFirst"})), &context());
+        let first = for_pod(
+            &pod(json!({"containers": [], "dnsPolicy": "ClusterFirst"})),
+            &context(),
+        );
         assert_eq!(first.servers, ["10.96.0.10"]);
-        assert_eq!(first.searches, ["ns.svc.cluster.local", "svc.cluster.local", "cluster.local", "corp.example", "lan"]);
+        assert_eq!(
+            first.searches,
+            [
+                "ns.svc.cluster.local",
+                "svc.cluster.local",
+                "cluster.local",
+                "corp.example",
+                "lan"
+            ]
+        );
         assert_eq!(first.options, ["ndots:5"]);
 
-        let host_net = for_pod(&pod(json!({"containers": [], "hostNetwork": true})), &context());
+        let host_net = for_pod(
+            &pod(json!({"containers": [], "hostNetwork": true})),
+            &context(),
+        );
         assert_eq!(host_net.servers, ["9.9.9.9", "8.8.8.8"]);
         let both = for_pod(
-            &pod(json!({"containers": [], "hostNetwork": true, "dnsPolicy": "ClusterFirstWithHostNet"})),
+            &pod(
+                json!({"containers": [], "hostNetwork": true, "dnsPolicy": "ClusterFirstWithHostNet"}),
+            ),
             &context(),
         );
         assert_eq!(both.servers, ["10.96.0.10"]);
 
         let none = for_pod(
-            &pod(json!({"containers": [], "dnsPolicy": "None", "dnsConfig": {"nameservers": ["1.2.3.4"],
-                "searches": ["a.b"], "options": [{"name": "ndots", "value": "2"}, {"name": "edns0"}]}})),
+            &pod(
+                json!({"containers": [], "dnsPolicy": "None", "dnsConfig": {"nameservers": ["1.2.3.4"],
+                "searches": ["a.b"], "options": [{"name": "ndots", "value": "2"}, {"name": "edns0"}]}}),
+            ),
             &context(),
         );
-        assert_eq!((none.servers, none.searches, none.options), (vec!["1.2.3.4".into()], vec!["a.b".into()], vec!["ndots:2".into(), "edns0".into()]));
+        assert_eq!(
+            (none.servers, none.searches, none.options),
+            (
+                vec!["1.2.3.4".into()],
+                vec!["a.b".into()],
+                vec!["ndots:2".into(), "edns0".into()]
+            )
+        );
     }
 
     #[test]
     fn the_pods_own_options_win() {
         let merged = for_pod(
-            &pod(json!({"containers": [], "dnsConfig": {"options": [{"name": "ndots", "value": "1"}]}})),
+            &pod(
+                json!({"containers": [], "dnsConfig": {"options": [{"name": "ndots", "value": "1"}]}}),
+            ),
             &context(),
         );
         assert_eq!(merged.options, ["ndots:1"]);
@@ -156,9 +212,15 @@ mod tests {
 
     #[test]
     fn hostnames() {
-        assert_eq!(hostname(&pod(json!({"containers": []})), "c.l"), ("p".into(), String::new()));
         assert_eq!(
-            hostname(&pod(json!({"containers": [], "hostname": "h", "subdomain": "s"})), "c.l"),
+            hostname(&pod(json!({"containers": []})), "c.l"),
+            ("p".into(), String::new())
+        );
+        assert_eq!(
+            hostname(
+                &pod(json!({"containers": [], "hostname": "h", "subdomain": "s"})),
+                "c.l"
+            ),
             ("h".into(), "h.s.ns.svc.c.l".into())
         );
     }

@@ -16,7 +16,12 @@ pub(crate) enum EnvError {
     #[error("secret \"{0}\" not found")]
     NoSecret(String),
     #[error("couldn't find key {key} in {kind} {namespace}/{name}")]
-    NoKey { kind: &'static str, namespace: String, name: String, key: String },
+    NoKey {
+        kind: &'static str,
+        namespace: String,
+        name: String,
+        key: String,
+    },
     #[error(transparent)]
     Field(#[from] fields::FieldError),
     #[error("fileKeyRef is not supported yet (variable {0})")]
@@ -42,7 +47,9 @@ pub(crate) fn references(container: &Container) -> (Vec<String>, Vec<String>) {
         secrets.extend(source.secret_ref.as_ref().map(|r| r.name.clone()));
     }
     for variable in container.env.as_deref().unwrap_or_default() {
-        let Some(from) = variable.value_from.as_ref() else { continue };
+        let Some(from) = variable.value_from.as_ref() else {
+            continue;
+        };
         config_maps.extend(from.config_map_key_ref.as_ref().map(|r| r.name.clone()));
         secrets.extend(from.secret_key_ref.as_ref().map(|r| r.name.clone()));
     }
@@ -69,7 +76,10 @@ pub(crate) fn build(input: &EnvInput<'_>) -> Result<Vec<(String, String)>, EnvEr
     for variable in input.container.env.as_deref().unwrap_or_default() {
         let value = match variable.value.as_deref() {
             Some(text) if !text.is_empty() => Some(expand(text, |name| {
-                known.get(name).cloned().or_else(|| service_env.get(name).cloned())
+                known
+                    .get(name)
+                    .cloned()
+                    .or_else(|| service_env.get(name).cloned())
             })),
             _ => value_from(input, variable)?,
         };
@@ -79,7 +89,11 @@ pub(crate) fn build(input: &EnvInput<'_>) -> Result<Vec<(String, String)>, EnvEr
         set(variable.name.clone(), value);
     }
     let taken = index;
-    result.extend(service_env.into_iter().filter(|(name, _)| !taken.contains_key(name)));
+    result.extend(
+        service_env
+            .into_iter()
+            .filter(|(name, _)| !taken.contains_key(name)),
+    );
     Ok(result)
 }
 
@@ -90,7 +104,10 @@ fn from_sources(input: &EnvInput<'_>) -> Result<Vec<(String, String)>, EnvError>
         if let Some(reference) = source.config_map_ref.as_ref() {
             match input.config_maps.get(&reference.name) {
                 Some(map) => variables.extend(
-                    map.data.iter().flatten().map(|(key, value)| (format!("{prefix}{key}"), value.clone())),
+                    map.data
+                        .iter()
+                        .flatten()
+                        .map(|(key, value)| (format!("{prefix}{key}"), value.clone())),
                 ),
                 None if reference.optional.unwrap_or(false) => {}
                 None => return Err(EnvError::NoConfigMap(reference.name.clone())),
@@ -98,9 +115,14 @@ fn from_sources(input: &EnvInput<'_>) -> Result<Vec<(String, String)>, EnvError>
         }
         if let Some(reference) = source.secret_ref.as_ref() {
             match input.secrets.get(&reference.name) {
-                Some(secret) => variables.extend(secret.data.iter().flatten().map(|(key, value)| {
-                    (format!("{prefix}{key}"), String::from_utf8_lossy(&value.0).into_owned())
-                })),
+                Some(secret) => {
+                    variables.extend(secret.data.iter().flatten().map(|(key, value)| {
+                        (
+                            format!("{prefix}{key}"),
+                            String::from_utf8_lossy(&value.0).into_owned(),
+                        )
+                    }))
+                }
                 None if reference.optional.unwrap_or(false) => {}
                 None => return Err(EnvError::NoSecret(reference.name.clone())),
             }
@@ -116,12 +138,23 @@ fn is_env_name(name: &str) -> bool {
 }
 
 fn value_from(input: &EnvInput<'_>, variable: &EnvVar) -> Result<Option<String>, EnvError> {
-    let Some(from) = variable.value_from.as_ref() else { return Ok(Some(String::new())) };
+    let Some(from) = variable.value_from.as_ref() else {
+        return Ok(Some(String::new()));
+    };
     if let Some(reference) = from.field_ref.as_ref() {
-        return Ok(Some(fields::field_value(input.pod, &reference.field_path, input.facts)?));
+        return Ok(Some(fields::field_value(
+            input.pod,
+            &reference.field_path,
+            input.facts,
+        )?));
     }
     if let Some(reference) = from.resource_field_ref.as_ref() {
-        return Ok(Some(fields::resource_value(input.pod, input.container, reference, input.facts)?));
+        return Ok(Some(fields::resource_value(
+            input.pod,
+            input.container,
+            reference,
+            input.facts,
+        )?));
     }
     if let Some(reference) = from.config_map_key_ref.as_ref() {
         let optional = reference.optional.unwrap_or(false);
@@ -130,7 +163,10 @@ fn value_from(input: &EnvInput<'_>, variable: &EnvVar) -> Result<Option<String>,
         };
         return match map.data.as_ref().and_then(|data| data.get(&reference.key)) {
             Some(value) => Ok(Some(value.clone())),
-            None => absent(optional, no_key("ConfigMap", input.pod, &reference.name, &reference.key)),
+            None => absent(
+                optional,
+                no_key("ConfigMap", input.pod, &reference.name, &reference.key),
+            ),
         };
     }
     if let Some(reference) = from.secret_key_ref.as_ref() {
@@ -138,9 +174,16 @@ fn value_from(input: &EnvInput<'_>, variable: &EnvVar) -> Result<Option<String>,
         let Some(secret) = input.secrets.get(&reference.name) else {
             return absent(optional, EnvError::NoSecret(reference.name.clone()));
         };
-        return match secret.data.as_ref().and_then(|data| data.get(&reference.key)) {
+        return match secret
+            .data
+            .as_ref()
+            .and_then(|data| data.get(&reference.key))
+        {
             Some(value) => Ok(Some(String::from_utf8_lossy(&value.0).into_owned())),
-            None => absent(optional, no_key("Secret", input.pod, &reference.name, &reference.key)),
+            None => absent(
+                optional,
+                no_key("Secret", input.pod, &reference.name, &reference.key),
+            ),
         };
     }
     if from.file_key_ref.is_some() {
@@ -154,7 +197,12 @@ fn absent(optional: bool, error: EnvError) -> Result<Option<String>, EnvError> {
 }
 
 fn no_key(kind: &'static str, pod: &Pod, name: &str, key: &str) -> EnvError {
-    EnvError::NoKey { kind, namespace: namespace(pod).to_owned(), name: name.to_owned(), key: key.to_owned() }
+    EnvError::NoKey {
+        kind,
+        namespace: namespace(pod).to_owned(),
+        name: name.to_owned(),
+        key: key.to_owned(),
+    }
 }
 
 /// Docker-links-style variables of Services that existed before the container.
@@ -165,10 +213,13 @@ fn service_variables(input: &EnvInput<'_>) -> BTreeMap<String, String> {
         let name = service.metadata.name.as_deref().unwrap_or_default();
         let service_namespace = service.metadata.namespace.as_deref().unwrap_or_default();
         let is_api = service_namespace == "default" && name == "kubernetes";
-        if !is_api && !(links && service_namespace == namespace(input.pod)) {
+        let is_linked = links && service_namespace == namespace(input.pod);
+        if !is_api && !is_linked {
             continue;
         }
-        let Some(service_spec) = service.spec.as_ref() else { continue };
+        let Some(service_spec) = service.spec.as_ref() else {
+            continue;
+        };
         let ip = service_spec.cluster_ip.as_deref().unwrap_or_default();
         if ip.is_empty() || ip == "None" {
             continue;
@@ -182,10 +233,17 @@ fn service_variables(input: &EnvInput<'_>) -> BTreeMap<String, String> {
         for (position, port) in ports.iter().enumerate() {
             if let Some(port_name) = port.name.as_deref().filter(|n| !n.is_empty()) {
                 let port_name = port_name.to_uppercase().replace('-', "_");
-                variables.insert(format!("{prefix}_SERVICE_PORT_{port_name}"), port.port.to_string());
+                variables.insert(
+                    format!("{prefix}_SERVICE_PORT_{port_name}"),
+                    port.port.to_string(),
+                );
             }
             let protocol = port.protocol.as_deref().unwrap_or("TCP");
-            let host = if ip.contains(':') { format!("[{ip}]") } else { ip.to_owned() };
+            let host = if ip.contains(':') {
+                format!("[{ip}]")
+            } else {
+                ip.to_owned()
+            };
             let url = format!("{}://{host}:{}", protocol.to_lowercase(), port.port);
             if position == 0 {
                 variables.insert(format!("{prefix}_PORT"), url.clone());
@@ -212,14 +270,20 @@ mod tests {
             json!({"metadata": {"name": "p", "namespace": "ns"}, "spec": {"containers": [container]}}),
         )
         .unwrap();
-        let map: ConfigMap = serde_json::from_value(json!({"metadata": {"name": "m"}, "data": {"A": "1", "b.c": "2"}})).unwrap();
-        let secret: Secret = serde_json::from_value(json!({"metadata": {"name": "s"}, "data": {"K": "djE="}})).unwrap();
+        let map: ConfigMap = serde_json::from_value(
+            json!({"metadata": {"name": "m"}, "data": {"A": "1", "b.c": "2"}}),
+        )
+        .unwrap();
+        let secret: Secret =
+            serde_json::from_value(json!({"metadata": {"name": "s"}, "data": {"K": "djE="}}))
+                .unwrap();
         let service: Service = serde_json::from_value(json!({"metadata": {"name": "my-db", "namespace": "ns"},
             "spec": {"clusterIP": "10.0.0.5", "ports": [{"name": "sql", "port": 5432, "protocol": "TCP"}]}}))
         .unwrap();
-        let other: Service = serde_json::from_value(json!({"metadata": {"name": "x", "namespace": "other"},
+        let other: Service =
+            serde_json::from_value(json!({"metadata": {"name": "x", "namespace": "other"},
             "spec": {"clusterIP": "10.0.0.6", "ports": [{"port": 1}]}}))
-        .unwrap();
+            .unwrap();
         let env = build(&EnvInput {
             pod: &pod,
             container: &super::super::regular_containers(&pod)[0],
@@ -248,7 +312,14 @@ mod tests {
         assert_eq!(env["K"], "v1");
         assert_eq!(env["X"], "1-5432-$(NO)");
         assert_eq!(env["NAME"], "p");
-        assert_eq!((env["CM"].as_str(), env["SEC"].as_str(), env["EMPTY"].as_str()), ("1", "v1", ""));
+        assert_eq!(
+            (
+                env["CM"].as_str(),
+                env["SEC"].as_str(),
+                env["EMPTY"].as_str()
+            ),
+            ("1", "v1", "")
+        );
         assert!(!env.contains_key("OPT"));
         assert_eq!(env["MY_DB_PORT_5432_TCP"], "tcp://10.0.0.5:5432");
         assert!(!env.contains_key("X_SERVICE_HOST"));
@@ -256,7 +327,8 @@ mod tests {
 
     #[test]
     fn what_is_missing_is_named() {
-        let error = run(json!({"name": "c", "envFrom": [{"configMapRef": {"name": "gone"}}]})).unwrap_err();
+        let error =
+            run(json!({"name": "c", "envFrom": [{"configMapRef": {"name": "gone"}}]})).unwrap_err();
         assert_eq!(error.to_string(), "configmap \"gone\" not found");
         let error = run(json!({"name": "c", "env": [{"name": "A", "valueFrom": {"secretKeyRef": {"name": "s", "key": "z"}}}]})).unwrap_err();
         assert_eq!(error.to_string(), "couldn't find key z in Secret ns/s");

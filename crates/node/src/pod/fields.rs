@@ -38,7 +38,10 @@ pub(crate) fn field_value(pod: &Pod, path: &str, facts: &Facts) -> Result<String
             "metadata.annotations" => pod.metadata.annotations.as_ref(),
             _ => return Err(FieldError::UnsupportedPath(path.to_owned())),
         };
-        return Ok(values.and_then(|values| values.get(key)).cloned().unwrap_or_default());
+        return Ok(values
+            .and_then(|values| values.get(key))
+            .cloned()
+            .unwrap_or_default());
     }
     Ok(match path {
         "metadata.name" => name(pod).to_owned(),
@@ -46,7 +49,10 @@ pub(crate) fn field_value(pod: &Pod, path: &str, facts: &Facts) -> Result<String
         "metadata.uid" => uid(pod).to_owned(),
         "metadata.labels" => quoted_lines(pod.metadata.labels.as_ref()),
         "metadata.annotations" => quoted_lines(pod.metadata.annotations.as_ref()),
-        "spec.nodeName" => spec(pod).node_name.clone().unwrap_or_else(|| facts.node_name.clone()),
+        "spec.nodeName" => spec(pod)
+            .node_name
+            .clone()
+            .unwrap_or_else(|| facts.node_name.clone()),
         "spec.serviceAccountName" => spec(pod).service_account_name.clone().unwrap_or_default(),
         "status.hostIP" => facts.host_ips.first().cloned().unwrap_or_default(),
         "status.hostIPs" => facts.host_ips.join(","),
@@ -64,8 +70,11 @@ fn subscript(path: &str) -> Option<(&str, &str)> {
 }
 
 fn quoted_lines(map: Option<&std::collections::BTreeMap<String, String>>) -> String {
-    let lines: Vec<String> =
-        map.into_iter().flatten().map(|(key, value)| format!("{key}={}", go_quote(value))).collect();
+    let lines: Vec<String> = map
+        .into_iter()
+        .flatten()
+        .map(|(key, value)| format!("{key}={}", go_quote(value)))
+        .collect();
     lines.join("\n")
 }
 
@@ -99,7 +108,11 @@ pub(crate) fn resource_value(
     selector: &k8s_openapi::api::core::v1::ResourceFieldSelector,
     facts: &Facts,
 ) -> Result<String, FieldError> {
-    let container = match selector.container_name.as_deref().filter(|name| !name.is_empty()) {
+    let container = match selector
+        .container_name
+        .as_deref()
+        .filter(|name| !name.is_empty())
+    {
         Some(name) => super::init_containers(pod)
             .iter()
             .chain(regular_containers(pod))
@@ -107,7 +120,11 @@ pub(crate) fn resource_value(
             .ok_or_else(|| FieldError::NoContainer(name.to_owned()))?,
         None => container,
     };
-    let divisor_text = selector.divisor.as_ref().map(|q| q.0.as_str()).filter(|q| !q.is_empty() && *q != "0");
+    let divisor_text = selector
+        .divisor
+        .as_ref()
+        .map(|q| q.0.as_str())
+        .filter(|q| !q.is_empty() && *q != "0");
     let unsupported = || FieldError::UnsupportedResource(selector.resource.clone());
     let (list, resource) = selector.resource.split_once('.').ok_or_else(unsupported)?;
     let quantity = match list {
@@ -123,25 +140,38 @@ pub(crate) fn resource_value(
     };
     if resource == "cpu" {
         let divisor = milli_divisor(divisor_text.unwrap_or("1"))?;
-        let milli = quantity.and_then(super::resources::milli_value).filter(|v| *v > 0).unwrap_or(fallback);
+        let milli = quantity
+            .and_then(super::resources::milli_value)
+            .filter(|v| *v > 0)
+            .unwrap_or(fallback);
         return Ok(ceil_div(milli, divisor).to_string());
     }
-    if resource != "memory" && resource != "ephemeral-storage" && !resource.starts_with("hugepages-") {
+    if resource != "memory"
+        && resource != "ephemeral-storage"
+        && !resource.starts_with("hugepages-")
+    {
         return Err(unsupported());
     }
     let divisor = whole_divisor(divisor_text.unwrap_or("1"))?;
-    let amount = quantity.and_then(super::resources::value).filter(|v| *v > 0).unwrap_or(fallback);
+    let amount = quantity
+        .and_then(super::resources::value)
+        .filter(|v| *v > 0)
+        .unwrap_or(fallback);
     Ok(ceil_div(amount, divisor).to_string())
 }
 
 fn milli_divisor(text: &str) -> Result<i64, FieldError> {
     let quantity = k8s_openapi::apimachinery::pkg::api::resource::Quantity(text.to_owned());
-    super::resources::milli_value(&quantity).filter(|v| *v > 0).ok_or_else(|| FieldError::Divisor(text.to_owned()))
+    super::resources::milli_value(&quantity)
+        .filter(|v| *v > 0)
+        .ok_or_else(|| FieldError::Divisor(text.to_owned()))
 }
 
 fn whole_divisor(text: &str) -> Result<i64, FieldError> {
     let quantity = k8s_openapi::apimachinery::pkg::api::resource::Quantity(text.to_owned());
-    super::resources::value(&quantity).filter(|v| *v > 0).ok_or_else(|| FieldError::Divisor(text.to_owned()))
+    super::resources::value(&quantity)
+        .filter(|v| *v > 0)
+        .ok_or_else(|| FieldError::Divisor(text.to_owned()))
 }
 
 fn ceil_div(amount: i64, divisor: i64) -> i64 {
@@ -167,7 +197,11 @@ mod tests {
 
     #[test]
     fn fields() {
-        let facts = Facts { host_ips: vec!["1.1.1.1".into()], pod_ips: vec!["2.2.2.2".into(), "::2".into()], ..Facts::default() };
+        let facts = Facts {
+            host_ips: vec!["1.1.1.1".into()],
+            pod_ips: vec!["2.2.2.2".into(), "::2".into()],
+            ..Facts::default()
+        };
         for (path, expected) in [
             ("metadata.name", "p"),
             ("metadata.labels", "a=\"1\"\nb=\"x\\\"y\""),
@@ -181,14 +215,22 @@ mod tests {
             ("status.podIPs", "2.2.2.2,::2"),
             ("status.hostIP", "1.1.1.1"),
         ] {
-            assert_eq!(field_value(&pod(), path, &facts).unwrap(), expected, "{path}");
+            assert_eq!(
+                field_value(&pod(), path, &facts).unwrap(),
+                expected,
+                "{path}"
+            );
         }
         assert!(field_value(&pod(), "spec.tolerations", &facts).is_err());
     }
 
     #[test]
     fn resources() {
-        let facts = Facts { allocatable_cpu_milli: 4000, allocatable_memory_bytes: 1 << 30, ..Facts::default() };
+        let facts = Facts {
+            allocatable_cpu_milli: 4000,
+            allocatable_memory_bytes: 1 << 30,
+            ..Facts::default()
+        };
         let read = |resource: &str, container: &str, divisor: Option<&str>| {
             let selector: ResourceFieldSelector = serde_json::from_value(
                 json!({"resource": resource, "containerName": container, "divisor": divisor}),

@@ -2,7 +2,12 @@
 
 /// The file of a pod with its own network. Software looks for the first line to tell that the
 /// file is managed.
-pub(crate) fn for_pod(ips: &[String], hostname: &str, fqdn: &str, aliases: &[(String, Vec<String>)]) -> String {
+pub(crate) fn for_pod(
+    ips: &[String],
+    hostname: &str,
+    fqdn: &str,
+    aliases: &[(String, Vec<String>)],
+) -> String {
     let mut text = String::from("# Kubernetes-managed hosts file.\n");
     text.push_str("127.0.0.1\tlocalhost\n");
     text.push_str("::1\tlocalhost ip6-localhost ip6-loopback\n");
@@ -59,6 +64,9 @@ mod tests {
     #[test]
     fn host_network_keeps_the_hosts_lines() {
         let text = for_host_network("127.0.0.1 x\n", &[]);
-        assert_eq!(text, "# Kubernetes-managed hosts file (host network).\n127.0.0.1 x\n");
+        assert_eq!(
+            text,
+            "# Kubernetes-managed hosts file (host network).\n127.0.0.1 x\n"
+        );
     }
 }

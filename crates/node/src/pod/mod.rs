@@ -64,7 +64,11 @@ pub(crate) fn is_sidecar(container: &Container) -> bool {
 }
 
 pub(crate) fn init_kind(container: &Container) -> ContainerKind {
-    if is_sidecar(container) { ContainerKind::Sidecar } else { ContainerKind::Init }
+    if is_sidecar(container) {
+        ContainerKind::Sidecar
+    } else {
+        ContainerKind::Init
+    }
 }
 
 pub(crate) fn init_containers(pod: &Pod) -> &[Container] {
@@ -77,7 +81,9 @@ pub(crate) fn regular_containers(pod: &Pod) -> &[Container] {
 
 /// Ephemeral containers carry a container's fields plus a target; this gives the container part.
 pub(crate) fn ephemeral_containers(pod: &Pod) -> Vec<(Container, Option<String>)> {
-    let Some(list) = spec(pod).ephemeral_containers.as_deref() else { return Vec::new() };
+    let Some(list) = spec(pod).ephemeral_containers.as_deref() else {
+        return Vec::new();
+    };
     list.iter()
         .filter_map(|ephemeral| {
             let value = serde_json::to_value(ephemeral).ok()?;
@@ -90,14 +96,31 @@ pub(crate) fn ephemeral_containers(pod: &Pod) -> Vec<(Container, Option<String>)
 /// Every container with its kind, in the order init, regular, ephemeral.
 pub(crate) fn all_containers(pod: &Pod) -> Vec<(ContainerKind, Cow<'_, Container>)> {
     let mut all: Vec<(ContainerKind, Cow<'_, Container>)> = Vec::new();
-    all.extend(init_containers(pod).iter().map(|c| (init_kind(c), Cow::Borrowed(c))));
-    all.extend(regular_containers(pod).iter().map(|c| (ContainerKind::Regular, Cow::Borrowed(c))));
-    all.extend(ephemeral_containers(pod).into_iter().map(|(c, _)| (ContainerKind::Ephemeral, Cow::Owned(c))));
+    all.extend(
+        init_containers(pod)
+            .iter()
+            .map(|c| (init_kind(c), Cow::Borrowed(c))),
+    );
+    all.extend(
+        regular_containers(pod)
+            .iter()
+            .map(|c| (ContainerKind::Regular, Cow::Borrowed(c))),
+    );
+    all.extend(
+        ephemeral_containers(pod)
+            .into_iter()
+            .map(|(c, _)| (ContainerKind::Ephemeral, Cow::Owned(c))),
+    );
     all
 }
 
-pub(crate) fn find_container<'a>(pod: &'a Pod, name: &str) -> Option<(ContainerKind, Cow<'a, Container>)> {
-    all_containers(pod).into_iter().find(|(_, container)| container.name == name)
+pub(crate) fn find_container<'a>(
+    pod: &'a Pod,
+    name: &str,
+) -> Option<(ContainerKind, Cow<'a, Container>)> {
+    all_containers(pod)
+        .into_iter()
+        .find(|(_, container)| container.name == name)
 }
 
 /// The field path that events about a container carry, such as `spec.containers{web}`.
@@ -119,7 +142,10 @@ pub(crate) fn is_phase_terminal(pod: &Pod) -> bool {
 }
 
 pub(crate) fn phase(pod: &Pod) -> &str {
-    pod.status.as_ref().and_then(|status| status.phase.as_deref()).unwrap_or_default()
+    pod.status
+        .as_ref()
+        .and_then(|status| status.phase.as_deref())
+        .unwrap_or_default()
 }
 
 /// Grace for stopping this pod: what its deletion asked for, else what its specification says.
@@ -138,14 +164,25 @@ pub(crate) fn host_aliases(pod: &Pod) -> Vec<(String, Vec<String>)> {
         .as_deref()
         .unwrap_or_default()
         .iter()
-        .map(|alias| (alias.ip.clone(), alias.hostnames.clone().unwrap_or_default()))
+        .map(|alias| {
+            (
+                alias.ip.clone(),
+                alias.hostnames.clone().unwrap_or_default(),
+            )
+        })
         .collect()
 }
 
 /// Kubernetes' `Time` has whole seconds.
 pub(crate) fn time(at: SystemTime) -> Time {
-    let seconds = at.duration_since(SystemTime::UNIX_EPOCH).map(|d| d.as_secs()).unwrap_or(0);
-    Time(Timestamp::from_second(i64::try_from(seconds).unwrap_or(0)).unwrap_or(Timestamp::UNIX_EPOCH))
+    let seconds = at
+        .duration_since(SystemTime::UNIX_EPOCH)
+        .map(|d| d.as_secs())
+        .unwrap_or(0);
+    Time(
+        Timestamp::from_second(i64::try_from(seconds).unwrap_or(0))
+            .unwrap_or(Timestamp::UNIX_EPOCH),
+    )
 }
 
 pub(crate) fn system_time(time: &Time) -> SystemTime {

@@ -33,8 +33,10 @@ pub(crate) fn class(pod: &Pod) -> QosClass {
     if let Some(resources) = spec(pod).resources.as_ref()
         && (resources.requests.is_some() || resources.limits.is_some())
     {
-        let as_container =
-            Container { resources: Some(resources.clone()), ..Container::default() };
+        let as_container = Container {
+            resources: Some(resources.clone()),
+            ..Container::default()
+        };
         return class_of(std::iter::once(&as_container));
     }
     class_of(regular_containers(pod).iter().chain(init_containers(pod)))
@@ -85,7 +87,9 @@ pub(crate) fn oom_score_adj(pod: &Pod, container: &Container, memory_capacity_by
         QosClass::Guaranteed => GUARANTEED_OOM_SCORE,
         QosClass::BestEffort => BEST_EFFORT_OOM_SCORE,
         QosClass::Burstable => {
-            let capacity = i64::try_from(memory_capacity_bytes).unwrap_or(i64::MAX).max(1);
+            let capacity = i64::try_from(memory_capacity_bytes)
+                .unwrap_or(i64::MAX)
+                .max(1);
             let share = memory_request_bytes(container).saturating_mul(1000) / capacity;
             let score = 1000 - i32::try_from(share).unwrap_or(1000);
             score.clamp(1000 + GUARANTEED_OOM_SCORE, BEST_EFFORT_OOM_SCORE - 1)
@@ -109,14 +113,26 @@ mod tests {
     fn classes() {
         let cases = [
             (json!({}), QosClass::BestEffort, "/kubepods/besteffort/podu"),
-            (json!({"limits": {"cpu": "1", "memory": "1Gi"}}), QosClass::Guaranteed, "/kubepods/podu"),
+            (
+                json!({"limits": {"cpu": "1", "memory": "1Gi"}}),
+                QosClass::Guaranteed,
+                "/kubepods/podu",
+            ),
             (
                 json!({"limits": {"cpu": "1", "memory": "1Gi"}, "requests": {"cpu": "1000m", "memory": "1Gi"}}),
                 QosClass::Guaranteed,
                 "/kubepods/podu",
             ),
-            (json!({"requests": {"cpu": "10m"}}), QosClass::Burstable, "/kubepods/burstable/podu"),
-            (json!({"limits": {"memory": "1Gi"}}), QosClass::Burstable, "/kubepods/burstable/podu"),
+            (
+                json!({"requests": {"cpu": "10m"}}),
+                QosClass::Burstable,
+                "/kubepods/burstable/podu",
+            ),
+            (
+                json!({"limits": {"memory": "1Gi"}}),
+                QosClass::Burstable,
+                "/kubepods/burstable/podu",
+            ),
         ];
         for (resources, expected, path) in cases {
             let pod = pod(resources.clone());
@@ -131,8 +147,14 @@ mod tests {
         let container = &regular_containers(&burstable)[0];
         assert_eq!(oom_score_adj(&burstable, container, 1000 << 20), 750);
         let tiny = pod(json!({"requests": {"memory": "1"}}));
-        assert_eq!(oom_score_adj(&tiny, &regular_containers(&tiny)[0], 1 << 40), 999);
+        assert_eq!(
+            oom_score_adj(&tiny, &regular_containers(&tiny)[0], 1 << 40),
+            999
+        );
         let none = pod(json!({}));
-        assert_eq!(oom_score_adj(&none, &regular_containers(&none)[0], 1 << 30), 1000);
+        assert_eq!(
+            oom_score_adj(&none, &regular_containers(&none)[0], 1 << 30),
+            1000
+        );
     }
 }

@@ -13,15 +13,24 @@ const MIN_QUOTA_US: i64 = 1_000;
 
 /// The quantity in whole units, rounded up; an unparsable one counts as absent.
 pub(crate) fn value(quantity: &Quantity) -> Option<i64> {
-    keelson_machinery::quantity::Quantity::parse(&quantity.0).ok().map(|parsed| parsed.value())
+    keelson_machinery::quantity::Quantity::parse(&quantity.0)
+        .ok()
+        .map(|parsed| parsed.value())
 }
 
 pub(crate) fn milli_value(quantity: &Quantity) -> Option<i64> {
-    keelson_machinery::quantity::Quantity::parse(&quantity.0).ok().map(|parsed| parsed.milli_value())
+    keelson_machinery::quantity::Quantity::parse(&quantity.0)
+        .ok()
+        .map(|parsed| parsed.milli_value())
 }
 
 pub(crate) fn request<'a>(container: &'a Container, resource: &str) -> Option<&'a Quantity> {
-    container.resources.as_ref()?.requests.as_ref()?.get(resource)
+    container
+        .resources
+        .as_ref()?
+        .requests
+        .as_ref()?
+        .get(resource)
 }
 
 pub(crate) fn limit<'a>(container: &'a Container, resource: &str) -> Option<&'a Quantity> {
@@ -30,19 +39,29 @@ pub(crate) fn limit<'a>(container: &'a Container, resource: &str) -> Option<&'a 
 
 /// An absent request means the limit, as the API's defaulting has it.
 pub(crate) fn cpu_request_milli(container: &Container) -> i64 {
-    request(container, "cpu").or_else(|| limit(container, "cpu")).and_then(milli_value).unwrap_or(0)
+    request(container, "cpu")
+        .or_else(|| limit(container, "cpu"))
+        .and_then(milli_value)
+        .unwrap_or(0)
 }
 
 pub(crate) fn cpu_limit_milli(container: &Container) -> Option<i64> {
-    limit(container, "cpu").and_then(milli_value).filter(|milli| *milli > 0)
+    limit(container, "cpu")
+        .and_then(milli_value)
+        .filter(|milli| *milli > 0)
 }
 
 pub(crate) fn memory_request_bytes(container: &Container) -> i64 {
-    request(container, "memory").or_else(|| limit(container, "memory")).and_then(value).unwrap_or(0)
+    request(container, "memory")
+        .or_else(|| limit(container, "memory"))
+        .and_then(value)
+        .unwrap_or(0)
 }
 
 pub(crate) fn memory_limit_bytes(container: &Container) -> Option<i64> {
-    limit(container, "memory").and_then(value).filter(|bytes| *bytes > 0)
+    limit(container, "memory")
+        .and_then(value)
+        .filter(|bytes| *bytes > 0)
 }
 
 pub(crate) fn cpu_shares(milli: i64) -> u64 {
@@ -68,13 +87,18 @@ pub(crate) fn container_cgroup(container: &Container, pids_limit: Option<i64>) -
 }
 
 fn hugepage_limits(container: &Container) -> Vec<(u64, u64)> {
-    let Some(limits) = container.resources.as_ref().and_then(|r| r.limits.as_ref()) else { return Vec::new() };
+    let Some(limits) = container.resources.as_ref().and_then(|r| r.limits.as_ref()) else {
+        return Vec::new();
+    };
     limits
         .iter()
         .filter_map(|(name, quantity)| {
             let size = name.strip_prefix("hugepages-")?;
             let page = value(&Quantity(size.to_owned()))?;
-            Some((u64::try_from(page).ok()?, u64::try_from(value(quantity)?).ok()?))
+            Some((
+                u64::try_from(page).ok()?,
+                u64::try_from(value(quantity)?).ok()?,
+            ))
         })
         .collect()
 }
@@ -84,7 +108,8 @@ fn hugepage_limits(container: &Container) -> Vec<(u64, u64)> {
 pub(crate) fn pod_cgroup(pod: &Pod, pids_limit: Option<i64>) -> CgroupResources {
     let shares = cpu_shares(pod_sum(pod, cpu_request_milli));
     let cpu_limit = pod_level(pod, "cpu", milli_value).or_else(|| pod_limit(pod, cpu_limit_milli));
-    let memory_limit = pod_level(pod, "memory", value).or_else(|| pod_limit(pod, memory_limit_bytes));
+    let memory_limit =
+        pod_level(pod, "memory", value).or_else(|| pod_limit(pod, memory_limit_bytes));
     CgroupResources {
         cpu_shares: Some(shares),
         cpu_quota_us: cpu_limit.map(cpu_quota_us),
@@ -96,11 +121,21 @@ pub(crate) fn pod_cgroup(pod: &Pod, pids_limit: Option<i64>) -> CgroupResources 
 }
 
 fn pod_level(pod: &Pod, resource: &str, read: fn(&Quantity) -> Option<i64>) -> Option<i64> {
-    spec(pod).resources.as_ref()?.limits.as_ref()?.get(resource).and_then(read).filter(|v| *v > 0)
+    spec(pod)
+        .resources
+        .as_ref()?
+        .limits
+        .as_ref()?
+        .get(resource)
+        .and_then(read)
+        .filter(|v| *v > 0)
 }
 
 fn pod_limit(pod: &Pod, read: fn(&Container) -> Option<i64>) -> Option<i64> {
-    let bounded = regular_containers(pod).iter().chain(init_containers(pod)).all(|c| read(c).is_some());
+    let bounded = regular_containers(pod)
+        .iter()
+        .chain(init_containers(pod))
+        .all(|c| read(c).is_some());
     let sum = pod_sum(pod, |c| read(c).unwrap_or(0));
     (bounded && sum > 0).then_some(sum)
 }
@@ -117,7 +152,9 @@ pub(crate) fn pod_sum(pod: &Pod, read: impl Fn(&Container) -> i64) -> i64 {
             init_peak = init_peak.max(sidecars.saturating_add(read(container)));
         }
     }
-    let regular = regular_containers(pod).iter().fold(sidecars, |sum, c| sum.saturating_add(read(c)));
+    let regular = regular_containers(pod)
+        .iter()
+        .fold(sidecars, |sum, c| sum.saturating_add(read(c)));
     regular.max(init_peak)
 }
 

@@ -14,7 +14,9 @@ pub(crate) enum SecurityError {
     ImageIsRoot(String),
     #[error("container's runAsUser breaks non-root policy{0}")]
     UserIsRoot(String),
-    #[error("container has runAsNonRoot and image has non-numeric user ({0}), cannot verify user is non-root{1}")]
+    #[error(
+        "container has runAsNonRoot and image has non-numeric user ({0}), cannot verify user is non-root{1}"
+    )]
     UserIsName(String, String),
     #[error("seccomp profile of type Localhost needs localhostProfile")]
     NoLocalhostProfile,
@@ -37,7 +39,10 @@ pub(crate) fn merge(input: &SecurityInput<'_>) -> Result<SecurityContext, Securi
     let pod_level = spec(input.pod).security_context.clone().unwrap_or_default();
     let own = input.container.security_context.clone().unwrap_or_default();
     let run_as_user = own.run_as_user.or(pod_level.run_as_user);
-    let run_as_non_root = own.run_as_non_root.or(pod_level.run_as_non_root).unwrap_or(false);
+    let run_as_non_root = own
+        .run_as_non_root
+        .or(pod_level.run_as_non_root)
+        .unwrap_or(false);
     if run_as_non_root {
         verify_non_root(input, run_as_user)?;
     }
@@ -61,7 +66,8 @@ pub(crate) fn merge(input: &SecurityInput<'_>) -> Result<SecurityContext, Securi
         run_as_group: own.run_as_group.or(pod_level.run_as_group),
         run_as_username,
         supplemental_groups,
-        supplemental_groups_strict: pod_level.supplemental_groups_policy.as_deref() == Some("Strict"),
+        supplemental_groups_strict: pod_level.supplemental_groups_policy.as_deref()
+            == Some("Strict"),
         add_capabilities: capabilities.add.unwrap_or_default(),
         drop_capabilities: capabilities.drop.unwrap_or_default(),
         readonly_rootfs: own.read_only_root_filesystem.unwrap_or(false),
@@ -70,7 +76,12 @@ pub(crate) fn merge(input: &SecurityInput<'_>) -> Result<SecurityContext, Securi
         seccomp: if privileged {
             SeccompProfile::Unconfined
         } else {
-            seccomp(own.seccomp_profile.as_ref().or(pod_level.seccomp_profile.as_ref()), input.seccomp_root)?
+            seccomp(
+                own.seccomp_profile
+                    .as_ref()
+                    .or(pod_level.seccomp_profile.as_ref()),
+                input.seccomp_root,
+            )?
         },
         masked_paths: unmasked.then(Vec::new),
         readonly_paths: unmasked.then(Vec::new),
@@ -78,7 +89,10 @@ pub(crate) fn merge(input: &SecurityInput<'_>) -> Result<SecurityContext, Securi
     })
 }
 
-fn verify_non_root(input: &SecurityInput<'_>, run_as_user: Option<i64>) -> Result<(), SecurityError> {
+fn verify_non_root(
+    input: &SecurityInput<'_>,
+    run_as_user: Option<i64>,
+) -> Result<(), SecurityError> {
     let place = || {
         format!(
             " (pod: \"{}_{}({})\", container: {})",
@@ -98,14 +112,20 @@ fn verify_non_root(input: &SecurityInput<'_>, run_as_user: Option<i64>) -> Resul
 }
 
 fn seccomp(profile: Option<&ApiSeccomp>, root: &Path) -> Result<SeccompProfile, SecurityError> {
-    let Some(profile) = profile else { return Ok(SeccompProfile::Unconfined) };
+    let Some(profile) = profile else {
+        return Ok(SeccompProfile::Unconfined);
+    };
     match profile.type_.as_str() {
         "Unconfined" | "" => Ok(SeccompProfile::Unconfined),
         "RuntimeDefault" => Ok(SeccompProfile::RuntimeDefault),
         "Localhost" => profile
             .localhost_profile
             .as_deref()
-            .filter(|path| !path.is_empty() && !path.split('/').any(|part| part == "..") && !path.starts_with('/'))
+            .filter(|path| {
+                !path.is_empty()
+                    && !path.split('/').any(|part| part == "..")
+                    && !path.starts_with('/')
+            })
             .map(|path| SeccompProfile::Localhost(root.join(path)))
             .ok_or(SecurityError::NoLocalhostProfile),
         other => Err(SecurityError::UnknownSeccomp(other.to_owned())),
@@ -118,7 +138,11 @@ mod tests {
     use super::*;
     use serde_json::json;
 
-    fn run(pod_level: serde_json::Value, own: serde_json::Value, user: ImageUser) -> Result<SecurityContext, SecurityError> {
+    fn run(
+        pod_level: serde_json::Value,
+        own: serde_json::Value,
+        user: ImageUser,
+    ) -> Result<SecurityContext, SecurityError> {
         let pod: Pod = serde_json::from_value(json!({"metadata": {"name": "p", "namespace": "n", "uid": "u"},
             "spec": {"securityContext": pod_level, "containers": [{"name": "c", "securityContext": own}]}}))
         .unwrap();
@@ -140,7 +164,10 @@ mod tests {
             ImageUser::Name("www".into()),
         )
         .unwrap();
-        assert_eq!((merged.run_as_user, merged.run_as_group), (Some(5), Some(2)));
+        assert_eq!(
+            (merged.run_as_user, merged.run_as_group),
+            (Some(5), Some(2))
+        );
         assert_eq!(merged.supplemental_groups, [7, 9]);
         assert!(merged.no_new_privs);
         assert_eq!(merged.drop_capabilities, ["ALL"]);
@@ -150,19 +177,37 @@ mod tests {
     #[test]
     fn non_root_is_verified() {
         let non_root = json!({"runAsNonRoot": true});
-        let message = run(non_root.clone(), json!({}), ImageUser::Unset).unwrap_err().to_string();
-        assert!(message.starts_with("container has runAsNonRoot and image will run as root"), "{message}");
-        assert!(run(non_root.clone(), json!({"runAsUser": 0}), ImageUser::Id(5)).unwrap_err().to_string().contains("breaks non-root policy"));
-        assert!(run(non_root.clone(), json!({}), ImageUser::Name("x".into())).unwrap_err().to_string().contains("non-numeric user (x)"));
+        let message = run(non_root.clone(), json!({}), ImageUser::Unset)
+            .unwrap_err()
+            .to_string();
+        assert!(
+            message.starts_with("container has runAsNonRoot and image will run as root"),
+            "{message}"
+        );
+        assert!(
+            run(non_root.clone(), json!({"runAsUser": 0}), ImageUser::Id(5))
+                .unwrap_err()
+                .to_string()
+                .contains("breaks non-root policy")
+        );
+        assert!(
+            run(non_root.clone(), json!({}), ImageUser::Name("x".into()))
+                .unwrap_err()
+                .to_string()
+                .contains("non-numeric user (x)")
+        );
         assert!(run(non_root.clone(), json!({}), ImageUser::Id(5)).is_ok());
         assert!(run(non_root, json!({"runAsNonRoot": false}), ImageUser::Unset).is_ok());
     }
 
     #[test]
     fn local_profiles_stay_below_their_directory() {
-        let profile = |path: &str| json!({"seccompProfile": {"type": "Localhost", "localhostProfile": path}});
+        let profile =
+            |path: &str| json!({"seccompProfile": {"type": "Localhost", "localhostProfile": path}});
         assert!(run(json!({}), profile("../x"), ImageUser::Unset).is_err());
-        assert!(matches!(run(json!({}), profile("a/b.json"), ImageUser::Unset).unwrap().seccomp,
-            SeccompProfile::Localhost(path) if path == Path::new("/seccomp/a/b.json")));
+        assert!(
+            matches!(run(json!({}), profile("a/b.json"), ImageUser::Unset).unwrap().seccomp,
+            SeccompProfile::Localhost(path) if path == Path::new("/seccomp/a/b.json"))
+        );
     }
 }

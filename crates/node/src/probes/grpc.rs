@@ -15,18 +15,23 @@ pub(super) async fn probe(host: &str, port: u16, service: &str, timeout: Duratio
     let address = format!("{host}:{port}");
     match tokio::time::timeout(timeout, check(host, port, service, timeout)).await {
         Ok(outcome) => outcome,
-        Err(_) => Outcome::Failure(format!("timeout: failed to connect service \"{address}\" within {timeout:?}: context deadline exceeded")),
+        Err(_) => Outcome::Failure(format!(
+            "timeout: failed to connect service \"{address}\" within {timeout:?}: context deadline exceeded"
+        )),
     }
 }
 
 async fn check(host: &str, port: u16, service: &str, timeout: Duration) -> Outcome {
-    let failed = |error: String| Outcome::Failure(format!("error: health rpc probe failed: {error}"));
+    let failed =
+        |error: String| Outcome::Failure(format!("error: health rpc probe failed: {error}"));
     let stream = match tcp::connect(host, port, timeout).await {
         Ok(stream) => stream,
         Err(error) => return failed(error),
     };
     let (mut sender, connection) =
-        match hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await {
+        match hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(stream))
+            .await
+        {
             Ok(pair) => pair,
             Err(error) => return failed(error.to_string()),
         };
@@ -72,7 +77,10 @@ fn put_varint(buffer: &mut BytesMut, mut value: u64) {
 
 async fn judge(response: http::Response<hyper::body::Incoming>) -> Outcome {
     let header_status = grpc_status(response.headers());
-    let collected = match Limited::new(response.into_body(), MAX_BODY_BYTES).collect().await {
+    let collected = match Limited::new(response.into_body(), MAX_BODY_BYTES)
+        .collect()
+        .await
+    {
         Ok(collected) => collected,
         Err(error) => return Outcome::Failure(format!("error: health rpc probe failed: {error}")),
     };
@@ -99,13 +107,18 @@ async fn judge(response: http::Response<hyper::body::Incoming>) -> Outcome {
 
 fn grpc_status(headers: &http::HeaderMap) -> Option<(u32, String)> {
     let code = headers.get("grpc-status")?.to_str().ok()?.parse().ok()?;
-    let message = headers.get("grpc-message").and_then(|value| value.to_str().ok()).unwrap_or_default();
+    let message = headers
+        .get("grpc-message")
+        .and_then(|value| value.to_str().ok())
+        .unwrap_or_default();
     Some((code, message.to_owned()))
 }
 
 /// Field 1 of `HealthCheckResponse`, 0 when absent.
 fn serving_status(frame: &[u8]) -> u64 {
-    let Some(message) = frame.get(5..) else { return 0 };
+    let Some(message) = frame.get(5..) else {
+        return 0;
+    };
     match message {
         [0x08, rest @ ..] => {
             let mut value = 0_u64;
@@ -128,7 +141,10 @@ mod tests {
     #[test]
     fn frames() {
         assert_eq!(&request_frame("")[..], [0, 0, 0, 0, 0]);
-        assert_eq!(&request_frame("ab")[..], [0, 0, 0, 0, 4, 0x0a, 2, b'a', b'b']);
+        assert_eq!(
+            &request_frame("ab")[..],
+            [0, 0, 0, 0, 4, 0x0a, 2, b'a', b'b']
+        );
         assert_eq!(serving_status(&[0, 0, 0, 0, 2, 0x08, 1]), 1);
         assert_eq!(serving_status(&[0, 0, 0, 0, 2, 0x08, 2]), 2);
         assert_eq!(serving_status(&[]), 0);

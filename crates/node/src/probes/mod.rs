@@ -78,7 +78,12 @@ impl Drop for ContainerProbes {
 impl ContainerProbes {
     /// Starts the container's probes. `started` and `ready` are what is true of a container found
     /// running by a restarted agent: it is not unready until its probes say so.
-    pub(crate) fn start(target: &ProbeTarget, was_started: bool, was_ready: bool, reports: &mpsc::Sender<ProbeReport>) -> Self {
+    pub(crate) fn start(
+        target: &ProbeTarget,
+        was_started: bool,
+        was_ready: bool,
+        reports: &mpsc::Sender<ProbeReport>,
+    ) -> Self {
         let container = &target.container;
         let has_startup = container.startup_probe.is_some();
         let has_readiness = container.readiness_probe.is_some();
@@ -91,16 +96,31 @@ impl ContainerProbes {
         let (started, _) = watch::channel(state.started);
         let stop = CancellationToken::new();
         let probes = [
-            (ProbeKind::Startup, container.startup_probe.as_ref().filter(|_| !state.started)),
+            (
+                ProbeKind::Startup,
+                container.startup_probe.as_ref().filter(|_| !state.started),
+            ),
             (ProbeKind::Liveness, container.liveness_probe.as_ref()),
             (ProbeKind::Readiness, container.readiness_probe.as_ref()),
         ];
         for (kind, probe) in probes {
-            let Some(probe) = probe.cloned() else { continue };
-            let task = run::watch_probe(target.clone(), kind, probe, started.subscribe(), reports.clone());
+            let Some(probe) = probe.cloned() else {
+                continue;
+            };
+            let task = run::watch_probe(
+                target.clone(),
+                kind,
+                probe,
+                started.subscribe(),
+                reports.clone(),
+            );
             tokio::spawn(stop.clone().run_until_cancelled_owned(task));
         }
-        Self { state, started, stop }
+        Self {
+            state,
+            started,
+            stop,
+        }
     }
 
     /// Takes a report in; true when something changed.
@@ -114,8 +134,12 @@ impl ContainerProbes {
                 self.state.started = true;
                 self.started.send_replace(true);
             }
-            (ProbeKind::Startup, false) => self.state.failed = Some((FailedProbe::Startup, report.grace_s)),
-            (ProbeKind::Liveness, false) => self.state.failed = Some((FailedProbe::Liveness, report.grace_s)),
+            (ProbeKind::Startup, false) => {
+                self.state.failed = Some((FailedProbe::Startup, report.grace_s))
+            }
+            (ProbeKind::Liveness, false) => {
+                self.state.failed = Some((FailedProbe::Liveness, report.grace_s))
+            }
             (ProbeKind::Liveness, true) => {}
             (ProbeKind::Readiness, healthy) => self.state.ready = healthy,
         }
@@ -135,11 +159,18 @@ pub(crate) fn port(port: &IntOrString, container: &Container) -> Result<u16, Str
             .and_then(|candidate| u16::try_from(candidate.container_port).ok())
             .or_else(|| name.parse().ok()),
     };
-    number.filter(|number| *number > 0).ok_or_else(|| format!("invalid port number: {port:?}"))
+    number
+        .filter(|number| *number > 0)
+        .ok_or_else(|| format!("invalid port number: {port:?}"))
 }
 
 pub(crate) fn seconds(value: Option<i32>, default: u64) -> Duration {
-    Duration::from_secs(value.and_then(|v| u64::try_from(v).ok()).filter(|v| *v > 0).unwrap_or(default))
+    Duration::from_secs(
+        value
+            .and_then(|v| u64::try_from(v).ok())
+            .filter(|v| *v > 0)
+            .unwrap_or(default),
+    )
 }
 
 pub(crate) fn timeout(probe: &Probe) -> Duration {

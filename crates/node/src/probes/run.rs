@@ -30,7 +30,12 @@ pub(super) struct Thresholds {
 
 impl Thresholds {
     pub(super) fn new(kind: ProbeKind, probe: &Probe) -> Self {
-        let count = |value: Option<i32>, default: u32| value.and_then(|v| u32::try_from(v).ok()).filter(|v| *v > 0).unwrap_or(default);
+        let count = |value: Option<i32>, default: u32| {
+            value
+                .and_then(|v| u32::try_from(v).ok())
+                .filter(|v| *v > 0)
+                .unwrap_or(default)
+        };
         Self {
             success: count(probe.success_threshold, 1),
             failure: count(probe.failure_threshold, 3),
@@ -65,21 +70,38 @@ pub(super) async fn watch_probe(
     mut started: watch::Receiver<bool>,
     reports: mpsc::Sender<ProbeReport>,
 ) {
-    let delay = Duration::from_secs(probe.initial_delay_seconds.and_then(|s| u64::try_from(s).ok()).unwrap_or(0));
-    let age = target.clock.now().duration_since(target.started_at).unwrap_or_default();
+    let delay = Duration::from_secs(
+        probe
+            .initial_delay_seconds
+            .and_then(|s| u64::try_from(s).ok())
+            .unwrap_or(0),
+    );
+    let age = target
+        .clock
+        .now()
+        .duration_since(target.started_at)
+        .unwrap_or_default();
     target.clock.sleep(delay.saturating_sub(age)).await;
     if kind != ProbeKind::Startup && started.wait_for(|started| *started).await.is_err() {
         return;
     }
     let period = seconds(probe.period_seconds, 10);
-    let grace_s = probe.termination_grace_period_seconds.and_then(|s| u64::try_from(s).ok());
+    let grace_s = probe
+        .termination_grace_period_seconds
+        .and_then(|s| u64::try_from(s).ok());
     let mut thresholds = Thresholds::new(kind, &probe);
     loop {
         let outcome = probe_once(&target, &probe).await;
         tell(&target, kind, &outcome);
         let healthy = matches!(outcome, Outcome::Success | Outcome::Warning(_));
         if let Some(healthy) = thresholds.add(healthy) {
-            let report = ProbeReport { container: target.container.name.clone(), id: target.id.clone(), kind, healthy, grace_s };
+            let report = ProbeReport {
+                container: target.container.name.clone(),
+                id: target.id.clone(),
+                kind,
+                healthy,
+                grace_s,
+            };
             if reports.send(report).await.is_err() {
                 return;
             }
@@ -95,13 +117,30 @@ pub(super) async fn watch_probe(
 fn tell(target: &ProbeTarget, kind: ProbeKind, outcome: &Outcome) {
     let (reason, message) = match outcome {
         Outcome::Success => return,
-        Outcome::Warning(text) => ("ProbeWarning", format!("{} probe warning: {text}", kind.as_str())),
-        Outcome::Failure(text) => ("Unhealthy", format!("{} probe failed: {text}", kind.as_str())),
-        Outcome::Errored(text) => {
-            ("Unhealthy", format!("{} probe errored and resulted in unknown state: {text}", kind.as_str()))
-        }
+        Outcome::Warning(text) => (
+            "ProbeWarning",
+            format!("{} probe warning: {text}", kind.as_str()),
+        ),
+        Outcome::Failure(text) => (
+            "Unhealthy",
+            format!("{} probe failed: {text}", kind.as_str()),
+        ),
+        Outcome::Errored(text) => (
+            "Unhealthy",
+            format!(
+                "{} probe errored and resulted in unknown state: {text}",
+                kind.as_str()
+            ),
+        ),
     };
-    target.events.container(&target.pod, target.kind, &target.container.name, "Warning", reason, message);
+    target.events.container(
+        &target.pod,
+        target.kind,
+        &target.container.name,
+        "Warning",
+        reason,
+        message,
+    );
 }
 
 pub(crate) async fn probe_once(target: &ProbeTarget, probe: &Probe) -> Outcome {
@@ -116,21 +155,41 @@ pub(crate) async fn probe_once(target: &ProbeTarget, probe: &Probe) -> Outcome {
         };
     }
     if let Some(action) = &probe.tcp_socket {
-        let host = action.host.as_deref().filter(|host| !host.is_empty()).unwrap_or(&target.ip);
+        let host = action
+            .host
+            .as_deref()
+            .filter(|host| !host.is_empty())
+            .unwrap_or(&target.ip);
         return match port(&action.port, &target.container) {
             Ok(port) => tcp::probe(host, port, timeout).await,
             Err(error) => Outcome::Errored(error),
         };
     }
     if let Some(action) = &probe.grpc {
-        let Ok(port) = u16::try_from(action.port) else { return Outcome::Errored(format!("invalid port {}", action.port)) };
-        return grpc::probe(&target.ip, port, action.service.as_deref().unwrap_or_default(), timeout).await;
+        let Ok(port) = u16::try_from(action.port) else {
+            return Outcome::Errored(format!("invalid port {}", action.port));
+        };
+        return grpc::probe(
+            &target.ip,
+            port,
+            action.service.as_deref().unwrap_or_default(),
+            timeout,
+        )
+        .await;
     }
-    Outcome::Errored(format!("missing probe handler for {}:{}", pod::name(&target.pod), target.container.name))
+    Outcome::Errored(format!(
+        "missing probe handler for {}:{}",
+        pod::name(&target.pod),
+        target.container.name
+    ))
 }
 
 async fn exec(target: &ProbeTarget, command: Vec<String>, timeout: Duration) -> Outcome {
-    match target.runtime.exec_sync(&target.id, command.clone(), timeout).await {
+    match target
+        .runtime
+        .exec_sync(&target.id, command.clone(), timeout)
+        .await
+    {
         Ok(output) if output.exit_code == 0 => Outcome::Success,
         Ok(output) => {
             let mut text = String::from_utf8_lossy(&output.stdout).into_owned();
@@ -152,18 +211,38 @@ mod tests {
     use super::*;
 
     fn thresholds(kind: ProbeKind, success: i32, failure: i32) -> Thresholds {
-        let probe = Probe { success_threshold: Some(success), failure_threshold: Some(failure), ..Probe::default() };
+        let probe = Probe {
+            success_threshold: Some(success),
+            failure_threshold: Some(failure),
+            ..Probe::default()
+        };
         Thresholds::new(kind, &probe)
     }
 
     #[test]
     fn readiness_turns_both_ways() {
         let mut t = thresholds(ProbeKind::Readiness, 2, 3);
-        let verdicts: Vec<Option<bool>> =
-            [true, true, true, false, false, true, false, false, false, true, true].into_iter().map(|r| t.add(r)).collect();
+        let verdicts: Vec<Option<bool>> = [
+            true, true, true, false, false, true, false, false, false, true, true,
+        ]
+        .into_iter()
+        .map(|r| t.add(r))
+        .collect();
         assert_eq!(
             verdicts,
-            [None, Some(true), None, None, None, None, None, None, Some(false), None, Some(true)]
+            [
+                None,
+                Some(true),
+                None,
+                None,
+                None,
+                None,
+                None,
+                None,
+                Some(false),
+                None,
+                Some(true)
+            ]
         );
     }
 

@@ -15,7 +15,11 @@ pub(super) async fn probe(host: &str, port: u16, timeout: Duration) -> Outcome {
 
 /// Connects, with errors in the words that users know from Go's dialer.
 pub(super) async fn connect(host: &str, port: u16, timeout: Duration) -> Result<TcpStream, String> {
-    let shown = if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") };
+    let shown = if host.contains(':') {
+        format!("[{host}]:{port}")
+    } else {
+        format!("{host}:{port}")
+    };
     match tokio::time::timeout(timeout, TcpStream::connect((host, port))).await {
         Ok(Ok(stream)) => Ok(stream),
         Ok(Err(error)) => {

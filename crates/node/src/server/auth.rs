@@ -42,16 +42,25 @@ impl Authenticator {
         let mut roots = rustls::RootCertStore::empty();
         for certificate in CertificateDer::pem_slice_iter(client_ca) {
             let certificate = certificate.map_err(|error| format!("the client CA: {error}"))?;
-            roots.add(certificate).map_err(|error| format!("the client CA: {error}"))?;
+            roots
+                .add(certificate)
+                .map_err(|error| format!("the client CA: {error}"))?;
         }
         let verifier = if roots.is_empty() {
             None
         } else {
             let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-            let built = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider).build();
+            let built =
+                WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider).build();
             Some(built.map_err(|error| format!("the client CA: {error}"))?)
         };
-        Ok(Self { client, node_name, verifier, users: Mutex::default(), allowed: Mutex::default() })
+        Ok(Self {
+            client,
+            node_name,
+            verifier,
+            users: Mutex::default(),
+            allowed: Mutex::default(),
+        })
     }
 
     pub(super) async fn check(
@@ -61,14 +70,24 @@ impl Authenticator {
     ) -> Result<(), Response<Body>> {
         let user = match self.certificate_user(certificates) {
             Some(user) => user,
-            None => self.token_user(request).await.ok_or_else(|| text(StatusCode::UNAUTHORIZED, "Unauthorized"))?,
+            None => self
+                .token_user(request)
+                .await
+                .ok_or_else(|| text(StatusCode::UNAUTHORIZED, "Unauthorized"))?,
         };
         if user.groups.iter().any(|group| group == MASTERS) {
             return Ok(());
         }
         let (verb, subresource) = attributes(request.method(), request.uri().path());
-        let key = format!("{}\n{}\n{verb}\n{subresource}", user.name, user.groups.join("\n"));
-        if lock(&self.allowed).get(&key).is_some_and(|at| at.elapsed() < TTL) {
+        let key = format!(
+            "{}\n{}\n{verb}\n{subresource}",
+            user.name,
+            user.groups.join("\n")
+        );
+        if lock(&self.allowed)
+            .get(&key)
+            .is_some_and(|at| at.elapsed() < TTL)
+        {
             return Ok(());
         }
         match self.review_access(&user, verb, subresource).await {
@@ -82,23 +101,42 @@ impl Authenticator {
             }
             Ok(false) => Err(text(
                 StatusCode::FORBIDDEN,
-                format!("Forbidden (user={}, verb={verb}, resource=nodes, subresource(s)=[{subresource}])", user.name),
+                format!(
+                    "Forbidden (user={}, verb={verb}, resource=nodes, subresource(s)=[{subresource}])",
+                    user.name
+                ),
             )),
-            Err(error) => Err(text(StatusCode::INTERNAL_SERVER_ERROR, format!("Authorization error: {error}"))),
+            Err(error) => Err(text(
+                StatusCode::INTERNAL_SERVER_ERROR,
+                format!("Authorization error: {error}"),
+            )),
         }
     }
 
     fn certificate_user(&self, certificates: &[CertificateDer<'static>]) -> Option<User> {
         let (own, intermediates) = certificates.split_first()?;
-        self.verifier.as_ref()?.verify_client_cert(own, intermediates, UnixTime::now()).ok()?;
+        self.verifier
+            .as_ref()?
+            .verify_client_cert(own, intermediates, UnixTime::now())
+            .ok()?;
         subject(own)
     }
 
     async fn token_user(&self, request: &Request<Incoming>) -> Option<User> {
-        let header = request.headers().get(http::header::AUTHORIZATION)?.to_str().ok()?;
-        let token = header.strip_prefix("Bearer ").or_else(|| header.strip_prefix("bearer "))?.trim();
+        let header = request
+            .headers()
+            .get(http::header::AUTHORIZATION)?
+            .to_str()
+            .ok()?;
+        let token = header
+            .strip_prefix("Bearer ")
+            .or_else(|| header.strip_prefix("bearer "))?
+            .trim();
         let key: [u8; 32] = Sha256::digest(token.as_bytes()).into();
-        if let Some((_, user)) = lock(&self.users).get(&key).filter(|(at, _)| at.elapsed() < TTL) {
+        if let Some((_, user)) = lock(&self.users)
+            .get(&key)
+            .filter(|(at, _)| at.elapsed() < TTL)
+        {
             return Some(user.clone());
         }
         let review = json!({
@@ -107,7 +145,11 @@ impl Authenticator {
             "spec": {"token": token},
         });
         let path = "/apis/authentication.k8s.io/v1/tokenreviews";
-        let answer = self.client.request(Method::POST, path, Some(&review)).await.ok()?;
+        let answer = self
+            .client
+            .request(Method::POST, path, Some(&review))
+            .await
+            .ok()?;
         let status = &answer["status"];
         if status["authenticated"].as_bool() != Some(true) {
             return None;
@@ -115,7 +157,9 @@ impl Authenticator {
         let groups = status["user"]["groups"].as_array().into_iter().flatten();
         let user = User {
             name: status["user"]["username"].as_str()?.to_owned(),
-            groups: groups.filter_map(|group| group.as_str().map(str::to_owned)).collect(),
+            groups: groups
+                .filter_map(|group| group.as_str().map(str::to_owned))
+                .collect(),
         };
         let mut users = lock(&self.users);
         if users.len() >= MAX_REMEMBERED {
@@ -125,7 +169,12 @@ impl Authenticator {
         Some(user)
     }
 
-    async fn review_access(&self, user: &User, verb: &str, subresource: &str) -> Result<bool, String> {
+    async fn review_access(
+        &self,
+        user: &User,
+        verb: &str,
+        subresource: &str,
+    ) -> Result<bool, String> {
         let review = json!({
             "apiVersion": "authorization.k8s.io/v1",
             "kind": "SubjectAccessReview",
@@ -142,7 +191,11 @@ impl Authenticator {
             },
         });
         let path = "/apis/authorization.k8s.io/v1/subjectaccessreviews";
-        let answer = self.client.request(Method::POST, path, Some(&review)).await.map_err(|error| error.to_string())?;
+        let answer = self
+            .client
+            .request(Method::POST, path, Some(&review))
+            .await
+            .map_err(|error| error.to_string())?;
         Ok(answer["status"]["allowed"].as_bool() == Some(true))
     }
 }
@@ -160,7 +213,12 @@ fn attributes(method: &Method, path: &str) -> (&'static str, &'static str) {
         Method::DELETE => "delete",
         _ => "get",
     };
-    let subresource = match path.trim_start_matches('/').split('/').next().unwrap_or_default() {
+    let subresource = match path
+        .trim_start_matches('/')
+        .split('/')
+        .next()
+        .unwrap_or_default()
+    {
         "stats" => "stats",
         "metrics" => "metrics",
         "logs" => "log",
@@ -176,7 +234,11 @@ fn subject(certificate: &CertificateDer<'_>) -> Option<User> {
     let (_, parsed) = X509Certificate::from_der(certificate).ok()?;
     let subject = parsed.subject();
     let name = subject.iter_common_name().next()?.as_str().ok()?.to_owned();
-    let groups = subject.iter_organization().filter_map(|group| group.as_str().ok()).map(str::to_owned).collect();
+    let groups = subject
+        .iter_organization()
+        .filter_map(|group| group.as_str().ok())
+        .map(str::to_owned)
+        .collect();
     Some(User { name, groups })
 }
 
@@ -188,8 +250,14 @@ mod tests {
     #[test]
     fn requests_map_to_node_subresources() {
         assert_eq!(attributes(&Method::GET, "/stats/summary"), ("get", "stats"));
-        assert_eq!(attributes(&Method::GET, "/metrics/resource"), ("get", "metrics"));
-        assert_eq!(attributes(&Method::POST, "/exec/a/b/c"), ("create", "proxy"));
+        assert_eq!(
+            attributes(&Method::GET, "/metrics/resource"),
+            ("get", "metrics")
+        );
+        assert_eq!(
+            attributes(&Method::POST, "/exec/a/b/c"),
+            ("create", "proxy")
+        );
         assert_eq!(attributes(&Method::GET, "/pods"), ("get", "pods"));
     }
 
@@ -197,10 +265,20 @@ mod tests {
     fn subjects_name_user_and_groups() {
         let mut params = rcgen::CertificateParams::new(vec![]).unwrap();
         params.distinguished_name = rcgen::DistinguishedName::new();
-        params.distinguished_name.push(rcgen::DnType::CommonName, "me");
-        params.distinguished_name.push(rcgen::DnType::OrganizationName, "g1");
+        params
+            .distinguished_name
+            .push(rcgen::DnType::CommonName, "me");
+        params
+            .distinguished_name
+            .push(rcgen::DnType::OrganizationName, "g1");
         let key = rcgen::KeyPair::generate().unwrap();
         let certificate = params.self_signed(&key).unwrap();
-        assert_eq!(subject(certificate.der()), Some(User { name: "me".into(), groups: vec!["g1".into()] }));
+        assert_eq!(
+            subject(certificate.der()),
+            Some(User {
+                name: "me".into(),
+                groups: vec!["g1".into()]
+            })
+        );
     }
 }

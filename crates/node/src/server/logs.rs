@@ -41,14 +41,20 @@ pub(super) struct LogOptions {
 
 pub(super) async fn handle(server: &Arc<Server>, call: &Call) -> Response<Body> {
     let [_, namespace, pod_name, container] = call.path.as_slice() else {
-        return text(StatusCode::BAD_REQUEST, "the path must be /containerLogs/<namespace>/<pod>/<container>");
+        return text(
+            StatusCode::BAD_REQUEST,
+            "the path must be /containerLogs/<namespace>/<pod>/<container>",
+        );
     };
     let options = match options(call, server.agent.node.clock.now()) {
         Ok(options) => options,
         Err(message) => return text(StatusCode::BAD_REQUEST, message),
     };
     let Some(pod) = server.agent.pod(namespace, pod_name) else {
-        return text(StatusCode::NOT_FOUND, format!("pod \"{pod_name}\" does not exist"));
+        return text(
+            StatusCode::NOT_FOUND,
+            format!("pod \"{pod_name}\" does not exist"),
+        );
     };
     let (id, path) = match locate(server, &pod, container, options.previous) {
         Ok(found) => found,
@@ -62,7 +68,10 @@ pub(super) async fn handle(server: &Arc<Server>, call: &Call) -> Response<Body> 
             let uid = pod::uid(&pod).to_owned();
             move || {
                 let runtime = server.agent.node.state.pod(&uid);
-                runtime.containers.iter().any(|c| c.id == id && c.state == ContainerState::Running)
+                runtime
+                    .containers
+                    .iter()
+                    .any(|c| c.id == id && c.state == ContainerState::Running)
                     && !server.shutdown.is_cancelled()
             }
         };
@@ -74,23 +83,34 @@ pub(super) async fn handle(server: &Arc<Server>, call: &Call) -> Response<Body> 
     let stream = futures::stream::unfold(receiver, |mut receiver| async move {
         receiver.recv().await.map(|frame| (frame, receiver))
     });
-    response(StatusCode::OK, "text/plain", StreamBody::new(stream).boxed_unsync())
+    response(
+        StatusCode::OK,
+        "text/plain",
+        StreamBody::new(stream).boxed_unsync(),
+    )
 }
 
 fn options(call: &Call, now: SystemTime) -> Result<LogOptions, String> {
     let query = &call.query;
     let mut since = None;
     if let Some(text) = query.get("sinceTime").filter(|text| !text.is_empty()) {
-        since = Some(text.parse::<Timestamp>().map_err(|_| format!("invalid value {text:?} for sinceTime"))?);
+        since = Some(
+            text.parse::<Timestamp>()
+                .map_err(|_| format!("invalid value {text:?} for sinceTime"))?,
+        );
     }
     if let Some(seconds) = query.number::<u64>("sinceSeconds")? {
         if seconds == 0 {
             return Err("sinceSeconds must be greater than 0".to_owned());
         }
-        let from = now.checked_sub(Duration::from_secs(seconds)).unwrap_or(SystemTime::UNIX_EPOCH);
+        let from = now
+            .checked_sub(Duration::from_secs(seconds))
+            .unwrap_or(SystemTime::UNIX_EPOCH);
         since = Timestamp::try_from(from).ok();
     }
-    let stream = query.get("stream").filter(|stream| !stream.is_empty() && *stream != "All");
+    let stream = query
+        .get("stream")
+        .filter(|stream| !stream.is_empty() && *stream != "All");
     Ok(LogOptions {
         follow: query.any(&["follow"]),
         previous: query.any(&["previous"]),
@@ -108,29 +128,50 @@ fn options(call: &Call, now: SystemTime) -> Result<LogOptions, String> {
 }
 
 /// Id and log file of the container that is meant.
-fn locate(server: &Server, pod: &Pod, container: &str, previous: bool) -> Result<(String, PathBuf), (StatusCode, String)> {
+fn locate(
+    server: &Server,
+    pod: &Pod,
+    container: &str,
+    previous: bool,
+) -> Result<(String, PathBuf), (StatusCode, String)> {
     let pod_name = pod::name(pod);
     if pod::find_container(pod, container).is_none() {
-        return Err((StatusCode::NOT_FOUND, format!("container \"{container}\" not found in pod \"{pod_name}\"")));
+        return Err((
+            StatusCode::NOT_FOUND,
+            format!("container \"{container}\" not found in pod \"{pod_name}\""),
+        ));
     }
     let runtime = server.agent.node.state.pod(pod::uid(pod));
-    let found = if previous { runtime.previous(container) } else { runtime.latest(container) };
+    let found = if previous {
+        runtime.previous(container)
+    } else {
+        runtime.latest(container)
+    };
     if let Some(found) = found.filter(|found| found.state != ContainerState::Created) {
         return Ok((found.id.clone(), found.log_path.clone()));
     }
     if previous {
-        let message = format!("previous terminated container \"{container}\" in pod \"{pod_name}\" not found");
+        let message = format!(
+            "previous terminated container \"{container}\" in pod \"{pod_name}\" not found"
+        );
         return Err((StatusCode::BAD_REQUEST, message));
     }
-    let waiting = status::recorded(pod, container).and_then(|status| status.state.as_ref()?.waiting.clone());
+    let waiting =
+        status::recorded(pod, container).and_then(|status| status.state.as_ref()?.waiting.clone());
     let message = match waiting.and_then(|waiting| waiting.reason) {
         Some(reason) if reason == "ErrImagePull" => {
-            format!("container \"{container}\" in pod \"{pod_name}\" is waiting to start: image can't be pulled")
+            format!(
+                "container \"{container}\" in pod \"{pod_name}\" is waiting to start: image can't be pulled"
+            )
         }
         Some(reason) if reason == "ImagePullBackOff" => {
-            format!("container \"{container}\" in pod \"{pod_name}\" is waiting to start: trying and failing to pull image")
+            format!(
+                "container \"{container}\" in pod \"{pod_name}\" is waiting to start: trying and failing to pull image"
+            )
         }
-        Some(reason) => format!("container \"{container}\" in pod \"{pod_name}\" is waiting to start: {reason}"),
+        Some(reason) => {
+            format!("container \"{container}\" in pod \"{pod_name}\" is waiting to start: {reason}")
+        }
         None => format!("container \"{container}\" in pod \"{pod_name}\" is not available"),
     };
     Err((StatusCode::BAD_REQUEST, message))
@@ -150,7 +191,12 @@ fn parse(line: &[u8]) -> Option<Line<'_>> {
     let stream = std::str::from_utf8(parts.next()?).ok()?;
     let tags = parts.next()?;
     let text = parts.next().unwrap_or_default();
-    Some(Line { time, stream, partial: tags.split(|byte| *byte == b':').next() == Some(b"P"), text })
+    Some(Line {
+        time,
+        stream,
+        partial: tags.split(|byte| *byte == b':').next() == Some(b"P"),
+        text,
+    })
 }
 
 /// Turns lines of the file into what the client sees.
@@ -164,18 +210,31 @@ struct Renderer<'a> {
 
 impl<'a> Renderer<'a> {
     fn new(options: &'a LogOptions) -> Self {
-        Self { options, left: options.limit_bytes.unwrap_or(u64::MAX), open: false, since_passed: options.since.is_none() }
+        Self {
+            options,
+            left: options.limit_bytes.unwrap_or(u64::MAX),
+            open: false,
+            since_passed: options.since.is_none(),
+        }
     }
 
     /// False when no more may be written.
     fn render(&mut self, raw: &[u8], output: &mut BytesMut) -> bool {
         let Some(line) = parse(raw) else { return true };
-        if self.options.stream.as_deref().is_some_and(|stream| stream != line.stream) {
+        if self
+            .options
+            .stream
+            .as_deref()
+            .is_some_and(|stream| stream != line.stream)
+        {
             return true;
         }
         if !self.since_passed {
             let at = line.time.parse::<Timestamp>().ok();
-            if at.zip(self.options.since).is_some_and(|(at, since)| at < since) {
+            if at
+                .zip(self.options.since)
+                .is_some_and(|(at, since)| at < since)
+            {
                 return true;
             }
             self.since_passed = true;
@@ -243,7 +302,12 @@ async fn copy(
             if pending.len() > MAX_LINE_BYTES {
                 pending.clear();
             }
-            if !output.is_empty() && sender.send(Ok(Frame::data(output.split().freeze()))).await.is_err() {
+            if !output.is_empty()
+                && sender
+                    .send(Ok(Frame::data(output.split().freeze())))
+                    .await
+                    .is_err()
+            {
                 return Ok(());
             }
             if !go_on {
@@ -270,7 +334,9 @@ async fn copy(
 
 /// Whether another file stands under the name now.
 fn is_rotated(file: &File, path: &Path) -> bool {
-    let (Ok(open), Ok(named)) = (file.metadata(), std::fs::metadata(path)) else { return false };
+    let (Ok(open), Ok(named)) = (file.metadata(), std::fs::metadata(path)) else {
+        return false;
+    };
     open.ino() != named.ino()
 }
 
@@ -328,7 +394,11 @@ mod tests {
 
     impl Temp {
         fn new(content: &str) -> Self {
-            let path = std::env::temp_dir().join(format!("keelson-log-{}-{:x}", std::process::id(), rand::random::<u64>()));
+            let path = std::env::temp_dir().join(format!(
+                "keelson-log-{}-{:x}",
+                std::process::id(),
+                rand::random::<u64>()
+            ));
             std::fs::write(&path, content).unwrap();
             Self(path)
         }
@@ -363,31 +433,125 @@ mod tests {
     async fn options_select_lines() {
         let default = LogOptions::default;
         assert_eq!(read(LOG, default()).await, "one\ntwo\nthree\n\nlast line\n");
-        assert_eq!(read(LOG, LogOptions { tail: Some(1), ..default() }).await, "last line\n");
-        assert_eq!(read(LOG, LogOptions { tail: Some(3), ..default() }).await, "three\n\nlast line\n");
-        assert_eq!(read(LOG, LogOptions { tail: Some(4), ..default() }).await, "two\nthree\n\nlast line\n");
-        assert_eq!(read(LOG, LogOptions { tail: Some(99), ..default() }).await, "one\ntwo\nthree\n\nlast line\n");
-        assert_eq!(read(LOG, LogOptions { tail: Some(0), ..default() }).await, "");
-        assert_eq!(read(LOG, LogOptions { stream: Some("stderr".into()), ..default() }).await, "two\n");
-        assert_eq!(read(LOG, LogOptions { limit_bytes: Some(5), ..default() }).await, "one\nt");
         assert_eq!(
-            read(LOG, LogOptions { timestamps: true, tail: Some(3), ..default() }).await,
+            read(
+                LOG,
+                LogOptions {
+                    tail: Some(1),
+                    ..default()
+                }
+            )
+            .await,
+            "last line\n"
+        );
+        assert_eq!(
+            read(
+                LOG,
+                LogOptions {
+                    tail: Some(3),
+                    ..default()
+                }
+            )
+            .await,
+            "three\n\nlast line\n"
+        );
+        assert_eq!(
+            read(
+                LOG,
+                LogOptions {
+                    tail: Some(4),
+                    ..default()
+                }
+            )
+            .await,
+            "two\nthree\n\nlast line\n"
+        );
+        assert_eq!(
+            read(
+                LOG,
+                LogOptions {
+                    tail: Some(99),
+                    ..default()
+                }
+            )
+            .await,
+            "one\ntwo\nthree\n\nlast line\n"
+        );
+        assert_eq!(
+            read(
+                LOG,
+                LogOptions {
+                    tail: Some(0),
+                    ..default()
+                }
+            )
+            .await,
+            ""
+        );
+        assert_eq!(
+            read(
+                LOG,
+                LogOptions {
+                    stream: Some("stderr".into()),
+                    ..default()
+                }
+            )
+            .await,
+            "two\n"
+        );
+        assert_eq!(
+            read(
+                LOG,
+                LogOptions {
+                    limit_bytes: Some(5),
+                    ..default()
+                }
+            )
+            .await,
+            "one\nt"
+        );
+        assert_eq!(
+            read(
+                LOG,
+                LogOptions {
+                    timestamps: true,
+                    tail: Some(3),
+                    ..default()
+                }
+            )
+            .await,
             "2026-01-01T00:00:02Z three\n2026-01-01T00:00:03Z \n2026-01-01T00:00:04Z last line\n"
         );
         let since = Some("2026-01-01T00:00:03Z".parse().unwrap());
-        assert_eq!(read(LOG, LogOptions { since, ..default() }).await, "\nlast line\n");
+        assert_eq!(
+            read(LOG, LogOptions { since, ..default() }).await,
+            "\nlast line\n"
+        );
     }
 
     #[tokio::test]
     async fn the_tail_of_a_long_file_is_found_across_chunks() {
         let mut content = String::new();
         for n in 0..5000 {
-            content.push_str(&format!("2026-01-01T00:00:00Z stdout F line {n} {}\n", "x".repeat(n % 97)));
+            content.push_str(&format!(
+                "2026-01-01T00:00:00Z stdout F line {n} {}\n",
+                "x".repeat(n % 97)
+            ));
         }
         for wanted in [1_usize, 2, 999, 4999, 5000] {
-            let text = read(&content, LogOptions { tail: Some(wanted as u64), ..LogOptions::default() }).await;
+            let text = read(
+                &content,
+                LogOptions {
+                    tail: Some(wanted as u64),
+                    ..LogOptions::default()
+                },
+            )
+            .await;
             assert_eq!(text.lines().count(), wanted);
-            assert!(text.starts_with(&format!("line {} ", 5000 - wanted)), "{wanted}");
+            assert!(
+                text.starts_with(&format!("line {} ", 5000 - wanted)),
+                "{wanted}"
+            );
         }
     }
 
@@ -400,13 +564,20 @@ mod tests {
         let alive = Arc::new(AtomicBool::new(true));
         let (path, still) = (file.0.clone(), alive.clone());
         let task = tokio::spawn(async move {
-            let options = LogOptions { follow: true, ..LogOptions::default() };
+            let options = LogOptions {
+                follow: true,
+                ..LogOptions::default()
+            };
             copy(&path, &options, || still.load(Ordering::Acquire), &sender).await
         });
         let mut next = async || receiver.recv().await.unwrap().unwrap().into_data().unwrap();
         assert_eq!(next().await, "one\n");
-        let mut log = std::fs::OpenOptions::new().append(true).open(&file.0).unwrap();
-        log.write_all(b"2026-01-01T00:00:01Z stdout F two\n").unwrap();
+        let mut log = std::fs::OpenOptions::new()
+            .append(true)
+            .open(&file.0)
+            .unwrap();
+        log.write_all(b"2026-01-01T00:00:01Z stdout F two\n")
+            .unwrap();
         assert_eq!(next().await, "two\n");
         alive.store(false, Ordering::Release);
         task.await.unwrap().unwrap();

@@ -60,11 +60,24 @@ pub(crate) async fn start(
     shutdown: CancellationToken,
 ) -> crate::Result<(u16, BoxFuture<'static, ()>)> {
     let address = SocketAddr::new(config.address, config.port);
-    let listener = TcpListener::bind(address).await.map_err(|source| crate::Error::Listen { address, source })?;
-    let port = listener.local_addr().map_err(|source| crate::Error::Listen { address, source })?.port();
-    let auth = Authenticator::new(agent.node.client.clone(), agent.node.config.node_name.clone(), &config.client_ca)
-        .map_err(crate::Error::Server)?;
-    let server = Arc::new(Server { agent, auth, shutdown: shutdown.clone() });
+    let listener = TcpListener::bind(address)
+        .await
+        .map_err(|source| crate::Error::Listen { address, source })?;
+    let port = listener
+        .local_addr()
+        .map_err(|source| crate::Error::Listen { address, source })?
+        .port();
+    let auth = Authenticator::new(
+        agent.node.client.clone(),
+        agent.node.config.node_name.clone(),
+        &config.client_ca,
+    )
+    .map_err(crate::Error::Server)?;
+    let server = Arc::new(Server {
+        agent,
+        auth,
+        shutdown: shutdown.clone(),
+    });
     let acceptor = TlsAcceptor::from(config.tls.clone());
     let serving = async move {
         loop {
@@ -87,7 +100,10 @@ pub(crate) async fn start(
 }
 
 async fn serve(server: Arc<Server>, acceptor: TlsAcceptor, stream: TcpStream) {
-    let Ok(Ok(stream)) = tokio::time::timeout(HANDSHAKE_TIMEOUT, acceptor.accept(stream)).await else { return };
+    let Ok(Ok(stream)) = tokio::time::timeout(HANDSHAKE_TIMEOUT, acceptor.accept(stream)).await
+    else {
+        return;
+    };
     let certificates: Arc<[rustls::pki_types::CertificateDer<'static>]> = stream
         .get_ref()
         .1
@@ -127,7 +143,15 @@ async fn answer(
     if let Err(refusal) = server.auth.check(certificates, &request).await {
         return refusal;
     }
-    route(server, Call { request, path, query }).await
+    route(
+        server,
+        Call {
+            request,
+            path,
+            query,
+        },
+    )
+    .await
 }
 
 async fn route(server: Arc<Server>, call: Call) -> Response<Body> {
@@ -147,16 +171,22 @@ async fn route(server: Arc<Server>, call: Call) -> Response<Body> {
         ["attach", ..] if talks => remote::attach(server, call).await,
         ["run", ..] if method == Method::POST => remote::run(&server, &call).await,
         ["portForward", ..] if talks => port_forward::handle(server, call).await,
-        ["pods" | "configz" | "stats" | "metrics" | "containerLogs" | "exec" | "attach" | "run" | "portForward", ..] => {
-            text(StatusCode::METHOD_NOT_ALLOWED, "405: Method Not Allowed")
-        }
+        [
+            "pods" | "configz" | "stats" | "metrics" | "containerLogs" | "exec" | "attach" | "run"
+            | "portForward",
+            ..,
+        ] => text(StatusCode::METHOD_NOT_ALLOWED, "405: Method Not Allowed"),
         _ => text(StatusCode::NOT_FOUND, "404 page not found"),
     }
 }
 
 fn pods(server: &Server) -> Response<Body> {
-    let items: Vec<serde_json::Value> =
-        server.agent.pods().iter().filter_map(|pod| serde_json::to_value(&**pod).ok()).collect();
+    let items: Vec<serde_json::Value> = server
+        .agent
+        .pods()
+        .iter()
+        .filter_map(|pod| serde_json::to_value(&**pod).ok())
+        .collect();
     json(&json!({"kind": "PodList", "apiVersion": "v1", "metadata": {}, "items": items}))
 }
 
@@ -183,13 +213,18 @@ fn configz(server: &Server) -> Response<Body> {
 }
 
 fn full(bytes: impl Into<Bytes>) -> Body {
-    Full::new(bytes.into()).map_err(|never| match never {}).boxed_unsync()
+    Full::new(bytes.into())
+        .map_err(|never| match never {})
+        .boxed_unsync()
 }
 
 fn response(status: StatusCode, content_type: &'static str, body: Body) -> Response<Body> {
     let mut response = Response::new(body);
     *response.status_mut() = status;
-    response.headers_mut().insert(http::header::CONTENT_TYPE, http::HeaderValue::from_static(content_type));
+    response.headers_mut().insert(
+        http::header::CONTENT_TYPE,
+        http::HeaderValue::from_static(content_type),
+    );
     response
 }
 
@@ -207,6 +242,3 @@ fn json(value: &serde_json::Value) -> Response<Body> {
         Err(error) => text(StatusCode::INTERNAL_SERVER_ERROR, error.to_string()),
     }
 }
-
-#[cfg(test)]
-mod tests;

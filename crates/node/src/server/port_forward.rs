@@ -32,14 +32,35 @@ pub(super) async fn handle(server: Arc<Server>, mut call: Call) -> Response<Body
     let (namespace, pod_name, uid) = match call.path.as_slice() {
         [_, namespace, pod] => (namespace, pod, None),
         [_, namespace, pod, uid] => (namespace, pod, Some(uid)),
-        _ => return text(StatusCode::BAD_REQUEST, "the path must be /portForward/<namespace>/<pod>"),
+        _ => {
+            return text(
+                StatusCode::BAD_REQUEST,
+                "the path must be /portForward/<namespace>/<pod>",
+            );
+        }
     };
-    let pod = server.agent.pod(namespace, pod_name).filter(|pod| uid.is_none_or(|uid| pod::uid(pod) == uid));
+    let pod = server
+        .agent
+        .pod(namespace, pod_name)
+        .filter(|pod| uid.is_none_or(|uid| pod::uid(pod) == uid));
     let Some(pod) = pod else {
-        return text(StatusCode::NOT_FOUND, format!("pod \"{pod_name}\" does not exist"));
+        return text(
+            StatusCode::NOT_FOUND,
+            format!("pod \"{pod_name}\" does not exist"),
+        );
     };
-    let Some(sandbox) = server.agent.node.state.pod(pod::uid(&pod)).ready_sandbox().map(|sandbox| sandbox.id.clone()) else {
-        return text(StatusCode::NOT_FOUND, format!("pod not found (\"{pod_name}_{namespace}\")"));
+    let Some(sandbox) = server
+        .agent
+        .node
+        .state
+        .pod(pod::uid(&pod))
+        .ready_sandbox()
+        .map(|sandbox| sandbox.id.clone())
+    else {
+        return text(
+            StatusCode::NOT_FOUND,
+            format!("pod not found (\"{pod_name}_{namespace}\")"),
+        );
     };
     let forward = Forward { server, sandbox };
     if websocket::is_upgrade(&call.request, "websocket") {
@@ -74,11 +95,21 @@ pub(super) async fn handle(server: Arc<Server>, mut call: Call) -> Response<Body
 
 /// Ports of the plain WebSocket protocol: `ports` or `port`, repeated or comma-separated.
 fn ports(call: &Call) -> Result<Vec<u16>, String> {
-    let listed = call.query.all("port").into_iter().chain(call.query.all("ports"));
+    let listed = call
+        .query
+        .all("port")
+        .into_iter()
+        .chain(call.query.all("ports"));
     let ports: Result<Vec<u16>, String> = listed
         .flat_map(|value| value.split(',').map(str::to_owned).collect::<Vec<_>>())
         .filter(|value| !value.is_empty())
-        .map(|value| value.parse().ok().filter(|port| *port > 0).ok_or_else(|| format!("invalid port {value:?}")))
+        .map(|value| {
+            value
+                .parse()
+                .ok()
+                .filter(|port| *port > 0)
+                .ok_or_else(|| format!("invalid port {value:?}"))
+        })
         .collect();
     let ports = ports?;
     match ports.len() {
@@ -111,7 +142,9 @@ impl Forward {
     }
 
     async fn tunnelled(self, upgrade: OnUpgrade) {
-        let Ok(socket) = websocket::open(upgrade).await else { return };
+        let Ok(socket) = websocket::open(upgrade).await else {
+            return;
+        };
         match Connection::server(Tunnel::new(socket)) {
             Ok(connection) => self.serve(connection).await,
             Err(error) => tracing::debug!(%error, "port forwarding did not begin"),
@@ -130,8 +163,12 @@ impl Forward {
             let Some(stream) = stream else { break };
             pairs.retain(|_, (_, since)| since.elapsed() < PAIR_TIMEOUT);
             while tasks.try_join_next().is_some() {}
-            let id = stream.header("requestid").map_or_else(|| implied_request_id(&stream), str::to_owned);
-            let (pair, _) = pairs.entry(id.clone()).or_insert_with(|| (Pair::default(), tokio::time::Instant::now()));
+            let id = stream
+                .header("requestid")
+                .map_or_else(|| implied_request_id(&stream), str::to_owned);
+            let (pair, _) = pairs
+                .entry(id.clone())
+                .or_insert_with(|| (Pair::default(), tokio::time::Instant::now()));
             match stream.header("streamtype") {
                 Some("error") => pair.error = Some(stream),
                 Some("data") => pair.data = Some(stream),
@@ -142,8 +179,20 @@ impl Forward {
                     continue;
                 }
             }
-            if let Some((Pair { error: Some(_), data: Some(_) }, _)) = pairs.get(&id)
-                && let Some((Pair { error: Some(error), data: Some(data) }, _)) = pairs.remove(&id)
+            if let Some((
+                Pair {
+                    error: Some(_),
+                    data: Some(_),
+                },
+                _,
+            )) = pairs.get(&id)
+                && let Some((
+                    Pair {
+                        error: Some(error),
+                        data: Some(data),
+                    },
+                    _,
+                )) = pairs.remove(&id)
             {
                 tasks.spawn(self.clone().forward(error, data));
             }
@@ -153,17 +202,29 @@ impl Forward {
     }
 
     async fn forward(self, error: Stream, data: Stream) {
-        let port = data.header("port").and_then(|port| port.parse::<u16>().ok()).filter(|port| *port > 0);
+        let port = data
+            .header("port")
+            .and_then(|port| port.parse::<u16>().ok())
+            .filter(|port| *port > 0);
         let writer = data.writer.clone();
         let failed = match port {
-            Some(port) => match self.server.agent.node.runtime.port_forward(&self.sandbox, port).await {
+            Some(port) => match self
+                .server
+                .agent
+                .node
+                .runtime
+                .port_forward(&self.sandbox, port)
+                .await
+            {
                 Ok(target) => {
                     copy(target, data.reader, &data.writer).await;
                     None
                 }
                 Err(cause) => {
                     let uid = &self.sandbox;
-                    Some(format!("an error occurred forwarding {port} -> {port}: error forwarding port {port} to pod {uid}: {cause}"))
+                    Some(format!(
+                        "an error occurred forwarding {port} -> {port}: error forwarding port {port} to pod {uid}: {cause}"
+                    ))
                 }
             },
             None => Some(format!("invalid port {:?}", data.header("port"))),
@@ -178,12 +239,16 @@ impl Forward {
 
     /// Two channels per port: data and error, each beginning with the port in little-endian.
     async fn channels(self, upgrade: OnUpgrade, ports: Vec<u16>) {
-        let Ok(socket) = websocket::open(upgrade).await else { return };
+        let Ok(socket) = websocket::open(upgrade).await else {
+            return;
+        };
         let (sender, mut received, writing) = websocket::channels(socket);
         let mut inputs: HashMap<u8, mpsc::Sender<Bytes>> = HashMap::new();
         let mut tasks = tokio::task::JoinSet::new();
         for (index, port) in ports.into_iter().enumerate() {
-            let Ok(data_channel) = u8::try_from(index * 2) else { return };
+            let Ok(data_channel) = u8::try_from(index * 2) else {
+                return;
+            };
             for channel in [data_channel, data_channel + 1] {
                 if sender.send(channel, &port.to_le_bytes()).await.is_err() {
                     return;
@@ -191,7 +256,10 @@ impl Forward {
             }
             let (input, data) = mpsc::channel(64);
             inputs.insert(data_channel, input);
-            tasks.spawn(self.clone().channel(port, data_channel, data, sender.clone()));
+            tasks.spawn(
+                self.clone()
+                    .channel(port, data_channel, data, sender.clone()),
+            );
         }
         drop(sender);
         while let Some((channel, data)) = received.next().await {
@@ -205,13 +273,31 @@ impl Forward {
         writing.abort();
     }
 
-    async fn channel(self, port: u16, channel: u8, mut input: mpsc::Receiver<Bytes>, sender: ChannelSender) {
+    async fn channel(
+        self,
+        port: u16,
+        channel: u8,
+        mut input: mpsc::Receiver<Bytes>,
+        sender: ChannelSender,
+    ) {
         // Nothing is opened before the client has something to say: it may never use the port.
-        let Some(first) = input.recv().await else { return };
-        let target = match self.server.agent.node.runtime.port_forward(&self.sandbox, port).await {
+        let Some(first) = input.recv().await else {
+            return;
+        };
+        let target = match self
+            .server
+            .agent
+            .node
+            .runtime
+            .port_forward(&self.sandbox, port)
+            .await
+        {
             Ok(target) => target,
             Err(cause) => {
-                let message = format!("error forwarding port {port} to pod {}: {cause}", self.sandbox);
+                let message = format!(
+                    "error forwarding port {port} to pod {}: {cause}",
+                    self.sandbox
+                );
                 // A client that is gone needs no explanation.
                 let _ = sender.send(channel + 1, message.as_bytes()).await;
                 return;
@@ -266,7 +352,11 @@ async fn copy(target: Box<dyn Duplex>, mut reader: StreamReader, writer: &Stream
         match read.read(&mut buffer).await {
             Ok(0) | Err(_) => break,
             Ok(count) => {
-                if writer.send(Bytes::copy_from_slice(&buffer[..count])).await.is_err() {
+                if writer
+                    .send(Bytes::copy_from_slice(&buffer[..count]))
+                    .await
+                    .is_err()
+                {
                     break;
                 }
             }

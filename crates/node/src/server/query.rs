@@ -7,28 +7,46 @@ impl Query {
     pub(super) fn parse(text: &str) -> Self {
         let pairs = text.split('&').filter(|pair| !pair.is_empty()).map(|pair| {
             let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
-            (percent_decode(&name.replace('+', " ")), percent_decode(&value.replace('+', " ")))
+            (
+                percent_decode(&name.replace('+', " ")),
+                percent_decode(&value.replace('+', " ")),
+            )
         });
         Self(pairs.collect())
     }
 
     pub(super) fn get(&self, name: &str) -> Option<&str> {
-        self.0.iter().find(|(known, _)| known == name).map(|(_, value)| value.as_str())
+        self.0
+            .iter()
+            .find(|(known, _)| known == name)
+            .map(|(_, value)| value.as_str())
     }
 
     pub(super) fn all(&self, name: &str) -> Vec<String> {
-        self.0.iter().filter(|(known, _)| known == name).map(|(_, value)| value.clone()).collect()
+        self.0
+            .iter()
+            .filter(|(known, _)| known == name)
+            .map(|(_, value)| value.clone())
+            .collect()
     }
 
     /// True when any of the names is set to a true value: the kubelet's own parameters and those of
     /// the pod's subresource differ in name.
     pub(super) fn any(&self, names: &[&str]) -> bool {
-        names.iter().any(|name| matches!(self.get(name), Some("1" | "true" | "TRUE" | "True" | "t" | "T")))
+        names.iter().any(|name| {
+            matches!(
+                self.get(name),
+                Some("1" | "true" | "TRUE" | "True" | "t" | "T")
+            )
+        })
     }
 
     pub(super) fn number<T: std::str::FromStr>(&self, name: &str) -> Result<Option<T>, String> {
         match self.get(name).filter(|value| !value.is_empty()) {
-            Some(value) => value.parse().map(Some).map_err(|_| format!("invalid value {value:?} for {name}")),
+            Some(value) => value
+                .parse()
+                .map(Some)
+                .map_err(|_| format!("invalid value {value:?} for {name}")),
             None => Ok(None),
         }
     }
@@ -65,7 +83,9 @@ mod tests {
 
     #[test]
     fn parsing() {
-        let query = Query::parse("command=sh&command=-c&command=echo%20a%2Bb+c&stdin=true&tailLines=5&bad=%zz");
+        let query = Query::parse(
+            "command=sh&command=-c&command=echo%20a%2Bb+c&stdin=true&tailLines=5&bad=%zz",
+        );
         assert_eq!(query.all("command"), ["sh", "-c", "echo a+b c"]);
         assert!(query.any(&["input", "stdin"]));
         assert!(!query.any(&["tty"]));

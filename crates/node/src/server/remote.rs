@@ -73,7 +73,10 @@ enum Operation {
 pub(super) async fn exec(server: Arc<Server>, call: Call) -> Response<Body> {
     let command = call.query.all("command");
     if command.is_empty() {
-        return text(StatusCode::BAD_REQUEST, "you must specify at least one command");
+        return text(
+            StatusCode::BAD_REQUEST,
+            "you must specify at least one command",
+        );
     }
     upgrade(server, call, Operation::Exec(command)).await
 }
@@ -90,9 +93,20 @@ pub(super) async fn run(server: &Arc<Server>, call: &Call) -> Response<Body> {
     };
     let mut command = call.query.all("command");
     if command.is_empty() {
-        command = call.query.all("cmd").iter().flat_map(|line| line.split(' ').map(str::to_owned)).collect();
+        command = call
+            .query
+            .all("cmd")
+            .iter()
+            .flat_map(|line| line.split(' ').map(str::to_owned))
+            .collect();
     }
-    match server.agent.node.runtime.exec_sync(&id, command, RUN_TIMEOUT).await {
+    match server
+        .agent
+        .node
+        .runtime
+        .exec_sync(&id, command, RUN_TIMEOUT)
+        .await
+    {
         Ok(mut output) => {
             output.stdout.append(&mut output.stderr);
             super::response(StatusCode::OK, "text/plain", full(output.stdout))
@@ -107,20 +121,36 @@ fn container_id(server: &Server, call: &Call) -> Result<(String, bool), (StatusC
     let (namespace, pod_name, uid, container) = match call.path.as_slice() {
         [_, namespace, pod, container] => (namespace, pod, None, container),
         [_, namespace, pod, uid, container] => (namespace, pod, Some(uid), container),
-        _ => return Err((StatusCode::BAD_REQUEST, "the path must be /<namespace>/<pod>/<container>".to_owned())),
+        _ => {
+            return Err((
+                StatusCode::BAD_REQUEST,
+                "the path must be /<namespace>/<pod>/<container>".to_owned(),
+            ));
+        }
     };
     let pod = server
         .agent
         .pod(namespace, pod_name)
         .filter(|pod| uid.is_none_or(|uid| pod::uid(pod) == uid))
-        .ok_or_else(|| (StatusCode::NOT_FOUND, format!("pod \"{pod_name}\" does not exist")))?;
-    let tty = pod::find_container(&pod, container).is_some_and(|(_, container)| container.tty.unwrap_or(false));
+        .ok_or_else(|| {
+            (
+                StatusCode::NOT_FOUND,
+                format!("pod \"{pod_name}\" does not exist"),
+            )
+        })?;
+    let tty = pod::find_container(&pod, container)
+        .is_some_and(|(_, container)| container.tty.unwrap_or(false));
     let runtime = server.agent.node.state.pod(pod::uid(&pod));
     runtime
         .latest(container)
         .filter(|status| status.state == ContainerState::Running)
         .map(|status| (status.id.clone(), tty))
-        .ok_or_else(|| (StatusCode::NOT_FOUND, format!("container not found (\"{container}\")")))
+        .ok_or_else(|| {
+            (
+                StatusCode::NOT_FOUND,
+                format!("container not found (\"{container}\")"),
+            )
+        })
 }
 
 async fn upgrade(server: Arc<Server>, mut call: Call, operation: Operation) -> Response<Body> {
@@ -141,7 +171,9 @@ async fn upgrade(server: Arc<Server>, mut call: Call, operation: Operation) -> R
         return match websocket::accept(&mut call.request, WEBSOCKET_PROTOCOLS) {
             Ok((response, protocol, upgrade)) => {
                 let closes = protocol.starts_with("v5");
-                tokio::spawn(over_websocket(server, id, operation, wanted, upgrade, closes));
+                tokio::spawn(over_websocket(
+                    server, id, operation, wanted, upgrade, closes,
+                ));
                 response
             }
             Err(response) => *response,
@@ -162,27 +194,46 @@ async fn upgrade(server: Arc<Server>, mut call: Call, operation: Operation) -> R
 }
 
 /// Switches to SPDY with the first supported protocol that the client offers.
-pub(super) fn spdy_response(offered: &[String], supported: &[&'static str]) -> Result<Response<Body>, Box<Response<Body>>> {
-    let Some(chosen) = supported.iter().find(|protocol| offered.iter().any(|offer| offer == *protocol)) else {
+pub(super) fn spdy_response(
+    offered: &[String],
+    supported: &[&'static str],
+) -> Result<Response<Body>, Box<Response<Body>>> {
+    let Some(chosen) = supported
+        .iter()
+        .find(|protocol| offered.iter().any(|offer| offer == *protocol))
+    else {
         let mut refusal = text(
             StatusCode::FORBIDDEN,
-            format!("unable to upgrade: unable to negotiate protocol: client supports {offered:?}, server accepts {supported:?}"),
+            format!(
+                "unable to upgrade: unable to negotiate protocol: client supports {offered:?}, server accepts {supported:?}"
+            ),
         );
         for protocol in supported {
-            refusal.headers_mut().append("X-Accepted-Stream-Protocol-Versions", HeaderValue::from_static(protocol));
+            refusal.headers_mut().append(
+                "X-Accepted-Stream-Protocol-Versions",
+                HeaderValue::from_static(protocol),
+            );
         }
         return Err(Box::new(refusal));
     };
     let mut response = Response::new(full(Bytes::new()));
     *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
     let headers = response.headers_mut();
-    headers.insert(http::header::CONNECTION, HeaderValue::from_static("Upgrade"));
+    headers.insert(
+        http::header::CONNECTION,
+        HeaderValue::from_static("Upgrade"),
+    );
     headers.insert(http::header::UPGRADE, HeaderValue::from_static("SPDY/3.1"));
     headers.insert(PROTOCOL_HEADER, HeaderValue::from_static(chosen));
     Ok(response)
 }
 
-async fn session(server: &Server, id: &str, operation: &Operation, wanted: Wanted) -> keelson_ports::Result<ExecSession> {
+async fn session(
+    server: &Server,
+    id: &str,
+    operation: &Operation,
+    wanted: Wanted,
+) -> keelson_ports::Result<ExecSession> {
     let runtime = &server.agent.node.runtime;
     match operation {
         Operation::Exec(command) => {
@@ -196,8 +247,12 @@ async fn session(server: &Server, id: &str, operation: &Operation, wanted: Wante
             runtime.exec(id, request).await
         }
         Operation::Attach => {
-            let request =
-                AttachRequest { tty: wanted.tty, stdin: wanted.stdin, stdout: wanted.stdout, stderr: wanted.stderr };
+            let request = AttachRequest {
+                tty: wanted.tty,
+                stdin: wanted.stdin,
+                stdout: wanted.stdout,
+                stderr: wanted.stderr,
+            };
             runtime.attach(id, request).await
         }
     }
@@ -241,7 +296,14 @@ struct Remote {
 
 /// Moves bytes until the process ends; then tells how it ended.
 async fn drive(session: keelson_ports::Result<ExecSession>, remote: Remote) {
-    let Remote { stdin, stdout, stderr, resize, error, gone } = remote;
+    let Remote {
+        stdin,
+        stdout,
+        stderr,
+        resize,
+        error,
+        gone,
+    } = remote;
     let session = match session {
         Ok(session) => session,
         Err(cause) => {
@@ -250,7 +312,9 @@ async fn drive(session: keelson_ports::Result<ExecSession>, remote: Remote) {
         }
     };
     let input = tokio::spawn(async move {
-        let (Some(mut stdin), Some(mut process)) = (stdin, session.stdin) else { return };
+        let (Some(mut stdin), Some(mut process)) = (stdin, session.stdin) else {
+            return;
+        };
         while let Some(data) = stdin.recv().await {
             if process.write_all(&data).await.is_err() || process.flush().await.is_err() {
                 return;
@@ -260,7 +324,9 @@ async fn drive(session: keelson_ports::Result<ExecSession>, remote: Remote) {
         let _ = process.shutdown().await;
     });
     let sizes = tokio::spawn(async move {
-        let (Some(mut resize), Some(process)) = (resize, session.resize) else { return };
+        let (Some(mut resize), Some(process)) = (resize, session.resize) else {
+            return;
+        };
         while let Some(size) = resize.recv().await {
             if process.send(size).await.is_err() {
                 return;
@@ -292,7 +358,9 @@ async fn drive(session: keelson_ports::Result<ExecSession>, remote: Remote) {
 }
 
 async fn copy_output(stream: Option<Box<dyn AsyncRead + Send + Unpin>>, output: Option<Output>) {
-    let (Some(mut stream), Some(output)) = (stream, output) else { return };
+    let (Some(mut stream), Some(output)) = (stream, output) else {
+        return;
+    };
     let mut buffer = vec![0; CHUNK_BYTES];
     loop {
         match stream.read(&mut buffer).await {
@@ -344,8 +412,17 @@ struct Size {
     height: u16,
 }
 
-async fn over_websocket(server: Arc<Server>, id: String, operation: Operation, wanted: Wanted, upgrade: OnUpgrade, closes: bool) {
-    let Ok(socket) = websocket::open(upgrade).await else { return };
+async fn over_websocket(
+    server: Arc<Server>,
+    id: String,
+    operation: Operation,
+    wanted: Wanted,
+    upgrade: OnUpgrade,
+    closes: bool,
+) {
+    let Ok(socket) = websocket::open(upgrade).await else {
+        return;
+    };
     let (sender, mut received, writing) = websocket::channels(socket);
     let (stdin_sender, stdin) = mpsc::channel::<Bytes>(16);
     let (resize_sender, resize) = mpsc::channel(4);
@@ -375,7 +452,13 @@ async fn over_websocket(server: Arc<Server>, id: String, operation: Operation, w
         drop(alive);
     });
     // An empty message on the lowest channel tells the client that the connection stands.
-    let first = if wanted.stdout { STDOUT } else if wanted.stderr { STDERR } else { ERROR };
+    let first = if wanted.stdout {
+        STDOUT
+    } else if wanted.stderr {
+        STDERR
+    } else {
+        ERROR
+    };
     if sender.send(first, &[]).await.is_err() {
         return;
     }
@@ -398,10 +481,19 @@ async fn over_websocket(server: Arc<Server>, id: String, operation: Operation, w
     reading.abort();
 }
 
-async fn over_spdy(server: Arc<Server>, id: String, operation: Operation, wanted: Wanted, upgrade: OnUpgrade) {
+async fn over_spdy(
+    server: Arc<Server>,
+    id: String,
+    operation: Operation,
+    wanted: Wanted,
+    upgrade: OnUpgrade,
+) {
     let Ok(upgraded) = upgrade.await else { return };
-    let Ok(mut connection) = Connection::server(TokioIo::new(upgraded)) else { return };
-    let streams = tokio::time::timeout(STREAMS_TIMEOUT, Streams::collect(&mut connection, wanted)).await;
+    let Ok(mut connection) = Connection::server(TokioIo::new(upgraded)) else {
+        return;
+    };
+    let streams =
+        tokio::time::timeout(STREAMS_TIMEOUT, Streams::collect(&mut connection, wanted)).await;
     let Ok(Some(streams)) = streams else {
         tracing::debug!("a client did not open its streams in time");
         connection.close().await;
@@ -448,7 +540,8 @@ struct Streams {
 impl Streams {
     /// `None` when the connection ends first.
     async fn collect(connection: &mut Connection, wanted: Wanted) -> Option<Self> {
-        let (mut error, mut stdin, mut stdout, mut stderr, mut resize) = (None, None, None, None, None);
+        let (mut error, mut stdin, mut stdout, mut stderr, mut resize) =
+            (None, None, None, None, None);
         loop {
             let complete = error.is_some()
                 && stdin.is_some() == wanted.stdin
@@ -456,7 +549,13 @@ impl Streams {
                 && stderr.is_some() == wanted.stderr
                 && resize.is_some() == wanted.tty;
             if complete {
-                return Some(Self { error: error?, stdin, stdout, stderr, resize });
+                return Some(Self {
+                    error: error?,
+                    stdin,
+                    stdout,
+                    stderr,
+                    resize,
+                });
             }
             let stream = connection.accept().await?;
             let slot = match stream.header("streamtype") {

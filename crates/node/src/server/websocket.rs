@@ -5,7 +5,9 @@ use std::task::{Context, Poll};
 
 use bytes::{Buf, Bytes};
 use futures::{SinkExt, Stream, StreamExt};
-use http::header::{CONNECTION, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_PROTOCOL, UPGRADE};
+use http::header::{
+    CONNECTION, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_PROTOCOL, UPGRADE,
+};
 use http::{HeaderValue, Request, Response, StatusCode};
 use hyper::body::Incoming;
 use hyper::upgrade::{OnUpgrade, Upgraded};
@@ -53,14 +55,22 @@ pub(super) fn accept(
     supported: &[&'static str],
 ) -> Result<(Response<Body>, String, OnUpgrade), Box<Response<Body>>> {
     let bad = |message: &str| Box::new(text(StatusCode::BAD_REQUEST, message));
-    let Some(key) = request.headers().get(SEC_WEBSOCKET_KEY) else { return Err(bad("Sec-WebSocket-Key is missing")) };
+    let Some(key) = request.headers().get(SEC_WEBSOCKET_KEY) else {
+        return Err(bad("Sec-WebSocket-Key is missing"));
+    };
     let accept = derive_accept_key(key.as_bytes());
     let offered = header_list(request, SEC_WEBSOCKET_PROTOCOL.as_str());
-    let chosen = supported.iter().find(|protocol| offered.iter().any(|offer| offer == *protocol));
+    let chosen = supported
+        .iter()
+        .find(|protocol| offered.iter().any(|offer| offer == *protocol));
     if chosen.is_none() && !offered.is_empty() {
-        return Err(bad(&format!("none of the subprotocols {offered:?} is supported; supported are {supported:?}")));
+        return Err(bad(&format!(
+            "none of the subprotocols {offered:?} is supported; supported are {supported:?}"
+        )));
     }
-    let Ok(accept) = HeaderValue::from_str(&accept) else { return Err(bad("Sec-WebSocket-Key is invalid")) };
+    let Ok(accept) = HeaderValue::from_str(&accept) else {
+        return Err(bad("Sec-WebSocket-Key is invalid"));
+    };
     let mut response = Response::new(full(Bytes::new()));
     *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
     let headers = response.headers_mut();
@@ -70,7 +80,13 @@ pub(super) fn accept(
     if let Some(chosen) = chosen {
         headers.insert(SEC_WEBSOCKET_PROTOCOL, HeaderValue::from_static(chosen));
     }
-    Ok((response, chosen.map(|chosen| (*chosen).to_owned()).unwrap_or_default(), hyper::upgrade::on(request)))
+    Ok((
+        response,
+        chosen
+            .map(|chosen| (*chosen).to_owned())
+            .unwrap_or_default(),
+        hyper::upgrade::on(request),
+    ))
 }
 
 pub(super) async fn open(upgrade: OnUpgrade) -> Result<Socket, hyper::Error> {
@@ -89,7 +105,10 @@ impl ChannelSender {
         let mut message = Vec::with_capacity(data.len() + 1);
         message.push(channel);
         message.extend_from_slice(data);
-        self.queue.send(Message::Binary(message.into())).await.map_err(drop)
+        self.queue
+            .send(Message::Binary(message.into()))
+            .await
+            .map_err(drop)
     }
 }
 
@@ -97,7 +116,11 @@ impl ChannelSender {
 /// ends when every sender is gone.
 pub(super) fn channels(
     socket: Socket,
-) -> (ChannelSender, impl Stream<Item = (u8, Bytes)> + Send + Unpin, tokio::task::JoinHandle<()>) {
+) -> (
+    ChannelSender,
+    impl Stream<Item = (u8, Bytes)> + Send + Unpin,
+    tokio::task::JoinHandle<()>,
+) {
     let (mut sink, stream) = socket.split();
     let (queue, mut messages) = mpsc::channel::<Message>(64);
     let writing = tokio::spawn(async move {
@@ -136,7 +159,10 @@ pub(super) struct Tunnel {
 
 impl Tunnel {
     pub(super) fn new(socket: Socket) -> Self {
-        Self { socket, rest: Bytes::new() }
+        Self {
+            socket,
+            rest: Bytes::new(),
+        }
     }
 }
 
@@ -145,7 +171,11 @@ fn broken(error: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> std::io
 }
 
 impl AsyncRead for Tunnel {
-    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<std::io::Result<()>> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<std::io::Result<()>> {
         loop {
             if !self.rest.is_empty() {
                 let count = self.rest.len().min(buffer.remaining());
@@ -165,14 +195,23 @@ impl AsyncRead for Tunnel {
 }
 
 impl AsyncWrite for Tunnel {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, data: &[u8]) -> Poll<std::io::Result<usize>> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        data: &[u8],
+    ) -> Poll<std::io::Result<usize>> {
         match self.socket.poll_ready_unpin(cx) {
             Poll::Pending => return Poll::Pending,
             Poll::Ready(Err(error)) => return Poll::Ready(Err(broken(error))),
             Poll::Ready(Ok(())) => {}
         }
         let message = Message::Binary(Bytes::copy_from_slice(data));
-        Poll::Ready(self.socket.start_send_unpin(message).map(|()| data.len()).map_err(broken))
+        Poll::Ready(
+            self.socket
+                .start_send_unpin(message)
+                .map(|()| data.len())
+                .map_err(broken),
+        )
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<std::io::Result<()>> {

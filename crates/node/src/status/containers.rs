@@ -3,8 +3,9 @@
 use std::time::Duration;
 
 use k8s_openapi::api::core::v1::{
-    Container, ContainerState as ApiState, ContainerStateRunning, ContainerStateTerminated, ContainerStateWaiting,
-    ContainerStatus, ContainerUser, LinuxContainerUser, ResourceRequirements, VolumeMountStatus,
+    Container, ContainerState as ApiState, ContainerStateRunning, ContainerStateTerminated,
+    ContainerStateWaiting, ContainerStatus, ContainerUser, LinuxContainerUser,
+    ResourceRequirements, VolumeMountStatus,
 };
 use keelson_ports::{ContainerState, ContainerStatus as RuntimeStatus};
 
@@ -19,30 +20,50 @@ pub(super) struct Statuses {
 }
 
 pub(super) fn compute(input: &StatusInput<'_>) -> Statuses {
-    let init: Vec<ContainerStatus> =
-        pod::init_containers(input.pod).iter().map(|c| one(input, c, pod::init_kind(c))).collect();
-    let regular: Vec<ContainerStatus> =
-        pod::regular_containers(input.pod).iter().map(|c| one(input, c, ContainerKind::Regular)).collect();
+    let init: Vec<ContainerStatus> = pod::init_containers(input.pod)
+        .iter()
+        .map(|c| one(input, c, pod::init_kind(c)))
+        .collect();
+    let regular: Vec<ContainerStatus> = pod::regular_containers(input.pod)
+        .iter()
+        .map(|c| one(input, c, ContainerKind::Regular))
+        .collect();
     let ephemeral: Vec<ContainerStatus> = pod::ephemeral_containers(input.pod)
         .iter()
         .map(|(c, _)| one(input, c, ContainerKind::Ephemeral))
         .collect();
     let list = |statuses: Vec<ContainerStatus>| (!statuses.is_empty()).then_some(statuses);
-    Statuses { init: list(init), regular: list(regular), ephemeral: list(ephemeral) }
+    Statuses {
+        init: list(init),
+        regular: list(regular),
+        ephemeral: list(ephemeral),
+    }
 }
 
 fn one(input: &StatusInput<'_>, container: &Container, kind: ContainerKind) -> ContainerStatus {
     let name = &container.name;
-    let Some(runtime) = input.runtime.latest(name) else { return without_record(input, container, kind) };
+    let Some(runtime) = input.runtime.latest(name) else {
+        return without_record(input, container, kind);
+    };
     let starting = (input.starting)(name);
     let mut state = state_of(runtime);
-    let mut last_state = input.runtime.previous(name).map(state_of).filter(|state| state.terminated.is_some());
+    let mut last_state = input
+        .runtime
+        .previous(name)
+        .map(state_of)
+        .filter(|state| state.terminated.is_some());
     let dead = state.terminated.is_some();
     if dead && !input.stopping && should_restart(input.pod, container, kind, exit_code(runtime)) {
         let waiting = if let Some(delay) = input.backing_off.get(name) {
-            Some(("CrashLoopBackOff".to_owned(), crash_loop_message(input, name, *delay)))
+            Some((
+                "CrashLoopBackOff".to_owned(),
+                crash_loop_message(input, name, *delay),
+            ))
         } else {
-            input.start_errors.get(name).map(|error| (error.reason.clone(), error.message.clone()))
+            input
+                .start_errors
+                .get(name)
+                .map(|error| (error.reason.clone(), error.message.clone()))
         };
         if let Some((reason, message)) = waiting {
             last_state = Some(state);
@@ -56,7 +77,10 @@ fn one(input: &StatusInput<'_>, container: &Container, kind: ContainerKind) -> C
     let (started, ready) = match probe.filter(|probe| probe.id == runtime.id) {
         Some(probe) => (probe.started, probe.started && probe.ready),
         // Probes of this container have not begun: without any it is ready as soon as it runs.
-        None => (!has_startup_probe(container), !has_readiness_probe(container) && !has_startup_probe(container)),
+        None => (
+            !has_startup_probe(container),
+            !has_readiness_probe(container) && !has_startup_probe(container),
+        ),
     };
     let started = running && !starting && started;
     let ready = match kind {
@@ -67,8 +91,16 @@ fn one(input: &StatusInput<'_>, container: &Container, kind: ContainerKind) -> C
     let resources = container.resources.clone().unwrap_or_default();
     ContainerStatus {
         name: name.clone(),
-        image: if runtime.image.is_empty() { container.image.clone().unwrap_or_default() } else { runtime.image.clone() },
-        image_id: input.digests.get(&runtime.image_id).cloned().unwrap_or_else(|| runtime.image_id.clone()),
+        image: if runtime.image.is_empty() {
+            container.image.clone().unwrap_or_default()
+        } else {
+            runtime.image.clone()
+        },
+        image_id: input
+            .digests
+            .get(&runtime.image_id)
+            .cloned()
+            .unwrap_or_else(|| runtime.image_id.clone()),
         container_id: Some(format!("{ID_PREFIX}{}", runtime.id)),
         restart_count: i32::try_from(runtime.attempt).unwrap_or(i32::MAX),
         last_state: Some(last_state.unwrap_or_default()),
@@ -81,13 +113,17 @@ fn one(input: &StatusInput<'_>, container: &Container, kind: ContainerKind) -> C
             limits: resources.limits.clone(),
             claims: None,
         }),
-        user: runtime.user.as_ref().map(|(uid, gid, groups)| ContainerUser {
-            linux: Some(LinuxContainerUser {
-                uid: i64::from(*uid),
-                gid: i64::from(*gid),
-                supplemental_groups: (!groups.is_empty()).then(|| groups.iter().map(|g| i64::from(*g)).collect()),
+        user: runtime
+            .user
+            .as_ref()
+            .map(|(uid, gid, groups)| ContainerUser {
+                linux: Some(LinuxContainerUser {
+                    uid: i64::from(*uid),
+                    gid: i64::from(*gid),
+                    supplemental_groups: (!groups.is_empty())
+                        .then(|| groups.iter().map(|g| i64::from(*g)).collect()),
+                }),
             }),
-        }),
         volume_mounts: volume_mounts(container),
         ..ContainerStatus::default()
     }
@@ -102,14 +138,26 @@ fn has_readiness_probe(container: &Container) -> bool {
 }
 
 /// A container that this machine has no record of.
-fn without_record(input: &StatusInput<'_>, container: &Container, kind: ContainerKind) -> ContainerStatus {
+fn without_record(
+    input: &StatusInput<'_>,
+    container: &Container,
+    kind: ContainerKind,
+) -> ContainerStatus {
     let old = recorded(input.pod, &container.name);
     let waiting = || {
         if let Some(error) = input.start_errors.get(&container.name) {
             return waiting_state(&error.reason, Some(error.message.clone()));
         }
-        let initialising = !pod::init_containers(input.pod).is_empty() && kind == ContainerKind::Regular;
-        waiting_state(if initialising { "PodInitializing" } else { "ContainerCreating" }, None)
+        let initialising =
+            !pod::init_containers(input.pod).is_empty() && kind == ContainerKind::Regular;
+        waiting_state(
+            if initialising {
+                "PodInitializing"
+            } else {
+                "ContainerCreating"
+            },
+            None,
+        )
     };
     let mut status = ContainerStatus {
         name: container.name.clone(),
@@ -122,11 +170,20 @@ fn without_record(input: &StatusInput<'_>, container: &Container, kind: Containe
         ..ContainerStatus::default()
     };
     let Some(old) = old else { return status };
-    let was_terminated = old.state.as_ref().is_some_and(|state| state.terminated.is_some());
-    let was_running = old.state.as_ref().is_some_and(|state| state.running.is_some());
+    let was_terminated = old
+        .state
+        .as_ref()
+        .is_some_and(|state| state.terminated.is_some());
+    let was_running = old
+        .state
+        .as_ref()
+        .is_some_and(|state| state.running.is_some());
     if was_terminated {
         // Records go when a pod is cleaned up; what was said last stays true.
-        return ContainerStatus { ready: kind == ContainerKind::Init && old.ready, ..old.clone() };
+        return ContainerStatus {
+            ready: kind == ContainerKind::Init && old.ready,
+            ..old.clone()
+        };
     }
     status.restart_count = old.restart_count;
     status.last_state = old.last_state.clone().or(status.last_state);
@@ -158,7 +215,10 @@ fn without_record(input: &StatusInput<'_>, container: &Container, kind: Containe
 
 fn waiting_state(reason: &str, message: Option<String>) -> ApiState {
     ApiState {
-        waiting: Some(ContainerStateWaiting { reason: Some(reason.to_owned()), message }),
+        waiting: Some(ContainerStateWaiting {
+            reason: Some(reason.to_owned()),
+            message,
+        }),
         ..ApiState::default()
     }
 }
@@ -166,12 +226,17 @@ fn waiting_state(reason: &str, message: Option<String>) -> ApiState {
 fn state_of(runtime: &RuntimeStatus) -> ApiState {
     let started_at = runtime.started_at.map(pod::time);
     match runtime.state {
-        ContainerState::Running => {
-            ApiState { running: Some(ContainerStateRunning { started_at }), ..ApiState::default() }
-        }
+        ContainerState::Running => ApiState {
+            running: Some(ContainerStateRunning { started_at }),
+            ..ApiState::default()
+        },
         ContainerState::Created => waiting_state("ContainerCreating", None),
         ContainerState::Exited | ContainerState::Unknown => {
-            let reason = if runtime.oom_killed { "OOMKilled" } else { &runtime.reason };
+            let reason = if runtime.oom_killed {
+                "OOMKilled"
+            } else {
+                &runtime.reason
+            };
             let reason = match (reason, exit_code(runtime)) {
                 ("", 0) => "Completed",
                 ("", _) if runtime.state == ContainerState::Unknown => "ContainerStatusUnknown",
@@ -216,16 +281,21 @@ pub(crate) fn go_duration(duration: Duration) -> String {
 }
 
 fn volume_mounts(container: &Container) -> Option<Vec<VolumeMountStatus>> {
-    let mounts = container.volume_mounts.as_deref().filter(|mounts| !mounts.is_empty())?;
+    let mounts = container
+        .volume_mounts
+        .as_deref()
+        .filter(|mounts| !mounts.is_empty())?;
     let statuses = mounts
         .iter()
         .map(|mount| VolumeMountStatus {
             name: mount.name.clone(),
             mount_path: mount.mount_path.clone(),
             read_only: mount.read_only.filter(|read_only| *read_only),
-            recursive_read_only: mount.read_only.filter(|ro| *ro).map(|_| match mount.recursive_read_only.as_deref() {
-                Some("Enabled" | "IfPossible") => "Enabled".to_owned(),
-                _ => "Disabled".to_owned(),
+            recursive_read_only: mount.read_only.filter(|ro| *ro).map(|_| {
+                match mount.recursive_read_only.as_deref() {
+                    Some("Enabled" | "IfPossible") => "Enabled".to_owned(),
+                    _ => "Disabled".to_owned(),
+                }
             }),
             ..VolumeMountStatus::default()
         })

@@ -51,7 +51,10 @@ pub(crate) fn recorded_restarts(pod: &Pod, name: &str) -> u32 {
     recorded(pod, name).map_or(0, |status| {
         let known = u32::try_from(status.restart_count).unwrap_or(0);
         // It ran before, so starting it now is a restart.
-        let ran = status.container_id.as_deref().is_some_and(|id| !id.is_empty());
+        let ran = status
+            .container_id
+            .as_deref()
+            .is_some_and(|id| !id.is_empty());
         known + u32::from(ran)
     })
 }
@@ -59,11 +62,15 @@ pub(crate) fn recorded_restarts(pod: &Pod, name: &str) -> u32 {
 /// What the API server has about a container.
 pub(crate) fn recorded<'a>(pod: &'a Pod, name: &str) -> Option<&'a ContainerStatus> {
     let status = pod.status.as_ref()?;
-    [&status.init_container_statuses, &status.container_statuses, &status.ephemeral_container_statuses]
-        .into_iter()
-        .flatten()
-        .flatten()
-        .find(|container| container.name == name)
+    [
+        &status.init_container_statuses,
+        &status.container_statuses,
+        &status.ephemeral_container_statuses,
+    ]
+    .into_iter()
+    .flatten()
+    .flatten()
+    .find(|container| container.name == name)
 }
 
 pub(crate) fn compute(input: &StatusInput<'_>) -> PodStatus {
@@ -89,11 +96,24 @@ pub(crate) fn compute(input: &StatusInput<'_>) -> PodStatus {
         reason,
         message,
         host_ip: input.host_ips.first().cloned(),
-        host_ips: Some(input.host_ips.iter().map(|ip| HostIP { ip: ip.clone() }).collect()),
+        host_ips: Some(
+            input
+                .host_ips
+                .iter()
+                .map(|ip| HostIP { ip: ip.clone() })
+                .collect(),
+        ),
         pod_ip: pod_ips.first().cloned(),
-        pod_ips: (!pod_ips.is_empty()).then(|| pod_ips.iter().map(|ip| PodIP { ip: ip.clone() }).collect()),
-        start_time: old.start_time.clone().or_else(|| Some(pod::time(input.now))),
-        qos_class: old.qos_class.clone().or_else(|| Some(pod::qos::class(input.pod).as_str().to_owned())),
+        pod_ips: (!pod_ips.is_empty())
+            .then(|| pod_ips.iter().map(|ip| PodIP { ip: ip.clone() }).collect()),
+        start_time: old
+            .start_time
+            .clone()
+            .or_else(|| Some(pod::time(input.now))),
+        qos_class: old
+            .qos_class
+            .clone()
+            .or_else(|| Some(pod::qos::class(input.pod).as_str().to_owned())),
         observed_generation: input.pod.metadata.generation,
         init_container_statuses: statuses.init,
         container_statuses: statuses.regular,
@@ -124,7 +144,11 @@ fn pod_ips(input: &StatusInput<'_>, old: &PodStatus) -> Vec<String> {
     if input.runtime.sandboxes.is_empty() && !input.stopping {
         return Vec::new();
     }
-    old.pod_ips.iter().flatten().map(|ip| ip.ip.clone()).collect()
+    old.pod_ips
+        .iter()
+        .flatten()
+        .map(|ip| ip.ip.clone())
+        .collect()
 }
 
 /// Counts behind the phase.
@@ -142,7 +166,10 @@ struct Counts {
 fn phase(input: &StatusInput<'_>, statuses: &containers::Statuses) -> &'static str {
     let mut counts = Counts::default();
     let find = |list: &Option<Vec<ContainerStatus>>, name: &str| -> Option<ContainerStatus> {
-        list.iter().flatten().find(|status| status.name == name).cloned()
+        list.iter()
+            .flatten()
+            .find(|status| status.name == name)
+            .cloned()
     };
     for container in pod::init_containers(input.pod) {
         let status = find(&statuses.init, &container.name);
@@ -175,7 +202,8 @@ fn phase(input: &StatusInput<'_>, statuses: &containers::Statuses) -> &'static s
                 Some(code) => {
                     counts.stopped += 1;
                     counts.succeeded += usize::from(code == 0);
-                    let restarts = should_restart(input.pod, container, ContainerKind::Regular, code);
+                    let restarts =
+                        should_restart(input.pod, container, ContainerKind::Regular, code);
                     counts.stopped_for_good += usize::from(!restarts);
                 }
                 None => counts.waiting += 1,
@@ -188,9 +216,15 @@ fn phase(input: &StatusInput<'_>, statuses: &containers::Statuses) -> &'static s
 
 fn decide_phase(input: &StatusInput<'_>, counts: &Counts) -> &'static str {
     let main_began = counts.stopped > 0
-        || pod::regular_containers(input.pod).iter().any(|c| input.runtime.latest(&c.name).is_some());
+        || pod::regular_containers(input.pod)
+            .iter()
+            .any(|c| input.runtime.latest(&c.name).is_some());
     if input.stopped {
-        return if counts.failed_init_for_good == 0 && counts.stopped > 0 && counts.stopped == counts.succeeded && counts.waiting == 0 {
+        return if counts.failed_init_for_good == 0
+            && counts.stopped > 0
+            && counts.stopped == counts.succeeded
+            && counts.waiting == 0
+        {
             "Succeeded"
         } else {
             "Failed"
@@ -214,13 +248,20 @@ fn decide_phase(input: &StatusInput<'_>, counts: &Counts) -> &'static str {
     }
     // Sidecars still end after the last regular container has.
     if counts.stopped_for_good == counts.stopped && counts.running == 0 {
-        return if counts.stopped == counts.succeeded { "Succeeded" } else { "Failed" };
+        return if counts.stopped == counts.succeeded {
+            "Succeeded"
+        } else {
+            "Failed"
+        };
     }
     "Running"
 }
 
 fn is_running(status: &ContainerStatus) -> bool {
-    status.state.as_ref().is_some_and(|state| state.running.is_some())
+    status
+        .state
+        .as_ref()
+        .is_some_and(|state| state.running.is_some())
 }
 
 /// The exit code of a container that is not running: now, or the last time.
@@ -229,7 +270,12 @@ fn end_code(status: &ContainerStatus) -> Option<i32> {
     if let Some(terminated) = state.terminated.as_ref() {
         return Some(terminated.exit_code);
     }
-    status.last_state.as_ref()?.terminated.as_ref().map(|terminated| terminated.exit_code)
+    status
+        .last_state
+        .as_ref()?
+        .terminated
+        .as_ref()
+        .map(|terminated| terminated.exit_code)
 }
 
 #[cfg(test)]

@@ -64,12 +64,19 @@ fn changed_conditions(old: Option<&Value>, new: Option<&Value>) -> Vec<Value> {
     let old = list(old);
     list(new)
         .into_iter()
-        .filter(|condition| OWNED.contains(&condition["type"].as_str().unwrap_or_default()) && !old.contains(condition))
+        .filter(|condition| {
+            OWNED.contains(&condition["type"].as_str().unwrap_or_default())
+                && !old.contains(condition)
+        })
         .map(|mut condition| {
             // A merge keeps what it is not told about: reason and message of the previous state must go.
-            let before = old.iter().find(|before| before["type"] == condition["type"]);
+            let before = old
+                .iter()
+                .find(|before| before["type"] == condition["type"]);
             for field in ["reason", "message"] {
-                if condition.get(field).is_none() && before.is_some_and(|before| before.get(field).is_some()) {
+                if condition.get(field).is_none()
+                    && before.is_some_and(|before| before.get(field).is_some())
+                {
                     condition[field] = Value::Null;
                 }
             }

@@ -37,7 +37,10 @@ pub(crate) fn check_path(path: &str) -> Result<(), VolumeError> {
     if path.len() > 4096 || path.split('/').any(|part| part.len() > 255) {
         return bad("too long");
     }
-    if Path::new(path).components().all(|part| matches!(part, Component::Normal(_) | Component::CurDir)) {
+    if Path::new(path)
+        .components()
+        .all(|part| matches!(part, Component::Normal(_) | Component::CurDir))
+    {
         Ok(())
     } else {
         bad("must be relative and must not contain '..'")
@@ -45,7 +48,11 @@ pub(crate) fn check_path(path: &str) -> Result<(), VolumeError> {
 }
 
 /// Writes the payload; nothing is touched when it is there already.
-pub(crate) async fn write(context: &VolumeContext<'_>, dir: &Path, payload: Payload) -> Result<(), VolumeError> {
+pub(crate) async fn write(
+    context: &VolumeContext<'_>,
+    dir: &Path,
+    payload: Payload,
+) -> Result<(), VolumeError> {
     for path in payload.keys() {
         check_path(path)?;
     }
@@ -55,7 +62,12 @@ pub(crate) async fn write(context: &VolumeContext<'_>, dir: &Path, payload: Payl
         .map_err(|error| VolumeError::Failed(error.to_string()))??;
     let Some(staged) = staged else { return Ok(()) };
     if let Some(group) = context.fs_group() {
-        context.services.mounts.set_fs_group(&staged.dir, group, true).await.map_err(port("setting fsGroup"))?;
+        context
+            .services
+            .mounts
+            .set_fs_group(&staged.dir, group, true)
+            .await
+            .map_err(port("setting fsGroup"))?;
     }
     let target = dir.to_owned();
     tokio::task::spawn_blocking(move || publish(&target, &staged))
@@ -85,17 +97,24 @@ fn stage(dir: &Path, payload: &Payload) -> Result<Option<Staged>, VolumeError> {
             fs::create_dir_all(parent).map_err(io(what()))?;
         }
         fs::write(&file, &content.data).map_err(io(what()))?;
-        fs::set_permissions(&file, fs::Permissions::from_mode(content.mode & 0o7777)).map_err(io(what()))?;
+        fs::set_permissions(&file, fs::Permissions::from_mode(content.mode & 0o7777))
+            .map_err(io(what()))?;
         if let Some(user) = content.user {
             chown(&file, Some(user), None).map_err(io(what()))?;
         }
     }
-    let names = payload.keys().map(|path| first_part(path).to_owned()).collect();
+    let names = payload
+        .keys()
+        .map(|path| first_part(path).to_owned())
+        .collect();
     Ok(Some(Staged { dir: staged, names }))
 }
 
 fn first_part(path: &str) -> &str {
-    path.trim_start_matches("./").split('/').next().unwrap_or(path)
+    path.trim_start_matches("./")
+        .split('/')
+        .next()
+        .unwrap_or(path)
 }
 
 fn publish(dir: &Path, staged: &Staged) -> Result<(), VolumeError> {
@@ -109,7 +128,9 @@ fn publish(dir: &Path, staged: &Staged) -> Result<(), VolumeError> {
     for name in &staged.names {
         let link = dir.join(name);
         match symlink(Path::new(DATA).join(name), &link) {
-            Err(error) if error.kind() != ErrorKind::AlreadyExists => return Err(io(what())(error)),
+            Err(error) if error.kind() != ErrorKind::AlreadyExists => {
+                return Err(io(what())(error));
+            }
             _ => {}
         }
     }
@@ -121,7 +142,9 @@ fn publish(dir: &Path, staged: &Staged) -> Result<(), VolumeError> {
         }
     }
     if let Some(previous) = previous.filter(|previous| previous != Path::new(staged_name)) {
-        fs::remove_dir_all(dir.join(previous)).or_else(absent_is_fine).map_err(io(what()))?;
+        fs::remove_dir_all(dir.join(previous))
+            .or_else(absent_is_fine)
+            .map_err(io(what()))?;
     }
     Ok(())
 }
@@ -131,7 +154,11 @@ fn remove_if_there(path: &Path) -> std::io::Result<()> {
 }
 
 fn absent_is_fine(error: std::io::Error) -> std::io::Result<()> {
-    if error.kind() == ErrorKind::NotFound { Ok(()) } else { Err(error) }
+    if error.kind() == ErrorKind::NotFound {
+        Ok(())
+    } else {
+        Err(error)
+    }
 }
 
 /// Whether the published files are exactly the payload. Modes are set at writing and changed by
@@ -141,15 +168,21 @@ fn is_current(dir: &Path, payload: &Payload) -> bool {
     let mut found = 0_usize;
     let mut pending = vec![data.clone()];
     while let Some(next) = pending.pop() {
-        let Ok(entries) = fs::read_dir(&next) else { return false };
+        let Ok(entries) = fs::read_dir(&next) else {
+            return false;
+        };
         for entry in entries.flatten() {
             let path = entry.path();
             if path.is_dir() {
                 pending.push(path);
                 continue;
             }
-            let Ok(relative) = path.strip_prefix(&data) else { return false };
-            let Some(wanted) = payload.get(relative.to_string_lossy().as_ref()) else { return false };
+            let Ok(relative) = path.strip_prefix(&data) else {
+                return false;
+            };
+            let Some(wanted) = payload.get(relative.to_string_lossy().as_ref()) else {
+                return false;
+            };
             if fs::read(&path).ok().as_deref() != Some(wanted.data.as_slice()) {
                 return false;
             }

@@ -18,14 +18,28 @@ impl VolumeType for ConfigMapVolume {
         volume.config_map.is_some()
     }
 
-    async fn set_up(&self, context: &VolumeContext<'_>, volume: &Volume) -> Result<Mounted, VolumeError> {
+    async fn set_up(
+        &self,
+        context: &VolumeContext<'_>,
+        volume: &Volume,
+    ) -> Result<Mounted, VolumeError> {
         let source = volume.config_map.clone().unwrap_or_default();
         let mode = source.default_mode.unwrap_or(DEFAULT_MODE);
         let optional = source.optional.unwrap_or(false);
-        let payload = payload(context, &source.name, source.items.as_deref(), mode, optional).await?;
+        let payload = payload(
+            context,
+            &source.name,
+            source.items.as_deref(),
+            mode,
+            optional,
+        )
+        .await?;
         let dir = context.dir("configmap", &volume.name);
         atomic::write(context, &dir, payload).await?;
-        Ok(Mounted { readonly: true, ..Mounted::at(dir) })
+        Ok(Mounted {
+            readonly: true,
+            ..Mounted::at(dir)
+        })
     }
 }
 
@@ -36,17 +50,32 @@ pub(super) async fn payload(
     mode: i32,
     optional: bool,
 ) -> Result<Payload, VolumeError> {
-    let found = context.services.objects.config_map(context.namespace(), name).await.map_err(VolumeError::Failed)?;
+    let found = context
+        .services
+        .objects
+        .config_map(context.namespace(), name)
+        .await
+        .map_err(VolumeError::Failed)?;
     match found {
         Some(map) => select("configmap", &data(&map), items, mode, optional),
         None if optional => Ok(Payload::new()),
-        None => Err(VolumeError::Failed(format!("configmap \"{name}\" not found"))),
+        None => Err(VolumeError::Failed(format!(
+            "configmap \"{name}\" not found"
+        ))),
     }
 }
 
 fn data(map: &ConfigMap) -> BTreeMap<&str, &[u8]> {
-    let text = map.data.iter().flatten().map(|(key, value)| (key.as_str(), value.as_bytes()));
-    let binary = map.binary_data.iter().flatten().map(|(key, value)| (key.as_str(), value.0.as_slice()));
+    let text = map
+        .data
+        .iter()
+        .flatten()
+        .map(|(key, value)| (key.as_str(), value.as_bytes()));
+    let binary = map
+        .binary_data
+        .iter()
+        .flatten()
+        .map(|(key, value)| (key.as_str(), value.0.as_slice()));
     text.chain(binary).collect()
 }
 
@@ -64,7 +93,10 @@ pub(super) fn select(
         user: None,
     };
     let Some(items) = items.filter(|items| !items.is_empty()) else {
-        return Ok(data.iter().map(|(key, value)| ((*key).to_owned(), file(value, mode))).collect());
+        return Ok(data
+            .iter()
+            .map(|(key, value)| ((*key).to_owned(), file(value, mode)))
+            .collect());
     };
     let mut payload = Payload::new();
     for item in items {
@@ -74,7 +106,10 @@ pub(super) fn select(
             }
             None if optional => {}
             None => {
-                return Err(VolumeError::Failed(format!("{kind} references non-existent {kind} key: {}", item.key)));
+                return Err(VolumeError::Failed(format!(
+                    "{kind} references non-existent {kind} key: {}",
+                    item.key
+                )));
             }
         }
     }

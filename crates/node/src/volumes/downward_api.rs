@@ -16,13 +16,20 @@ impl VolumeType for DownwardApi {
         volume.downward_api.is_some()
     }
 
-    async fn set_up(&self, context: &VolumeContext<'_>, volume: &Volume) -> Result<Mounted, VolumeError> {
+    async fn set_up(
+        &self,
+        context: &VolumeContext<'_>,
+        volume: &Volume,
+    ) -> Result<Mounted, VolumeError> {
         let source = volume.downward_api.clone().unwrap_or_default();
         let mode = source.default_mode.unwrap_or(DEFAULT_MODE);
         let payload = payload(context, source.items.as_deref().unwrap_or_default(), mode)?;
         let dir = context.dir("downward-api", &volume.name);
         atomic::write(context, &dir, payload).await?;
-        Ok(Mounted { readonly: true, ..Mounted::at(dir) })
+        Ok(Mounted {
+            readonly: true,
+            ..Mounted::at(dir)
+        })
     }
 }
 
@@ -42,7 +49,14 @@ pub(super) fn payload(
         };
         let value = value.map_err(|error| VolumeError::Failed(error.to_string()))?;
         let mode = u32::try_from(item.mode.unwrap_or(mode)).unwrap_or(0);
-        payload.insert(item.path.clone(), FileContent { data: value.into_bytes(), mode, user: None });
+        payload.insert(
+            item.path.clone(),
+            FileContent {
+                data: value.into_bytes(),
+                mode,
+                user: None,
+            },
+        );
     }
     Ok(payload)
 }

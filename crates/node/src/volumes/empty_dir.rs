@@ -16,7 +16,11 @@ impl VolumeType for EmptyDir {
         volume.empty_dir.is_some()
     }
 
-    async fn set_up(&self, context: &VolumeContext<'_>, volume: &Volume) -> Result<Mounted, VolumeError> {
+    async fn set_up(
+        &self,
+        context: &VolumeContext<'_>,
+        volume: &Volume,
+    ) -> Result<Mounted, VolumeError> {
         let source = volume.empty_dir.clone().unwrap_or_default();
         let dir = context.dir("empty-dir", &volume.name);
         let fresh = !dir.exists();
@@ -30,18 +34,34 @@ impl VolumeType for EmptyDir {
                 }
             }
             "Memory" => {
-                if !mounts.is_mount_point(&dir).await.map_err(port("reading mounts"))? {
-                    let size = source.size_limit.as_ref().and_then(resources::value).filter(|size| *size > 0);
+                if !mounts
+                    .is_mount_point(&dir)
+                    .await
+                    .map_err(port("reading mounts"))?
+                {
+                    let size = source
+                        .size_limit
+                        .as_ref()
+                        .and_then(resources::value)
+                        .filter(|size| *size > 0);
                     let size = size.and_then(|size| u64::try_from(size).ok());
-                    mounts.mount_tmpfs(&dir, size, 0o777).await.map_err(port("mounting a tmpfs"))?;
+                    mounts
+                        .mount_tmpfs(&dir, size, 0o777)
+                        .await
+                        .map_err(port("mounting a tmpfs"))?;
                 }
             }
             other => {
-                return Err(VolumeError::Failed(format!("emptyDir medium {other:?} is not supported on this node")));
+                return Err(VolumeError::Failed(format!(
+                    "emptyDir medium {other:?} is not supported on this node"
+                )));
             }
         }
         if let Some(group) = context.fs_group() {
-            mounts.set_fs_group(&dir, group, false).await.map_err(port("setting fsGroup"))?;
+            mounts
+                .set_fs_group(&dir, group, false)
+                .await
+                .map_err(port("setting fsGroup"))?;
         }
         Ok(Mounted::at(dir))
     }

@@ -17,9 +17,16 @@ impl VolumeType for HostPath {
         volume.host_path.is_some()
     }
 
-    async fn set_up(&self, _context: &VolumeContext<'_>, volume: &Volume) -> Result<Mounted, VolumeError> {
+    async fn set_up(
+        &self,
+        _context: &VolumeContext<'_>,
+        volume: &Volume,
+    ) -> Result<Mounted, VolumeError> {
         let source = volume.host_path.clone().unwrap_or_default();
-        check(Path::new(&source.path), source.type_.as_deref().unwrap_or_default())?;
+        check(
+            Path::new(&source.path),
+            source.type_.as_deref().unwrap_or_default(),
+        )?;
         Ok(Mounted::at(PathBuf::from(source.path)))
     }
 }
@@ -27,8 +34,14 @@ impl VolumeType for HostPath {
 /// Verifies the path, or makes it where the type says so.
 pub(super) fn check(path: &Path, kind: &str) -> Result<(), VolumeError> {
     let creating = || format!("creating {}", path.display());
-    let failed = |what: &str| Err(VolumeError::Failed(format!("hostPath type check failed: {} is not a {what}", path.display())));
-    let is = |test: fn(&Metadata) -> bool| std::fs::metadata(path).is_ok_and(|metadata| test(&metadata));
+    let failed = |what: &str| {
+        Err(VolumeError::Failed(format!(
+            "hostPath type check failed: {} is not a {what}",
+            path.display()
+        )))
+    };
+    let is =
+        |test: fn(&Metadata) -> bool| std::fs::metadata(path).is_ok_and(|metadata| test(&metadata));
     match kind {
         "" => {
             // Without a type the runtime makes a missing directory.
@@ -37,15 +50,52 @@ pub(super) fn check(path: &Path, kind: &str) -> Result<(), VolumeError> {
             }
             Ok(())
         }
-        "DirectoryOrCreate" if !path.exists() => std::fs::create_dir_all(path).map_err(io(creating())),
-        "DirectoryOrCreate" | "Directory" => if is(Metadata::is_dir) { Ok(()) } else { failed("directory") },
-        "FileOrCreate" if !path.exists() => {
-            std::fs::OpenOptions::new().create(true).append(true).open(path).map(drop).map_err(io(creating()))
+        "DirectoryOrCreate" if !path.exists() => {
+            std::fs::create_dir_all(path).map_err(io(creating()))
         }
-        "FileOrCreate" | "File" => if is(Metadata::is_file) { Ok(()) } else { failed("file") },
-        "Socket" => if is(|m| m.file_type().is_socket()) { Ok(()) } else { failed("socket file") },
-        "CharDevice" => if is(|m| m.file_type().is_char_device()) { Ok(()) } else { failed("character device") },
-        "BlockDevice" => if is(|m| m.file_type().is_block_device()) { Ok(()) } else { failed("block device") },
-        other => Err(VolumeError::Failed(format!("{other} is an invalid volume type"))),
+        "DirectoryOrCreate" | "Directory" => {
+            if is(Metadata::is_dir) {
+                Ok(())
+            } else {
+                failed("directory")
+            }
+        }
+        "FileOrCreate" if !path.exists() => std::fs::OpenOptions::new()
+            .create(true)
+            .append(true)
+            .open(path)
+            .map(drop)
+            .map_err(io(creating())),
+        "FileOrCreate" | "File" => {
+            if is(Metadata::is_file) {
+                Ok(())
+            } else {
+                failed("file")
+            }
+        }
+        "Socket" => {
+            if is(|m| m.file_type().is_socket()) {
+                Ok(())
+            } else {
+                failed("socket file")
+            }
+        }
+        "CharDevice" => {
+            if is(|m| m.file_type().is_char_device()) {
+                Ok(())
+            } else {
+                failed("character device")
+            }
+        }
+        "BlockDevice" => {
+            if is(|m| m.file_type().is_block_device()) {
+                Ok(())
+            } else {
+                failed("block device")
+            }
+        }
+        other => Err(VolumeError::Failed(format!(
+            "{other} is an invalid volume type"
+        ))),
     }
 }

@@ -36,9 +36,15 @@ pub(crate) enum VolumeError {
     #[error("{0}")]
     Failed(String),
     #[error("{what}: {source}")]
-    Io { what: String, source: std::io::Error },
+    Io {
+        what: String,
+        source: std::io::Error,
+    },
     #[error("{what}: {source}")]
-    Port { what: &'static str, source: keelson_ports::Error },
+    Port {
+        what: &'static str,
+        source: keelson_ports::Error,
+    },
 }
 
 pub(crate) fn io(what: impl Into<String>) -> impl FnOnce(std::io::Error) -> VolumeError {
@@ -72,7 +78,10 @@ pub(crate) struct VolumeContext<'a> {
 impl VolumeContext<'_> {
     /// `<pod>/volumes/kubernetes.io~<type>/<name>`, the layout that tools expect.
     pub(crate) fn dir(&self, kind: &str, volume: &str) -> PathBuf {
-        self.pod_dir.join("volumes").join(format!("kubernetes.io~{kind}")).join(volume)
+        self.pod_dir
+            .join("volumes")
+            .join(format!("kubernetes.io~{kind}"))
+            .join(volume)
     }
 
     pub(crate) fn namespace(&self) -> &str {
@@ -86,12 +95,24 @@ impl VolumeContext<'_> {
 
     /// The user that all containers run as, if they all say the same one.
     pub(crate) fn fs_user(&self) -> Option<u32> {
-        let default = pod::spec(self.pod).security_context.as_ref().and_then(|context| context.run_as_user);
-        let mut users = pod::all_containers(self.pod).into_iter().map(|(_, container)| {
-            container.security_context.as_ref().and_then(|context| context.run_as_user).or(default)
-        });
+        let default = pod::spec(self.pod)
+            .security_context
+            .as_ref()
+            .and_then(|context| context.run_as_user);
+        let mut users = pod::all_containers(self.pod)
+            .into_iter()
+            .map(|(_, container)| {
+                container
+                    .security_context
+                    .as_ref()
+                    .and_then(|context| context.run_as_user)
+                    .or(default)
+            });
         let first = users.next()??;
-        users.all(|user| user == Some(first)).then(|| u32::try_from(first).ok()).flatten()
+        users
+            .all(|user| user == Some(first))
+            .then(|| u32::try_from(first).ok())
+            .flatten()
     }
 }
 
@@ -110,7 +131,10 @@ pub(crate) struct Mounted {
 
 impl Mounted {
     pub(crate) fn at(host_path: PathBuf) -> Self {
-        Self { host_path, ..Self::default() }
+        Self {
+            host_path,
+            ..Self::default()
+        }
     }
 }
 
@@ -120,7 +144,11 @@ pub(crate) type MountedVolumes = BTreeMap<String, Mounted>;
 pub(crate) trait VolumeType: Send + Sync {
     fn handles(&self, volume: &Volume) -> bool;
     /// Makes the volume or brings its content up to date. Idempotent.
-    async fn set_up(&self, context: &VolumeContext<'_>, volume: &Volume) -> Result<Mounted, VolumeError>;
+    async fn set_up(
+        &self,
+        context: &VolumeContext<'_>,
+        volume: &Volume,
+    ) -> Result<Mounted, VolumeError>;
 }
 
 static TYPES: &[&dyn VolumeType] = &[
@@ -137,7 +165,11 @@ static TYPES: &[&dyn VolumeType] = &[
 /// Sets up every volume of the pod; the error names the first volume that failed.
 pub(crate) async fn set_up(context: &VolumeContext<'_>) -> Result<MountedVolumes, VolumeError> {
     let mut mounted = MountedVolumes::new();
-    for volume in pod::spec(context.pod).volumes.as_deref().unwrap_or_default() {
+    for volume in pod::spec(context.pod)
+        .volumes
+        .as_deref()
+        .unwrap_or_default()
+    {
         let Some(kind) = TYPES.iter().find(|kind| kind.handles(volume)) else {
             return Err(VolumeError::Failed(format!(
                 "MountVolume.SetUp failed for volume \"{}\" : no volume plugin matched: this node does not support volumes of this type",
@@ -145,7 +177,10 @@ pub(crate) async fn set_up(context: &VolumeContext<'_>) -> Result<MountedVolumes
             )));
         };
         let done = kind.set_up(context, volume).await.map_err(|error| {
-            VolumeError::Failed(format!("MountVolume.SetUp failed for volume \"{}\" : {error}", volume.name))
+            VolumeError::Failed(format!(
+                "MountVolume.SetUp failed for volume \"{}\" : {error}",
+                volume.name
+            ))
         })?;
         mounted.insert(volume.name.clone(), done);
     }
@@ -158,18 +193,34 @@ pub(crate) async fn tear_down(mounts: &dyn Mounts, pod_dir: &Path) -> Result<(),
     if !pod_dir.exists() {
         return Ok(());
     }
-    for mount in mounts.mounts_below(pod_dir).await.map_err(port("reading mounts"))? {
+    for mount in mounts
+        .mounts_below(pod_dir)
+        .await
+        .map_err(port("reading mounts"))?
+    {
         mounts.unmount(&mount).await.map_err(port("unmounting"))?;
     }
-    let left = mounts.mounts_below(pod_dir).await.map_err(port("reading mounts"))?;
+    let left = mounts
+        .mounts_below(pod_dir)
+        .await
+        .map_err(port("reading mounts"))?;
     if let Some(mount) = left.first() {
-        return Err(VolumeError::Failed(format!("{} is still mounted", mount.display())));
+        return Err(VolumeError::Failed(format!(
+            "{} is still mounted",
+            mount.display()
+        )));
     }
     let dir = pod_dir.to_owned();
     tokio::task::spawn_blocking(move || std::fs::remove_dir_all(dir))
         .await
         .map_err(|error| VolumeError::Failed(error.to_string()))?
-        .or_else(|error| if error.kind() == std::io::ErrorKind::NotFound { Ok(()) } else { Err(error) })
+        .or_else(|error| {
+            if error.kind() == std::io::ErrorKind::NotFound {
+                Ok(())
+            } else {
+                Err(error)
+            }
+        })
         .map_err(io(format!("removing {}", pod_dir.display())))
 }
 
@@ -188,8 +239,15 @@ pub(crate) fn groups_of(container: &Container, mounted: &MountedVolumes) -> Vec<
 async fn memory_dir(context: &VolumeContext<'_>, dir: &Path) -> Result<(), VolumeError> {
     std::fs::create_dir_all(dir).map_err(io(format!("creating {}", dir.display())))?;
     let mounts = &context.services.mounts;
-    if !mounts.is_mount_point(dir).await.map_err(port("reading mounts"))? {
-        mounts.mount_tmpfs(dir, None, 0o777).await.map_err(port("mounting a tmpfs"))?;
+    if !mounts
+        .is_mount_point(dir)
+        .await
+        .map_err(port("reading mounts"))?
+    {
+        mounts
+            .mount_tmpfs(dir, None, 0o777)
+            .await
+            .map_err(port("mounting a tmpfs"))?;
     }
     Ok(())
 }

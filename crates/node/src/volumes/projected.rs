@@ -5,7 +5,9 @@ use k8s_openapi::api::core::v1::{ServiceAccountTokenProjection, Volume};
 
 use super::atomic::{self, FileContent};
 use super::config_map::DEFAULT_MODE;
-use super::{Mounted, VolumeContext, VolumeError, VolumeType, config_map, downward_api, memory_dir, secret};
+use super::{
+    Mounted, VolumeContext, VolumeError, VolumeType, config_map, downward_api, memory_dir, secret,
+};
 
 pub(super) struct Projected;
 
@@ -15,7 +17,11 @@ impl VolumeType for Projected {
         volume.projected.is_some()
     }
 
-    async fn set_up(&self, context: &VolumeContext<'_>, volume: &Volume) -> Result<Mounted, VolumeError> {
+    async fn set_up(
+        &self,
+        context: &VolumeContext<'_>,
+        volume: &Volume,
+    ) -> Result<Mounted, VolumeError> {
         let source = volume.projected.clone().unwrap_or_default();
         let mode = source.default_mode.unwrap_or(DEFAULT_MODE);
         let mut payload = atomic::Payload::new();
@@ -23,31 +29,60 @@ impl VolumeType for Projected {
         for part in source.sources.as_deref().unwrap_or_default() {
             if let Some(map) = &part.config_map {
                 let optional = map.optional.unwrap_or(false);
-                payload.extend(config_map::payload(context, &map.name, map.items.as_deref(), mode, optional).await?);
+                payload.extend(
+                    config_map::payload(context, &map.name, map.items.as_deref(), mode, optional)
+                        .await?,
+                );
             }
             if let Some(secret) = &part.secret {
                 let optional = secret.optional.unwrap_or(false);
-                payload.extend(secret::payload(context, &secret.name, secret.items.as_deref(), mode, optional).await?);
+                payload.extend(
+                    secret::payload(
+                        context,
+                        &secret.name,
+                        secret.items.as_deref(),
+                        mode,
+                        optional,
+                    )
+                    .await?,
+                );
             }
             if let Some(downward) = &part.downward_api {
-                payload.extend(downward_api::payload(context, downward.items.as_deref().unwrap_or_default(), mode)?);
+                payload.extend(downward_api::payload(
+                    context,
+                    downward.items.as_deref().unwrap_or_default(),
+                    mode,
+                )?);
             }
             if let Some(token) = &part.service_account_token {
                 let (file, at) = token_file(context, token, mode).await?;
                 payload.insert(token.path.clone(), file);
-                refresh_at = Some(refresh_at.map_or(at, |earlier: std::time::SystemTime| earlier.min(at)));
+                refresh_at =
+                    Some(refresh_at.map_or(at, |earlier: std::time::SystemTime| earlier.min(at)));
             }
-            if part.cluster_trust_bundle.as_ref().is_some_and(|bundle| !bundle.optional.unwrap_or(false)) {
-                return Err(VolumeError::Failed("clusterTrustBundle projections are not supported by this node".to_owned()));
+            if part
+                .cluster_trust_bundle
+                .as_ref()
+                .is_some_and(|bundle| !bundle.optional.unwrap_or(false))
+            {
+                return Err(VolumeError::Failed(
+                    "clusterTrustBundle projections are not supported by this node".to_owned(),
+                ));
             }
             if part.pod_certificate.is_some() {
-                return Err(VolumeError::Failed("podCertificate projections are not supported by this node".to_owned()));
+                return Err(VolumeError::Failed(
+                    "podCertificate projections are not supported by this node".to_owned(),
+                ));
             }
         }
         let dir = context.dir("projected", &volume.name);
         memory_dir(context, &dir).await?;
         atomic::write(context, &dir, payload).await?;
-        Ok(Mounted { readonly: true, refresh_at, ..Mounted::at(dir) })
+        Ok(Mounted {
+            readonly: true,
+            refresh_at,
+            ..Mounted::at(dir)
+        })
     }
 }
 
@@ -58,9 +93,24 @@ async fn token_file(
 ) -> Result<(FileContent, std::time::SystemTime), VolumeError> {
     let audience = source.audience.clone().unwrap_or_default();
     let expiration_s = source.expiration_seconds.unwrap_or(3600);
-    let token = context.services.tokens.get(context, &audience, expiration_s).await?;
+    let token = context
+        .services
+        .tokens
+        .get(context, &audience, expiration_s)
+        .await?;
     let user = context.fs_user();
     // A token is the pod's identity: when we know who reads it, nobody else may.
-    let mode = if user.is_some() || context.fs_group().is_some() { 0o600 } else { u32::try_from(mode).unwrap_or(0o644) };
-    Ok((FileContent { data: token.token.into_bytes(), mode, user }, token.refresh_at))
+    let mode = if user.is_some() || context.fs_group().is_some() {
+        0o600
+    } else {
+        u32::try_from(mode).unwrap_or(0o644)
+    };
+    Ok((
+        FileContent {
+            data: token.token.into_bytes(),
+            mode,
+            user,
+        },
+        token.refresh_at,
+    ))
 }

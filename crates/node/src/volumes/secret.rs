@@ -17,7 +17,11 @@ impl VolumeType for SecretVolume {
         volume.secret.is_some()
     }
 
-    async fn set_up(&self, context: &VolumeContext<'_>, volume: &Volume) -> Result<Mounted, VolumeError> {
+    async fn set_up(
+        &self,
+        context: &VolumeContext<'_>,
+        volume: &Volume,
+    ) -> Result<Mounted, VolumeError> {
         let source = volume.secret.clone().unwrap_or_default();
         let name = source.secret_name.unwrap_or_default();
         let mode = source.default_mode.unwrap_or(DEFAULT_MODE);
@@ -26,7 +30,10 @@ impl VolumeType for SecretVolume {
         let dir = context.dir("secret", &volume.name);
         memory_dir(context, &dir).await?;
         atomic::write(context, &dir, payload).await?;
-        Ok(Mounted { readonly: true, ..Mounted::at(dir) })
+        Ok(Mounted {
+            readonly: true,
+            ..Mounted::at(dir)
+        })
     }
 }
 
@@ -37,11 +44,20 @@ pub(super) async fn payload(
     mode: i32,
     optional: bool,
 ) -> Result<Payload, VolumeError> {
-    let found = context.services.objects.secret(context.namespace(), name).await.map_err(VolumeError::Failed)?;
+    let found = context
+        .services
+        .objects
+        .secret(context.namespace(), name)
+        .await
+        .map_err(VolumeError::Failed)?;
     match found {
         Some(secret) => {
-            let data: BTreeMap<&str, &[u8]> =
-                secret.data.iter().flatten().map(|(key, value)| (key.as_str(), value.0.as_slice())).collect();
+            let data: BTreeMap<&str, &[u8]> = secret
+                .data
+                .iter()
+                .flatten()
+                .map(|(key, value)| (key.as_str(), value.0.as_slice()))
+                .collect();
             select("secret", &data, items, mode, optional)
         }
         None if optional => Ok(Payload::new()),

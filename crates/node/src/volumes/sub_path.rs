@@ -20,7 +20,10 @@ pub(crate) async fn mount_source(
     volume: &Mounted,
     lookup: impl Fn(&str) -> Option<String>,
 ) -> Result<Mount, VolumeError> {
-    let sub_path = match (mount.sub_path.as_deref().filter(|p| !p.is_empty()), mount.sub_path_expr.as_deref()) {
+    let sub_path = match (
+        mount.sub_path.as_deref().filter(|p| !p.is_empty()),
+        mount.sub_path_expr.as_deref(),
+    ) {
         (Some(path), _) => path.to_owned(),
         (None, Some(expression)) if !expression.is_empty() => expand_strictly(expression, lookup)?,
         _ => String::new(),
@@ -28,9 +31,13 @@ pub(crate) async fn mount_source(
     let host_path = match (sub_path.is_empty(), &volume.image) {
         (true, _) => volume.host_path.clone(),
         (false, Some(_)) => {
-            return Err(VolumeError::Failed("subPath on an image volume is not supported by this node".to_owned()));
+            return Err(VolumeError::Failed(
+                "subPath on an image volume is not supported by this node".to_owned(),
+            ));
         }
-        (false, None) => bind_sub_path(mounts, pod_dir, container, index, mount, volume, &sub_path).await?,
+        (false, None) => {
+            bind_sub_path(mounts, pod_dir, container, index, mount, volume, &sub_path).await?
+        }
     };
     let readonly = volume.readonly || mount.read_only.unwrap_or(false);
     Ok(Mount {
@@ -39,7 +46,10 @@ pub(crate) async fn mount_source(
         image: volume.image.clone(),
         readonly,
         recursive_readonly: readonly
-            && matches!(mount.recursive_read_only.as_deref(), Some("Enabled" | "IfPossible")),
+            && matches!(
+                mount.recursive_read_only.as_deref(),
+                Some("Enabled" | "IfPossible")
+            ),
         propagation: match mount.mount_propagation.as_deref() {
             Some("HostToContainer") => MountPropagation::HostToContainer,
             Some("Bidirectional") => MountPropagation::Bidirectional,
@@ -49,10 +59,17 @@ pub(crate) async fn mount_source(
 }
 
 fn absolute(path: &str) -> PathBuf {
-    if path.starts_with('/') { PathBuf::from(path) } else { Path::new("/").join(path) }
+    if path.starts_with('/') {
+        PathBuf::from(path)
+    } else {
+        Path::new("/").join(path)
+    }
 }
 
-fn expand_strictly(expression: &str, lookup: impl Fn(&str) -> Option<String>) -> Result<String, VolumeError> {
+fn expand_strictly(
+    expression: &str,
+    lookup: impl Fn(&str) -> Option<String>,
+) -> Result<String, VolumeError> {
     let missing = std::cell::Cell::new(false);
     let path = expand(expression, |name| {
         let value = lookup(name);
@@ -61,7 +78,9 @@ fn expand_strictly(expression: &str, lookup: impl Fn(&str) -> Option<String>) ->
     });
     let escapes = path.starts_with('/') || path.split('/').any(|part| part == "..");
     if missing.get() || escapes {
-        return Err(VolumeError::Failed(format!("failed to expand subPathExpr \"{expression}\"")));
+        return Err(VolumeError::Failed(format!(
+            "failed to expand subPathExpr \"{expression}\""
+        )));
     }
     Ok(path)
 }
@@ -83,11 +102,21 @@ async fn bind_sub_path(
         .await
         .map_err(port("failed to prepare subPath for volumeMount"))?;
     let opened = File::from(opened);
-    let is_dir = opened.metadata().map_err(io(format!("reading {sub_path}")))?.is_dir();
-    let target = pod_dir.join("volume-subpaths").join(&mount.name).join(container).join(index.to_string());
+    let is_dir = opened
+        .metadata()
+        .map_err(io(format!("reading {sub_path}")))?
+        .is_dir();
+    let target = pod_dir
+        .join("volume-subpaths")
+        .join(&mount.name)
+        .join(container)
+        .join(index.to_string());
     let what = || format!("creating {}", target.display());
     if mounts.is_mount_point(&target).await.unwrap_or(false) {
-        mounts.unmount(&target).await.map_err(port("unmounting an old subPath"))?;
+        mounts
+            .unmount(&target)
+            .await
+            .map_err(port("unmounting an old subPath"))?;
     }
     if is_dir {
         if target.is_file() {
@@ -101,9 +130,16 @@ async fn bind_sub_path(
         if target.is_dir() {
             std::fs::remove_dir(&target).map_err(io(what()))?;
         }
-        std::fs::OpenOptions::new().create(true).append(true).open(&target).map_err(io(what()))?;
+        std::fs::OpenOptions::new()
+            .create(true)
+            .append(true)
+            .open(&target)
+            .map_err(io(what()))?;
     }
     let source = PathBuf::from(format!("/proc/self/fd/{}", opened.as_raw_fd()));
-    mounts.bind(&source, &target, false).await.map_err(port("failed to prepare subPath for volumeMount"))?;
+    mounts
+        .bind(&source, &target, false)
+        .await
+        .map_err(port("failed to prepare subPath for volumeMount"))?;
     Ok(target)
 }

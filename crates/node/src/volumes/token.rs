@@ -27,8 +27,17 @@ pub(crate) struct Tokens {
 }
 
 impl Tokens {
-    pub(super) async fn get(&self, context: &VolumeContext<'_>, audience: &str, expiration_s: i64) -> Result<Token, VolumeError> {
-        let key = (pod::uid(context.pod).to_owned(), audience.to_owned(), expiration_s);
+    pub(super) async fn get(
+        &self,
+        context: &VolumeContext<'_>,
+        audience: &str,
+        expiration_s: i64,
+    ) -> Result<Token, VolumeError> {
+        let key = (
+            pod::uid(context.pod).to_owned(),
+            audience.to_owned(),
+            expiration_s,
+        );
         let now = context.services.clock.now();
         if let Some(token) = self.lock().get(&key).filter(|token| token.refresh_at > now) {
             return Ok(token.clone());
@@ -53,8 +62,15 @@ async fn request(
     expiration_s: i64,
     now: SystemTime,
 ) -> Result<Token, VolumeError> {
-    let account = pod::spec(context.pod).service_account_name.clone().unwrap_or_else(|| "default".to_owned());
-    let audiences: Vec<&str> = if audience.is_empty() { Vec::new() } else { vec![audience] };
+    let account = pod::spec(context.pod)
+        .service_account_name
+        .clone()
+        .unwrap_or_else(|| "default".to_owned());
+    let audiences: Vec<&str> = if audience.is_empty() {
+        Vec::new()
+    } else {
+        vec![audience]
+    };
     let body = json!({
         "apiVersion": "authentication.k8s.io/v1",
         "kind": "TokenRequest",
@@ -77,12 +93,17 @@ async fn request(
         .map_err(|error| VolumeError::Failed(format!("failed to fetch token: {error}")))?;
     let token = answer["status"]["token"].as_str().unwrap_or_default();
     if token.is_empty() {
-        return Err(VolumeError::Failed("failed to fetch token: the API server answered without one".to_owned()));
+        return Err(VolumeError::Failed(
+            "failed to fetch token: the API server answered without one".to_owned(),
+        ));
     }
     let life = answer["status"]["expirationTimestamp"]
         .as_str()
         .and_then(|text| text.parse::<k8s_openapi::jiff::Timestamp>().ok())
         .and_then(|at| SystemTime::from(at).duration_since(now).ok())
         .unwrap_or_else(|| Duration::from_secs(u64::try_from(expiration_s).unwrap_or(3600)));
-    Ok(Token { token: token.to_owned(), refresh_at: now + (life * REFRESH_PERCENT / 100).min(MAX_AGE) })
+    Ok(Token {
+        token: token.to_owned(),
+        refresh_at: now + (life * REFRESH_PERCENT / 100).min(MAX_AGE),
+    })
 }

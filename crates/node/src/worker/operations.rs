@@ -26,24 +26,43 @@ pub(super) struct Done {
 enum Outcome {
     Volumes(Result<MountedVolumes, String>),
     Prepared(Result<(), String>),
-    Started { name: String, result: Result<String, StartError> },
+    Started {
+        name: String,
+        result: Result<String, StartError>,
+    },
     Cleaned(Result<(), String>),
     Ended,
 }
 
 impl Worker {
-    pub(super) fn apply(&mut self, pod: &Arc<Pod>, runtime: &RuntimePod, action: &Action, now: SystemTime) {
+    pub(super) fn apply(
+        &mut self,
+        pod: &Arc<Pod>,
+        runtime: &RuntimePod,
+        action: &Action,
+        now: SystemTime,
+    ) {
         match action {
             Action::PrepareVolumes => self.prepare_volumes(pod, runtime),
             Action::CreateSandbox { attempt } => self.create_sandbox(pod, *attempt),
-            Action::StartContainer { name, kind, attempt, restart } => {
+            Action::StartContainer {
+                name,
+                kind,
+                attempt,
+                restart,
+            } => {
                 if *restart {
                     let next = Backoff::next(self.backoff.get(name).copied(), now);
                     self.backoff.insert(name.clone(), next);
                 }
                 self.start(pod, runtime, name, *kind, *attempt);
             }
-            Action::KillContainer { id, name, reason, deadline } => self.kill(pod, id, name, reason.clone(), *deadline),
+            Action::KillContainer {
+                id,
+                name,
+                reason,
+                deadline,
+            } => self.kill(pod, id, name, reason.clone(), *deadline),
             Action::StopSandbox { id } => self.stop_sandbox(id),
             Action::RemoveContainer { id } => self.remove_container(id),
             Action::Cleanup if self.cleaned => {}
@@ -66,7 +85,9 @@ impl Worker {
                 self.refresh_retry_at = None;
             }
             Outcome::Volumes(Err(message)) => {
-                self.node.events.pod(&self.inbox.pod(), "Warning", "FailedMount", message);
+                self.node
+                    .events
+                    .pod(&self.inbox.pod(), "Warning", "FailedMount", message);
                 if self.volumes.is_some() {
                     self.refresh_retry_at = Some(now + MAX_RETRY);
                 } else {
@@ -76,13 +97,24 @@ impl Worker {
             Outcome::Prepared(Ok(())) => self.recover(),
             Outcome::Prepared(Err(message)) => {
                 let message = format!("Failed to create pod sandbox: {message}");
-                self.node.events.pod(&self.inbox.pod(), "Warning", "FailedCreatePodSandBox", message);
+                self.node.events.pod(
+                    &self.inbox.pod(),
+                    "Warning",
+                    "FailedCreatePodSandBox",
+                    message,
+                );
                 self.retry_later(now);
             }
-            Outcome::Started { name, result: Ok(_) } => {
+            Outcome::Started {
+                name,
+                result: Ok(_),
+            } => {
                 self.start_errors.remove(&name);
             }
-            Outcome::Started { name, result: Err(error) } => {
+            Outcome::Started {
+                name,
+                result: Err(error),
+            } => {
                 self.start_errors.insert(name, error);
             }
             Outcome::Cleaned(Ok(())) => {
@@ -96,7 +128,12 @@ impl Worker {
                 let (sender, clock) = (self.done.0.clone(), self.node.clock.clone());
                 tokio::spawn(async move {
                     clock.sleep(MAX_RETRY).await;
-                    let _ = sender.send(Done { busy: Busy::Cleanup, result: Outcome::Ended }).await;
+                    let _ = sender
+                        .send(Done {
+                            busy: Busy::Cleanup,
+                            result: Outcome::Ended,
+                        })
+                        .await;
                 });
             }
             Outcome::Ended => {}
@@ -109,7 +146,8 @@ impl Worker {
     }
 
     fn retry_later(&mut self, now: SystemTime) {
-        self.retry_at = Some(now + (FIRST_RETRY * 2_u32.saturating_pow(self.failures.min(8))).min(MAX_RETRY));
+        self.retry_at =
+            Some(now + (FIRST_RETRY * 2_u32.saturating_pow(self.failures.min(8))).min(MAX_RETRY));
         self.failures = self.failures.saturating_add(1);
     }
 
@@ -133,32 +171,59 @@ impl Worker {
         let pod_ips = if pod::is_host_network(&pod) {
             node.host_ips()
         } else {
-            runtime.sandboxes.first().map(|s| s.ips.iter().map(ToString::to_string).collect()).unwrap_or_default()
+            runtime
+                .sandboxes
+                .first()
+                .map(|s| s.ips.iter().map(ToString::to_string).collect())
+                .unwrap_or_default()
         };
         self.spawn(Busy::Volumes, async move {
             node.objects.register(&pod);
             let pod_dir = node.config.pod_dir(pod::uid(&pod));
             if let Err(error) = std::fs::create_dir_all(&pod_dir) {
-                return Outcome::Volumes(Err(format!("error making pod data directories: {error}")));
+                return Outcome::Volumes(Err(format!(
+                    "error making pod data directories: {error}"
+                )));
             }
             let facts = node.facts(pod_ips);
-            let context = VolumeContext { services: &node.volumes, pod: &pod, pod_dir: &pod_dir, facts: &facts };
-            Outcome::Volumes(volumes::set_up(&context).await.map_err(|error| error.to_string()))
+            let context = VolumeContext {
+                services: &node.volumes,
+                pod: &pod,
+                pod_dir: &pod_dir,
+                facts: &facts,
+            };
+            Outcome::Volumes(
+                volumes::set_up(&context)
+                    .await
+                    .map_err(|error| error.to_string()),
+            )
         });
     }
 
     /// Writes volumes again when what they show has changed; says when a token will need it.
-    pub(super) fn refresh_volumes(&mut self, pod: &Arc<Pod>, runtime: &RuntimePod, now: SystemTime) -> Option<SystemTime> {
+    pub(super) fn refresh_volumes(
+        &mut self,
+        pod: &Arc<Pod>,
+        runtime: &RuntimePod,
+        now: SystemTime,
+    ) -> Option<SystemTime> {
         let mounted = self.volumes.as_ref()?;
-        let token_at = mounted.values().filter_map(|volume| volume.refresh_at).min();
-        let due = [token_at, self.refresh_retry_at].into_iter().flatten().min();
+        let token_at = mounted
+            .values()
+            .filter_map(|volume| volume.refresh_at)
+            .min();
+        let due = [token_at, self.refresh_retry_at]
+            .into_iter()
+            .flatten()
+            .min();
         if self.busy.contains(&Busy::Volumes) {
             return None;
         }
         let dirty = self.inbox.dirty.swap(false, Ordering::AcqRel);
         if dirty {
             // What made a start fail may be there now.
-            self.start_errors.retain(|_, error| error.reason != "CreateContainerConfigError");
+            self.start_errors
+                .retain(|_, error| error.reason != "CreateContainerConfigError");
             self.inbox.poke();
         }
         let waiting = self.refresh_retry_at.is_some_and(|at| at > now) && !dirty;
@@ -173,16 +238,25 @@ impl Worker {
         let (node, pod) = (self.node.clone(), pod.clone());
         if attempt > 0 {
             let message = "Pod sandbox changed, it will be killed and re-created.";
-            self.node.events.pod(&pod, "Normal", "SandboxChanged", message);
+            self.node
+                .events
+                .pod(&pod, "Normal", "SandboxChanged", message);
         }
         self.spawn(Busy::Sandbox, async move {
-            let log_directory = node.config.pod_log_dir(pod::namespace(&pod), pod::name(&pod), pod::uid(&pod));
+            let log_directory =
+                node.config
+                    .pod_log_dir(pod::namespace(&pod), pod::name(&pod), pod::uid(&pod));
             if let Err(error) = std::fs::create_dir_all(&log_directory) {
-                return Outcome::Prepared(Err(format!("create pod log directory {}: {error}", log_directory.display())));
+                return Outcome::Prepared(Err(format!(
+                    "create pod log directory {}: {error}",
+                    log_directory.display()
+                )));
             }
             let limits = resources::pod_cgroup(&pod, node.config.pod_pids_limit);
             if let Err(error) = node.cgroups.ensure(&qos::cgroup_path(&pod), &limits).await {
-                return Outcome::Prepared(Err(format!("unable to ensure pod container exists: {error}")));
+                return Outcome::Prepared(Err(format!(
+                    "unable to ensure pod container exists: {error}"
+                )));
             }
             let runtime_handler = match runtime_handler(&node, &pod).await {
                 Ok(handler) => handler,
@@ -206,9 +280,20 @@ impl Worker {
         });
     }
 
-    fn start(&mut self, pod: &Arc<Pod>, runtime: &RuntimePod, name: &str, kind: ContainerKind, attempt: u32) {
-        let Some(sandbox) = runtime.ready_sandbox().cloned() else { return };
-        let Some((_, container)) = pod::find_container(pod, name) else { return };
+    fn start(
+        &mut self,
+        pod: &Arc<Pod>,
+        runtime: &RuntimePod,
+        name: &str,
+        kind: ContainerKind,
+        attempt: u32,
+    ) {
+        let Some(sandbox) = runtime.ready_sandbox().cloned() else {
+            return;
+        };
+        let Some((_, container)) = pod::find_container(pod, name) else {
+            return;
+        };
         let target_id = pod::ephemeral_containers(pod)
             .into_iter()
             .find(|(ephemeral, _)| kind == ContainerKind::Ephemeral && ephemeral.name == name)
@@ -231,12 +316,26 @@ impl Worker {
         });
     }
 
-    pub(super) fn kill(&mut self, pod: &Arc<Pod>, id: &str, name: &str, reason: KillReason, deadline: SystemTime) {
+    pub(super) fn kill(
+        &mut self,
+        pod: &Arc<Pod>,
+        id: &str,
+        name: &str,
+        reason: KillReason,
+        deadline: SystemTime,
+    ) {
         let busy = Busy::Kill(id.to_owned());
         let again = self.busy.contains(&busy);
         self.kill_deadlines.insert(id.to_owned(), deadline);
         let node = self.node.clone();
-        let request = StopRequest { pod: pod.clone(), id: id.to_owned(), name: name.to_owned(), reason, deadline, again };
+        let request = StopRequest {
+            pod: pod.clone(),
+            id: id.to_owned(),
+            name: name.to_owned(),
+            reason,
+            deadline,
+            again,
+        };
         self.spawn(busy, async move {
             stop::stop(&node, &request).await;
             Outcome::Ended
@@ -253,7 +352,12 @@ impl Worker {
                 node.clock.sleep(FIRST_RETRY).await;
             }
             node.state.refresh_sandbox(&id).await;
-            for container in node.state.running().into_iter().filter(|container| container.sandbox == id) {
+            for container in node
+                .state
+                .running()
+                .into_iter()
+                .filter(|container| container.sandbox == id)
+            {
                 node.state.refresh_container(&container.id).await;
             }
             Outcome::Ended
@@ -263,7 +367,11 @@ impl Worker {
     fn remove_container(&mut self, id: &str) {
         let (node, id) = (self.node.clone(), id.to_owned());
         self.spawn(Busy::Remove(id.clone()), async move {
-            let log = node.runtime.container_status(&id).await.map(|status| status.log_path);
+            let log = node
+                .runtime
+                .container_status(&id)
+                .await
+                .map(|status| status.log_path);
             match node.runtime.remove_container(&id).await {
                 Ok(()) => {
                     node.state.forget_container(&id);
@@ -284,18 +392,30 @@ impl Worker {
     fn cleanup(&mut self, pod: &Arc<Pod>) {
         let (node, pod) = (self.node.clone(), pod.clone());
         self.spawn(Busy::Cleanup, async move {
-            let volumes = volumes::tear_down(&*node.mounts, &node.config.pod_dir(pod::uid(&pod))).await;
+            let volumes =
+                volumes::tear_down(&*node.mounts, &node.config.pod_dir(pod::uid(&pod))).await;
             if let Err(error) = volumes {
                 return Outcome::Cleaned(Err(error.to_string()));
             }
-            Outcome::Cleaned(node.cgroups.remove(&qos::cgroup_path(&pod)).await.map_err(|error| error.to_string()))
+            Outcome::Cleaned(
+                node.cgroups
+                    .remove(&qos::cgroup_path(&pod))
+                    .await
+                    .map_err(|error| error.to_string()),
+            )
         });
     }
 }
 
 /// The handler that the pod's RuntimeClass names.
 async fn runtime_handler(node: &crate::node::Node, pod: &Pod) -> Result<Option<String>, String> {
-    let Some(name) = pod::spec(pod).runtime_class_name.as_deref().filter(|name| !name.is_empty()) else { return Ok(None) };
+    let Some(name) = pod::spec(pod)
+        .runtime_class_name
+        .as_deref()
+        .filter(|name| !name.is_empty())
+    else {
+        return Ok(None);
+    };
     let class = node
         .client
         .try_get::<k8s_openapi::api::node::v1::RuntimeClass>("", name)
@@ -303,6 +423,8 @@ async fn runtime_handler(node: &crate::node::Node, pod: &Pod) -> Result<Option<S
         .map_err(|error| error.to_string())?;
     match class {
         Some(class) => Ok(Some(class.handler).filter(|handler| !handler.is_empty())),
-        None => Err(format!("failed to get sandbox runtime: runtimeclass.node.k8s.io \"{name}\" not found")),
+        None => Err(format!(
+            "failed to get sandbox runtime: runtimeclass.node.k8s.io \"{name}\" not found"
+        )),
     }
 }

@@ -26,7 +26,9 @@ const CANCEL: u32 = 5;
 enum Write {
     Frame(Frame),
     /// Sent with an empty header block.
-    Reply { id: u32 },
+    Reply {
+        id: u32,
+    },
 }
 
 /// A connection whose frames are read and written by tasks of its own. Dropping it ends the reading
@@ -49,7 +51,10 @@ pub struct Stream {
 impl Stream {
     /// The value of a header; names are lower case.
     pub fn header(&self, name: &str) -> Option<&str> {
-        self.headers.iter().find(|(header, _)| header == name).map(|(_, value)| value.as_str())
+        self.headers
+            .iter()
+            .find(|(header, _)| header == name)
+            .map(|(_, value)| value.as_str())
     }
 
     pub fn split(self) -> (StreamReader, StreamWriter) {
@@ -78,22 +83,39 @@ impl StreamWriter {
     pub async fn send(&self, mut data: Bytes) -> Result<(), SpdyError> {
         while !data.is_empty() {
             let part = data.split_to(data.len().min(MAX_DATA_BYTES));
-            self.frame(Frame::Data { id: self.id, fin: false, data: part }).await?;
+            self.frame(Frame::Data {
+                id: self.id,
+                fin: false,
+                data: part,
+            })
+            .await?;
         }
         Ok(())
     }
 
     /// Says that nothing more will be sent; the peer may still send.
     pub async fn finish(&self) -> Result<(), SpdyError> {
-        self.frame(Frame::Data { id: self.id, fin: true, data: Bytes::new() }).await
+        self.frame(Frame::Data {
+            id: self.id,
+            fin: true,
+            data: Bytes::new(),
+        })
+        .await
     }
 
     pub async fn reset(&self) -> Result<(), SpdyError> {
-        self.frame(Frame::RstStream { id: self.id, status: CANCEL }).await
+        self.frame(Frame::RstStream {
+            id: self.id,
+            status: CANCEL,
+        })
+        .await
     }
 
     async fn frame(&self, frame: Frame) -> Result<(), SpdyError> {
-        self.frames.send(Write::Frame(frame)).await.map_err(|_| SpdyError::Closed)
+        self.frames
+            .send(Write::Frame(frame))
+            .await
+            .map_err(|_| SpdyError::Closed)
     }
 }
 
@@ -111,7 +133,12 @@ impl Connection {
                 tracing::debug!(%error, "a SPDY connection ended");
             }
         });
-        Ok(Self { writer, streams, reading, writing })
+        Ok(Self {
+            writer,
+            streams,
+            reading,
+            writing,
+        })
     }
 
     /// The next stream that the peer opens; `None` when the connection is over.
@@ -121,9 +148,17 @@ impl Connection {
 
     /// Sends what is queued, says goodbye and closes.
     pub async fn close(self) {
-        let Self { writer, streams, reading, mut writing } = self;
+        let Self {
+            writer,
+            streams,
+            reading,
+            mut writing,
+        } = self;
         let farewell = async {
-            let goodbye = Write::Frame(Frame::GoAway { last_id: 0, status: 0 });
+            let goodbye = Write::Frame(Frame::GoAway {
+                last_id: 0,
+                status: 0,
+            });
             // A peer that has gone needs no goodbye.
             let _ = writer.send(goodbye).await;
             let _ = (&mut writing).await;
@@ -137,7 +172,11 @@ impl Connection {
     }
 }
 
-async fn write_all(mut io: impl AsyncWrite + Unpin, mut writes: mpsc::Receiver<Write>, mut encoder: HeaderEncoder) {
+async fn write_all(
+    mut io: impl AsyncWrite + Unpin,
+    mut writes: mpsc::Receiver<Write>,
+    mut encoder: HeaderEncoder,
+) {
     let mut buffer = BytesMut::new();
     while let Some(write) = writes.recv().await {
         let mut next = Some(write);
@@ -148,14 +187,22 @@ async fn write_all(mut io: impl AsyncWrite + Unpin, mut writes: mpsc::Receiver<W
             let frame = match write {
                 Write::Frame(frame) => frame,
                 Write::Reply { id } => match encoder.encode(&[]) {
-                    Ok(block) => Frame::SynReply { id, fin: false, block: block.into() },
+                    Ok(block) => Frame::SynReply {
+                        id,
+                        fin: false,
+                        block: block.into(),
+                    },
                     Err(_) => return,
                 },
             };
             if encode(&frame, &mut buffer).is_err() {
                 return;
             }
-            next = if goodbye || buffer.len() > 256 << 10 { None } else { writes.try_recv().ok() };
+            next = if goodbye || buffer.len() > 256 << 10 {
+                None
+            } else {
+                writes.try_recv().ok()
+            };
         }
         if io.write_all(&buffer).await.is_err() || io.flush().await.is_err() {
             return;
@@ -181,7 +228,12 @@ async fn read_all(
     frames: mpsc::Sender<Write>,
     opened: mpsc::Sender<Stream>,
 ) -> Result<(), SpdyError> {
-    let mut reader = Reader { frames, opened, decoder: HeaderDecoder::default(), streams: HashMap::new() };
+    let mut reader = Reader {
+        frames,
+        opened,
+        decoder: HeaderDecoder::default(),
+        streams: HashMap::new(),
+    };
     let mut buffer = BytesMut::with_capacity(64 << 10);
     loop {
         while let Some(frame) = decode(&mut buffer)? {
@@ -228,7 +280,10 @@ impl Reader {
                 self.decoder.decode(&block)?;
             }
             Frame::GoAway { .. } => return Ok(false),
-            Frame::Ping { .. } | Frame::Settings { .. } | Frame::WindowUpdate { .. } | Frame::Unknown { .. } => {}
+            Frame::Ping { .. }
+            | Frame::Settings { .. }
+            | Frame::WindowUpdate { .. }
+            | Frame::Unknown { .. } => {}
         }
         Ok(true)
     }
@@ -236,24 +291,54 @@ impl Reader {
     async fn open(&mut self, id: u32, fin: bool, block: &[u8]) -> Result<(), SpdyError> {
         let headers = self.decoder.decode(block)?;
         if id == 0 || id.is_multiple_of(2) || self.streams.contains_key(&id) {
-            return self.send(Frame::RstStream { id, status: PROTOCOL_ERROR }).await;
+            return self
+                .send(Frame::RstStream {
+                    id,
+                    status: PROTOCOL_ERROR,
+                })
+                .await;
         }
         if self.streams.len() >= MAX_STREAMS {
-            return self.send(Frame::RstStream { id, status: REFUSED_STREAM }).await;
+            return self
+                .send(Frame::RstStream {
+                    id,
+                    status: REFUSED_STREAM,
+                })
+                .await;
         }
         let (sender, data) = mpsc::channel(STREAM_QUEUE);
         if !fin {
             self.streams.insert(id, sender);
         }
-        self.frames.send(Write::Reply { id }).await.map_err(|_| SpdyError::Closed)?;
-        let headers = headers.into_iter().map(|(name, value)| (name.to_lowercase(), value)).collect();
-        let writer = StreamWriter { id, frames: self.frames.clone() };
-        let stream = Stream { id, headers, reader: StreamReader { data }, writer };
-        self.opened.send(stream).await.map_err(|_| SpdyError::Closed)
+        self.frames
+            .send(Write::Reply { id })
+            .await
+            .map_err(|_| SpdyError::Closed)?;
+        let headers = headers
+            .into_iter()
+            .map(|(name, value)| (name.to_lowercase(), value))
+            .collect();
+        let writer = StreamWriter {
+            id,
+            frames: self.frames.clone(),
+        };
+        let stream = Stream {
+            id,
+            headers,
+            reader: StreamReader { data },
+            writer,
+        };
+        self.opened
+            .send(stream)
+            .await
+            .map_err(|_| SpdyError::Closed)
     }
 
     async fn send(&self, frame: Frame) -> Result<(), SpdyError> {
-        self.frames.send(Write::Frame(frame)).await.map_err(|_| SpdyError::Closed)
+        self.frames
+            .send(Write::Frame(frame))
+            .await
+            .map_err(|_| SpdyError::Closed)
     }
 }
 
@@ -267,7 +352,11 @@ mod tests {
             if let Some(frame) = decode(buffer).unwrap() {
                 return frame;
             }
-            assert_ne!(io.read_buf(buffer).await.unwrap(), 0, "the connection ended");
+            assert_ne!(
+                io.read_buf(buffer).await.unwrap(),
+                0,
+                "the connection ended"
+            );
         }
     }
 
@@ -282,16 +371,39 @@ mod tests {
         let (mut client, server) = tokio::io::duplex(1 << 16);
         let mut connection = Connection::server(server).unwrap();
         let mut encoder = HeaderEncoder::new().unwrap();
-        let block = encoder.encode(&[("StreamType".into(), "stdin".into())]).unwrap().into();
-        write_frame(&mut client, &Frame::SynStream { id: 1, fin: false, priority: 0, block }).await;
+        let block = encoder
+            .encode(&[("StreamType".into(), "stdin".into())])
+            .unwrap()
+            .into();
+        write_frame(
+            &mut client,
+            &Frame::SynStream {
+                id: 1,
+                fin: false,
+                priority: 0,
+                block,
+            },
+        )
+        .await;
         write_frame(&mut client, &Frame::Ping { id: 1 }).await;
-        write_frame(&mut client, &Frame::Data { id: 1, fin: true, data: Bytes::from_static(b"in") }).await;
+        write_frame(
+            &mut client,
+            &Frame::Data {
+                id: 1,
+                fin: true,
+                data: Bytes::from_static(b"in"),
+            },
+        )
+        .await;
         let stream = connection.accept().await.unwrap();
         assert_eq!(stream.header("streamtype"), Some("stdin"));
         let (mut reader, writer) = stream.split();
         assert_eq!(reader.recv().await.as_deref(), Some(&b"in"[..]));
         assert_eq!(reader.recv().await, None);
-        writer.send(Bytes::from(vec![7; MAX_DATA_BYTES + 1])).await.unwrap();
+        writer
+            .send(Bytes::from(vec![7; MAX_DATA_BYTES + 1]))
+            .await
+            .unwrap();
         writer.finish().await.unwrap();
         connection.close().await;
         let mut buffer = BytesMut::new();
@@ -301,8 +413,14 @@ mod tests {
             match read_frame(&mut client, &mut buffer).await {
                 Frame::SynReply { id: 1, .. } => kinds.push("reply"),
                 Frame::Ping { id: 1 } => kinds.push("ping"),
-                Frame::Data { id: 1, fin: false, data } => received += data.len(),
-                Frame::Data { id: 1, fin: true, .. } => kinds.push("fin"),
+                Frame::Data {
+                    id: 1,
+                    fin: false,
+                    data,
+                } => received += data.len(),
+                Frame::Data {
+                    id: 1, fin: true, ..
+                } => kinds.push("fin"),
                 Frame::GoAway { .. } => break,
                 other => panic!("{other:?}"),
             }
@@ -316,8 +434,23 @@ mod tests {
         let (mut client, server) = tokio::io::duplex(1 << 16);
         let _connection = Connection::server(server).unwrap();
         let block = HeaderEncoder::new().unwrap().encode(&[]).unwrap().into();
-        write_frame(&mut client, &Frame::SynStream { id: 2, fin: false, priority: 0, block }).await;
+        write_frame(
+            &mut client,
+            &Frame::SynStream {
+                id: 2,
+                fin: false,
+                priority: 0,
+                block,
+            },
+        )
+        .await;
         let mut buffer = BytesMut::new();
-        assert_eq!(read_frame(&mut client, &mut buffer).await, Frame::RstStream { id: 2, status: PROTOCOL_ERROR });
+        assert_eq!(
+            read_frame(&mut client, &mut buffer).await,
+            Frame::RstStream {
+                id: 2,
+                status: PROTOCOL_ERROR
+            }
+        );
     }
 }

@@ -12,15 +12,71 @@ const MAX_HEADERS: usize = 256;
 /// Words of the SPDY/3 dictionary that stand in it with their length in front (section 2.6.10.1 of
 /// the protocol's third draft).
 const WORDS: &[&str] = &[
-    "options", "head", "post", "put", "delete", "trace", "accept", "accept-charset", "accept-encoding",
-    "accept-language", "accept-ranges", "age", "allow", "authorization", "cache-control", "connection",
-    "content-base", "content-encoding", "content-language", "content-length", "content-location",
-    "content-md5", "content-range", "content-type", "date", "etag", "expect", "expires", "from", "host",
-    "if-match", "if-modified-since", "if-none-match", "if-range", "if-unmodified-since", "last-modified",
-    "location", "max-forwards", "pragma", "proxy-authenticate", "proxy-authorization", "range", "referer",
-    "retry-after", "server", "te", "trailer", "transfer-encoding", "upgrade", "user-agent", "vary", "via",
-    "warning", "www-authenticate", "method", "get", "status", "200 OK", "version", "HTTP/1.1", "url",
-    "public", "set-cookie", "keep-alive", "origin",
+    "options",
+    "head",
+    "post",
+    "put",
+    "delete",
+    "trace",
+    "accept",
+    "accept-charset",
+    "accept-encoding",
+    "accept-language",
+    "accept-ranges",
+    "age",
+    "allow",
+    "authorization",
+    "cache-control",
+    "connection",
+    "content-base",
+    "content-encoding",
+    "content-language",
+    "content-length",
+    "content-location",
+    "content-md5",
+    "content-range",
+    "content-type",
+    "date",
+    "etag",
+    "expect",
+    "expires",
+    "from",
+    "host",
+    "if-match",
+    "if-modified-since",
+    "if-none-match",
+    "if-range",
+    "if-unmodified-since",
+    "last-modified",
+    "location",
+    "max-forwards",
+    "pragma",
+    "proxy-authenticate",
+    "proxy-authorization",
+    "range",
+    "referer",
+    "retry-after",
+    "server",
+    "te",
+    "trailer",
+    "transfer-encoding",
+    "upgrade",
+    "user-agent",
+    "vary",
+    "via",
+    "warning",
+    "www-authenticate",
+    "method",
+    "get",
+    "status",
+    "200 OK",
+    "version",
+    "HTTP/1.1",
+    "url",
+    "public",
+    "set-cookie",
+    "keep-alive",
+    "origin",
 ];
 
 /// What follows the words, without lengths.
@@ -54,7 +110,8 @@ pub struct HeaderEncoder {
 impl HeaderEncoder {
     pub fn new() -> Result<Self, SpdyError> {
         let mut zlib = Compress::new(Compression::default(), true);
-        zlib.set_dictionary(&dictionary()).map_err(|error| SpdyError::Compression(error.to_string()))?;
+        zlib.set_dictionary(&dictionary())
+            .map_err(|error| SpdyError::Compression(error.to_string()))?;
         Ok(Self { zlib })
     }
 
@@ -70,7 +127,9 @@ impl HeaderEncoder {
         let mut output = Vec::with_capacity(plain.len() + 64);
         let start = self.zlib.total_in();
         loop {
-            let consumed = usize::try_from(self.zlib.total_in() - start).unwrap_or(usize::MAX).min(plain.len());
+            let consumed = usize::try_from(self.zlib.total_in() - start)
+                .unwrap_or(usize::MAX)
+                .min(plain.len());
             output.reserve(256);
             self.zlib
                 .compress_vec(&plain[consumed..], &mut output, FlushCompress::Sync)
@@ -85,7 +144,9 @@ impl HeaderEncoder {
 }
 
 fn length(length: usize) -> Result<[u8; 4], SpdyError> {
-    u32::try_from(length).map(u32::to_be_bytes).map_err(|_| SpdyError::TooLarge)
+    u32::try_from(length)
+        .map(u32::to_be_bytes)
+        .map_err(|_| SpdyError::TooLarge)
 }
 
 pub struct HeaderDecoder {
@@ -94,7 +155,9 @@ pub struct HeaderDecoder {
 
 impl Default for HeaderDecoder {
     fn default() -> Self {
-        Self { zlib: Decompress::new(true) }
+        Self {
+            zlib: Decompress::new(true),
+        }
     }
 }
 
@@ -127,17 +190,25 @@ impl HeaderDecoder {
             }
             output.reserve(1024);
             let (before_in, before_out) = (self.zlib.total_in(), output.len());
-            match self.zlib.decompress_vec(rest, &mut output, FlushDecompress::Sync) {
+            match self
+                .zlib
+                .decompress_vec(rest, &mut output, FlushDecompress::Sync)
+            {
                 Ok(status) => {
-                    let consumed = usize::try_from(self.zlib.total_in() - before_in).unwrap_or(usize::MAX);
+                    let consumed =
+                        usize::try_from(self.zlib.total_in() - before_in).unwrap_or(usize::MAX);
                     rest = &rest[consumed.min(rest.len())..];
                     let stalled = consumed == 0 && output.len() == before_out;
-                    if (rest.is_empty() && output.len() < output.capacity()) || status == Status::StreamEnd || stalled {
+                    if (rest.is_empty() && output.len() < output.capacity())
+                        || status == Status::StreamEnd
+                        || stalled
+                    {
                         return Ok(output);
                     }
                 }
                 Err(error) if error.needs_dictionary().is_some() => {
-                    let consumed = usize::try_from(self.zlib.total_in() - before_in).unwrap_or(usize::MAX);
+                    let consumed =
+                        usize::try_from(self.zlib.total_in() - before_in).unwrap_or(usize::MAX);
                     rest = &rest[consumed.min(rest.len())..];
                     self.zlib
                         .set_dictionary(&dictionary())
@@ -188,7 +259,9 @@ mod tests {
         let mut encoder = HeaderEncoder::new().unwrap();
         let mut decoder = HeaderDecoder::default();
         let headers = |n: usize| -> Headers {
-            (0..n).map(|i| (format!("name-{i}"), "v".repeat(i * 37))).collect()
+            (0..n)
+                .map(|i| (format!("name-{i}"), "v".repeat(i * 37)))
+                .collect()
         };
         for n in [0, 1, 3, 40, 2] {
             let block = encoder.encode(&headers(n)).unwrap();
