@@ -407,12 +407,10 @@ impl ImageStore {
             match by_name {
                 Some(name) if !reference.contains(&id) => {
                     match (name.tagged(), &name.digest) {
-                        (Some(tag), _) => drop(record.tags.remove(&tag)),
-                        (None, Some(digest)) => {
-                            drop(record.digests.remove(&name.with_digest(digest)))
-                        }
-                        (None, None) => {}
-                    }
+                        (Some(tag), _) => record.tags.remove(&tag),
+                        (None, Some(digest)) => record.digests.remove(&name.with_digest(digest)),
+                        (None, None) => false,
+                    };
                     // The digest was only ever known through this repository's tags.
                     let repository = format!("{}:", name.name());
                     if !record.tags.iter().any(|t| t.starts_with(&repository)) {

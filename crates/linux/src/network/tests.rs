@@ -22,6 +22,10 @@ struct Node {
 impl Node {
     /// A node in the calling thread's namespace.
     fn new() -> Self {
+        Node::with_range("10.42.0.0/24")
+    }
+
+    fn with_range(range: &str) -> Self {
         let dir =
             std::env::temp_dir().join(format!("keelson-net-{}", uuid::Uuid::new_v4().simple()));
         let mut config = NetworkConfig::new(dir.clone());
@@ -31,10 +35,7 @@ impl Node {
             .build()
             .unwrap();
         let network = BridgeNetwork::open(config).unwrap();
-        let ranges = [
-            "10.42.0.0/24".parse().unwrap(),
-            "fd42::/64".parse().unwrap(),
-        ];
+        let ranges = [range.parse().unwrap(), "fd42::/64".parse().unwrap()];
         let cluster = [
             "10.42.0.0/16".parse().unwrap(),
             "fd42::/48".parse().unwrap(),
@@ -313,6 +314,17 @@ fn services_translate_balance_and_reject() {
         assert_eq!(refused.kind(), io::ErrorKind::ConnectionRefused);
         let refused = ask((ip("10.96.0.11"), 80)).unwrap_err();
         assert_eq!(refused.kind(), io::ErrorKind::ConnectionRefused);
+        // A backend on the node itself, as the API server and the resolver are.
+        let listener = TcpListener::bind("10.42.0.1:6443").unwrap();
+        std::thread::spawn(move || {
+            for stream in listener.incoming() {
+                let _ = write!(stream.unwrap(), "api");
+            }
+        });
+        let api = [(ip("10.42.0.1"), 6443)];
+        apply(service_rules(vec![cluster_ip("10.96.0.1", 443, &api)]));
+        assert_eq!(a.run(|| ask((ip("10.96.0.1"), 443))).unwrap(), "api");
+        assert_eq!(ask((ip("10.96.0.1"), 443)).unwrap(), "api");
         // A pod behind its own service.
         apply(service_rules(vec![cluster_ip(
             "10.96.0.10",
@@ -471,5 +483,126 @@ fn a_flushed_ruleset_is_rebuilt() {
         let rules = service_rules(vec![cluster_ip("10.96.0.10", 80, &[(b.ip, 80)])]);
         node.runtime.block_on(packets.apply(&rules)).unwrap();
         assert!(a.run(|| ask((ip("10.96.0.10"), 80))).is_ok());
+    });
+}
+
+/// Two nodes on one wire: pods of one reach pods of the other with their own addresses, and a
+/// node port of one leads to a pod of the other.
+#[test]
+fn nodes_reach_each_others_pods() {
+    isolated(|| {
+        let here = Node::new();
+        let beside = new_beside();
+        let mut links = Links::open().unwrap();
+        let bridge = "wire";
+        links
+            .create_bridge(bridge, [0x0a, 0, 0, 0, 0, 1], 1500)
+            .unwrap();
+        links.set_up(bridge).unwrap();
+        let index = links.index(bridge).unwrap();
+        links.add_address(index, ip("192.0.2.1"), 24).unwrap();
+        let pair = links::VethPair {
+            host_name: "wire-b",
+            bridge: index,
+            mtu: 1500,
+            peer_name: "uplink",
+            peer_namespace: &beside,
+            peer_mac: [0x0a, 0, 0, 0, 0, 2],
+        };
+        links.create_veth(&pair).unwrap();
+        // Else `br_netfilter`, where it is active, keeps the node port's packets from turning back.
+        links.set_hairpin("wire-b").unwrap();
+        let there = run_in(&beside, || {
+            let mut links = Links::open()?;
+            let uplink = links.index("uplink")?;
+            links.set_up("uplink")?;
+            links.add_address(uplink, ip("192.0.2.2"), 24)?;
+            let node = Node::with_range("10.42.1.0/24");
+            node.runtime
+                .block_on(
+                    node.network
+                        .set_routes(&[("10.42.0.0/24".parse().unwrap(), ip("192.0.2.1"))]),
+                )
+                .unwrap();
+            Ok(node)
+        })
+        .unwrap();
+        let routes = [("10.42.1.0/24".parse().unwrap(), ip("192.0.2.2"))];
+        here.runtime
+            .block_on(here.network.set_routes(&routes))
+            .unwrap();
+        let a = here.pod("a", Vec::new());
+        let b = run_in(&beside, || Ok(there.pod("b", Vec::new()))).unwrap();
+        b.serve("b", 80);
+        assert_eq!(
+            a.run(|| ask((b.ip, 80))).unwrap(),
+            format!("b {}", a.ip),
+            "not masqueraded"
+        );
+
+        let packets = NftRules::new(PacketRulesConfig::default());
+        let port = |source| {
+            let frontend = Frontend::NodePort {
+                ipv6: false,
+                protocol: Protocol::Tcp,
+                port: 30080,
+            };
+            service_rules(vec![service(frontend, &[(b.ip, 80)], source)])
+        };
+        here.runtime
+            .block_on(packets.apply(&port(SourcePolicy::MasqueradeAll)))
+            .unwrap();
+        let outside = run_in(&beside, || Ok(ask((ip("192.0.2.1"), 30080)))).unwrap();
+        assert_eq!(
+            outside.unwrap(),
+            "b 192.0.2.1",
+            "masqueraded, so that the answer comes back"
+        );
+
+        here.runtime.block_on(here.network.set_routes(&[])).unwrap();
+        assert!(links.routes().unwrap().iter().all(|r| r.gateway.is_none()));
+        let far = [("10.42.9.0/24".parse().unwrap(), ip("203.0.113.9"))];
+        let error = here
+            .runtime
+            .block_on(here.network.set_routes(&far))
+            .unwrap_err();
+        assert!(matches!(error, Error::Unsupported(_)), "{error}");
+    });
+}
+
+/// A change of one service among thousands is a small transaction.
+#[test]
+fn many_services_are_no_burden() {
+    isolated(|| {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .build()
+            .unwrap();
+        let packets = NftRules::new(PacketRulesConfig::default());
+        let mut services = Vec::new();
+        for n in 0..2000u32 {
+            let [_, _, high, low] = n.to_be_bytes();
+            let pods: Vec<(IpAddr, u16)> = (1..4)
+                .map(|p| (IpAddr::from([10, 42 + p, high, low]), 8080))
+                .collect();
+            services.push(cluster_ip(&format!("10.96.{high}.{low}"), 80, &pods));
+        }
+        let start = Instant::now();
+        runtime
+            .block_on(packets.apply(&service_rules(services.clone())))
+            .unwrap();
+        let whole = start.elapsed();
+        services[1000].backends.pop();
+        let start = Instant::now();
+        runtime
+            .block_on(packets.apply(&service_rules(services)))
+            .unwrap();
+        eprintln!(
+            "2000 services in {whole:?}, one change in {:?}",
+            start.elapsed()
+        );
+        assert!(
+            start.elapsed() < whole,
+            "a change is cheaper than the whole"
+        );
     });
 }
