@@ -196,4 +196,42 @@ mod tests {
         assert!(allowed(&program, read, 1, 8, 1));
         assert!(!allowed(&program, read | write, 1, 8, 1));
     }
+
+    /// Only a kernel's verifier knows whether it takes the program.
+    #[test]
+    fn the_kernel_takes_the_program() {
+        use std::os::fd::AsFd;
+        let mounts = crate::mountinfo::read().unwrap();
+        let Some(mount) = mounts.iter().find(|mount| mount.fstype == "cgroup2") else {
+            eprintln!("skipped: cgroup2 is not mounted");
+            return;
+        };
+        if !rustix::process::geteuid().is_root() {
+            eprintln!("skipped: attaching needs root");
+            return;
+        }
+        let group = mount
+            .target
+            .join(format!("keelson-devices-{}", std::process::id()));
+        std::fs::create_dir(&group).unwrap();
+        let directory = std::fs::File::open(&group).unwrap();
+        let attached =
+            crate::sys::attach_device_program(directory.as_fd(), &program(&default_rules()));
+        let look = |path: &str| {
+            let script = format!(
+                "echo $$ > {}/cgroup.procs && head -c 1 {path} > /dev/null",
+                group.display()
+            );
+            std::process::Command::new("sh")
+                .args(["-c", &script])
+                .status()
+                .unwrap()
+                .success()
+        };
+        let (zero, kmsg) = (look("/dev/zero"), look("/dev/kmsg"));
+        std::fs::remove_dir(&group).unwrap();
+        attached.unwrap();
+        assert!(zero);
+        assert!(!kmsg);
+    }
 }

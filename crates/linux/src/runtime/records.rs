@@ -24,6 +24,8 @@ pub(super) struct SandboxRecord {
     pub(super) shim_pid: Option<i32>,
     /// With the pid, the shim's identity.
     pub(super) shim_start_time: Option<u64>,
+    /// Pids and start times repeat after a reboot.
+    pub(super) boot_id: String,
     pub(super) ips: Vec<IpAddr>,
     /// The network was released and nothing may be started any more.
     pub(super) stopped: bool,
@@ -69,6 +71,13 @@ pub(super) fn now_ns() -> u64 {
     SystemTime::now()
         .duration_since(UNIX_EPOCH)
         .map_or(0, |since| since.as_nanos() as u64)
+}
+
+pub(super) fn boot_id() -> String {
+    std::fs::read_to_string("/proc/sys/kernel/random/boot_id")
+        .unwrap_or_default()
+        .trim()
+        .to_owned()
 }
 
 /// Where everything of one runtime lies.

@@ -136,6 +136,7 @@ impl Inner {
             created_at_ns: records::now_ns(),
             shim_pid: None,
             shim_start_time: None,
+            boot_id: records::boot_id(),
             ips: Vec::new(),
             stopped: false,
         };
@@ -462,7 +463,7 @@ impl Inner {
 
 /// The shim's pid, unless another process has it by now.
 pub(super) fn shim_pid(record: &SandboxRecord) -> Option<i32> {
-    let pid = record.shim_pid?;
+    let pid = record.shim_pid.filter(|_| record.boot_id == records::boot_id())?;
     (record.shim_start_time.is_some() && sys::start_time(pid) == record.shim_start_time)
         .then_some(pid)
 }
