@@ -10,8 +10,8 @@ use serde_json::Value;
 use crate::admission::{Attributes, Operation};
 use crate::authn::{review as authentication, token_request};
 use crate::authz::review as authorization;
-use crate::registry::{codec, negotiate};
-use crate::request::{RequestContext, RequestInfo, Response, respond};
+use crate::registry::codec;
+use crate::request::{RequestContext, RequestInfo, Response};
 use crate::server::Server;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -71,10 +71,7 @@ pub(crate) async fn answer(
         return Err(Status::method_not_supported(&info.group, &info.resource, &info.verb));
     }
     let (group, kind) = review.kind();
-    let output = negotiate::output(context, false)?;
-    let mut object = codec::body_value(&body, negotiate::input(context)?)?;
-    check_type(&object, &format!("{group}/v1"), kind)?;
-    meta::set_type(&mut object, &format!("{group}/v1"), kind);
+    let mut object = codec::decode_body(context, &body, &format!("{group}/v1"), kind)?;
     if !object["spec"].is_object() {
         meta::as_map(&mut object).insert("spec".to_owned(), Value::Object(serde_json::Map::new()));
     }
@@ -93,30 +90,7 @@ pub(crate) async fn answer(
         Review::SelfSubjectRules => authorization::self_subject_rules_review(authorizer, &context.user, object)?,
         Review::TokenRequest => token_request::create(&server.tokens, &server.objects, context, object).await?,
     };
-    let bytes = if output.pretty { serde_json::to_vec_pretty(&answer) } else { serde_json::to_vec(&answer) };
-    match output.encoding {
-        negotiate::Encoding::Json => Ok(respond(201, "application/json", bytes.unwrap_or_default())),
-        negotiate::Encoding::Yaml => serde_saphyr::to_string(&answer)
-            .map(|text| respond(201, "application/yaml", text))
-            .map_err(Status::internal),
-        negotiate::Encoding::Protobuf => Err(Status::not_acceptable(
-            "only the following media types are accepted: application/json, application/yaml",
-        )),
-    }
-}
-
-fn check_type(object: &Value, api_version: &str, kind: &str) -> Result<(), Status> {
-    if !object.is_object() {
-        return Err(Status::bad_request(format!("the body is no {kind}")));
-    }
-    let (given_version, given_kind) = (meta::api_version(object), meta::kind(object));
-    let version_differs = !given_version.is_empty() && given_version != api_version;
-    if version_differs || (!given_kind.is_empty() && given_kind != kind) {
-        return Err(Status::bad_request(format!(
-            "{given_kind} in version {given_version:?} cannot be handled as a {kind}: converting is not possible"
-        )));
-    }
-    Ok(())
+    codec::encode_answer(context, 201, &answer)
 }
 
 /// Admission of a token request, which is a create of a subresource.

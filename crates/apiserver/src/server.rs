@@ -206,8 +206,12 @@ impl ApiServer {
         let server = &self.server;
         crd::load(server).await.map_err(Error::Bootstrap)?;
         server.health.done("poststarthook/apiextensions/crd-informer-synced");
-        bootstrap::apply(&server.objects).await.map_err(Error::Bootstrap)?;
-        server.health.done("poststarthook/rbac/bootstrap-roles");
+        // A default object that is missing makes the server unready, not unreachable: an
+        // administrator needs it to see why.
+        match bootstrap::apply(&server.objects).await {
+            Ok(()) => server.health.done("poststarthook/rbac/bootstrap-roles"),
+            Err(status) => tracing::error!(%status, "default objects are missing"),
+        }
         server.health.done("poststarthook/scheduling/bootstrap-system-priority-classes");
         server.health.done("poststarthook/priority-and-fairness-config-producer");
         bootstrap::publish_service(&server.objects, &server.address()).await.map_err(Error::Bootstrap)?;

@@ -3,9 +3,22 @@
 //! One file per plugin and one row in [`PLUGINS`]; the order of the rows is the order of the
 //! calls. Mutating runs before validating, validating sees the final object.
 
+mod defaults;
+mod limit_ranger;
+mod namespace_lifecycle;
+mod node_restriction;
+mod pod_security;
+mod priority;
+mod rbac_escalation;
+mod resource_quota;
+mod runtime_class;
+mod service_account;
+
+use std::collections::BTreeMap;
 use std::sync::{Arc, OnceLock, Weak};
 
 use async_trait::async_trait;
+use keelson_machinery::quantity::Quantity;
 use keelson_machinery::status::Status;
 use serde_json::Value;
 
@@ -97,7 +110,23 @@ pub trait AdmissionPlugin: Send + Sync {
 }
 
 /// Every plugin in calling order.
-pub const PLUGINS: &[&dyn AdmissionPlugin] = &[];
+pub const PLUGINS: &[&dyn AdmissionPlugin] = &[
+    &namespace_lifecycle::NamespaceLifecycle,
+    &limit_ranger::LimitRanger,
+    &service_account::ServiceAccount,
+    &node_restriction::NodeRestriction,
+    &defaults::TaintNodesByCondition,
+    &pod_security::PodSecurity,
+    &priority::Priority,
+    &defaults::DefaultTolerationSeconds,
+    &defaults::DefaultStorageClass,
+    &defaults::StorageObjectInUseProtection,
+    &runtime_class::RuntimeClass,
+    &defaults::DefaultIngressClass,
+    &rbac_escalation::RbacEscalation,
+    // Last, so that nothing is charged that another plugin refuses or changes.
+    &resource_quota::ResourceQuota,
+];
 
 /// The plugins as the registry calls them.
 #[derive(Default)]
@@ -142,4 +171,63 @@ impl AdmissionChain {
         }
         Ok(())
     }
+}
+
+/// An amount as the API writes it: text, or a bare number.
+pub(crate) fn quantity_of(value: &Value) -> Option<Quantity> {
+    match value {
+        Value::String(text) => Quantity::parse(text).ok(),
+        Value::Number(number) => Quantity::parse(&number.to_string()).ok(),
+        _ => None,
+    }
+}
+
+/// What a pod asks for in all (`requests` or `limits`): the sum of its containers and its
+/// restartable init containers, or what its init containers need while they run, whichever is
+/// more; pod-level amounts win; overhead is on top.
+pub(crate) fn pod_amounts(pod: &Value, key: &str) -> BTreeMap<String, Quantity> {
+    let amounts = |value: &Value| -> BTreeMap<String, Quantity> {
+        value.as_object().into_iter().flatten().filter_map(|(n, q)| Some((n.clone(), quantity_of(q)?))).collect()
+    };
+    let add = |into: &mut BTreeMap<String, Quantity>, more: &BTreeMap<String, Quantity>| {
+        for (name, amount) in more {
+            let sum = into.remove(name).map_or_else(|| amount.clone(), |own| own + amount.clone());
+            into.insert(name.clone(), sum);
+        }
+    };
+    let raise = |into: &mut BTreeMap<String, Quantity>, to: BTreeMap<String, Quantity>| {
+        for (name, amount) in to {
+            if into.get(&name).is_none_or(|own| *own < amount) {
+                into.insert(name, amount);
+            }
+        }
+    };
+    let spec = &pod["spec"];
+    let mut total = BTreeMap::new();
+    for container in spec["containers"].as_array().into_iter().flatten() {
+        add(&mut total, &amounts(&container["resources"][key]));
+    }
+    let (mut sidecars, mut starting) = (BTreeMap::new(), BTreeMap::new());
+    for container in spec["initContainers"].as_array().into_iter().flatten() {
+        let own = amounts(&container["resources"][key]);
+        if container["restartPolicy"] == "Always" {
+            add(&mut total, &own);
+            add(&mut sidecars, &own);
+            raise(&mut starting, sidecars.clone());
+        } else {
+            let mut together = own;
+            add(&mut together, &sidecars);
+            raise(&mut starting, together);
+        }
+    }
+    raise(&mut total, starting);
+    total.extend(amounts(&spec["resources"][key]));
+    let overhead = amounts(&spec["overhead"]);
+    if key == "requests" {
+        add(&mut total, &overhead);
+    } else {
+        let bounded: BTreeMap<_, _> = overhead.into_iter().filter(|(name, _)| total.contains_key(name)).collect();
+        add(&mut total, &bounded);
+    }
+    total
 }

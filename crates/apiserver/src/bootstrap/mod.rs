@@ -66,10 +66,12 @@ fn role_of(mut object: Value) -> Wanted {
 async fn run(objects: &Arc<dyn Objects>, wanted: Vec<Wanted>) -> Result<(), Status> {
     let mut outcomes =
         futures::stream::iter(wanted.into_iter().map(|one| ensure(objects, one))).buffer_unordered(256);
+    // One object that cannot be written is no reason to leave out the others.
+    let mut first = Ok(());
     while let Some(outcome) = outcomes.next().await {
-        outcome?;
+        first = first.and(outcome);
     }
-    Ok(())
+    first
 }
 
 async fn ensure(objects: &Arc<dyn Objects>, wanted: Wanted) -> Result<(), Status> {

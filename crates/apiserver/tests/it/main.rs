@@ -1,0 +1,73 @@
+//! The server over a store in memory: over TLS, and in process.
+
+#![allow(clippy::unwrap_used)]
+
+mod access;
+mod custom;
+mod front;
+
+use std::path::PathBuf;
+
+use http::Method;
+use keelson_apiserver::{ApiServer, Config, UserInfo};
+use keelson_client::{Client, ClientConfig, Error};
+use serde_json::Value;
+use tokio::net::TcpListener;
+
+/// A server of its own for one test; everything it made goes with it.
+pub(crate) struct Cluster {
+    pub(crate) server: ApiServer,
+    pub(crate) port: u16,
+    dir: PathBuf,
+}
+
+impl Cluster {
+    pub(crate) async fn start() -> Self {
+        let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+        let dir = std::env::temp_dir().join(format!("keelson-apiserver-{}", uuid::Uuid::new_v4()));
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let config = Config { port, ..Config::new(&dir) };
+        let server = ApiServer::start(config, keelson_store::embedded::memory()).await.unwrap();
+        server.serve(listener).unwrap();
+        Self { server, port, dir }
+    }
+
+    pub(crate) fn admin(&self) -> Client {
+        self.server.client(UserInfo::admin("test-admin"))
+    }
+
+    pub(crate) fn user(&self, name: &str) -> Client {
+        self.server.client(UserInfo::new(name, &["system:authenticated"]))
+    }
+
+    /// What a client over the network starts from.
+    pub(crate) fn https(&self) -> ClientConfig {
+        ClientConfig {
+            server: format!("https://127.0.0.1:{}", self.port),
+            certificate_authority: self.server.pki().cluster_ca.certificate_pem.clone().into_bytes(),
+            ..ClientConfig::default()
+        }
+    }
+
+    pub(crate) async fn stop(self) {
+        self.server.shutdown().await;
+        let _ = std::fs::remove_dir_all(&self.dir);
+    }
+}
+
+pub(crate) async fn get(client: &Client, path: &str) -> Result<Value, Error> {
+    client.request(Method::GET, path, None).await
+}
+
+pub(crate) async fn post(client: &Client, path: &str, body: Value) -> Result<Value, Error> {
+    client.request(Method::POST, path, Some(body)).await
+}
+
+/// The HTTP status of a refusal; 0 for anything else.
+pub(crate) fn code<T>(outcome: &Result<T, Error>) -> u16 {
+    match outcome {
+        Err(Error::Api(status)) => status.code,
+        _ => 0,
+    }
+}
