@@ -608,3 +608,70 @@ fn a_rotated_log_is_reopened() {
         machine
     });
 }
+
+#[test]
+fn a_pod_can_share_the_hosts_namespaces() {
+    with_machine(|machine| async move {
+        let mut pod = machine.pod("host");
+        pod.host_namespaces = HostNamespaces {
+            network: true,
+            pid: true,
+            ipc: true,
+        };
+        let sandbox = machine.runtime.run_pod_sandbox(pod.clone()).await.unwrap();
+        assert!(
+            machine
+                .runtime
+                .pod_sandbox_status(&sandbox)
+                .await
+                .unwrap()
+                .ips
+                .is_empty()
+        );
+        // Without a PID namespace nothing but the cgroup holds the container's processes together.
+        let script = script(
+            "main",
+            "hostname; cat /proc/1/comm; readlink /proc/self/ns/net; sleep 1004 & echo $!; exit 1",
+        );
+        let (status, text) = machine.run(&sandbox, script).await;
+        assert_eq!(status.exit_code, Some(1));
+        let lines: Vec<&str> = text.lines().collect();
+        let host = std::fs::read_link("/proc/self/ns/net").unwrap();
+        let name = rustix::system::uname()
+            .nodename()
+            .to_string_lossy()
+            .into_owned();
+        let first = std::fs::read_to_string("/proc/1/comm").unwrap();
+        assert_eq!((lines[0], lines[1]), (name.as_str(), first.trim()));
+        assert_eq!(lines[2], host.to_str().unwrap());
+        assert!(!lives(lines[3].parse().unwrap()));
+
+        pod.uid = "sysctl".to_owned();
+        pod.sysctls.insert(
+            "net.ipv4.ip_unprivileged_port_start".to_owned(),
+            "0".to_owned(),
+        );
+        assert!(matches!(
+            machine.runtime.run_pod_sandbox(pod.clone()).await,
+            Err(Error::Invalid(_))
+        ));
+        pod.host_namespaces = HostNamespaces::default();
+        let sandbox = machine.runtime.run_pod_sandbox(pod.clone()).await.unwrap();
+        let look = crate::machine::script(
+            "sysctl",
+            "cat /proc/sys/net/ipv4/ip_unprivileged_port_start",
+        );
+        assert_eq!(machine.run(&sandbox, look).await.1, "0\n");
+        pod.uid = "unknown".to_owned();
+        pod.sysctls.insert("net.no_such".to_owned(), "1".to_owned());
+        let error = machine
+            .runtime
+            .run_pod_sandbox(pod)
+            .await
+            .unwrap_err()
+            .to_string();
+        assert!(error.contains("net.no_such"), "{error}");
+        assert_eq!(machine.runtime.list_pod_sandboxes().await.unwrap().len(), 2);
+        machine
+    });
+}

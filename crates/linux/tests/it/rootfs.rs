@@ -4,10 +4,15 @@ use std::time::Duration;
 use keelson_linux::LinuxMounts;
 use keelson_ports::*;
 
-use crate::machine::{script, with_machine};
+use crate::machine::{joined, with_machine};
 
 fn mount(host: &Path, container: &str, readonly: bool) -> Mount {
-    Mount { host_path: host.to_path_buf(), container_path: container.into(), readonly, ..Mount::default() }
+    Mount {
+        host_path: host.to_path_buf(),
+        container_path: container.into(),
+        readonly,
+        ..Mount::default()
+    }
 }
 
 #[test]
@@ -17,7 +22,7 @@ fn mounts_go_where_they_should() {
         let host = machine.directory.join("host");
         std::fs::create_dir_all(host.join("sub")).unwrap();
         std::fs::write(host.join("file"), "text").unwrap();
-        let mut config = script(
+        let mut config = joined(
             "main",
             "cat /data/file /etc/own; echo; echo new > /data/out; echo no > /ro/out; ls -d /data/sub /a/b/c; cat /proc/mounts",
         );
@@ -33,11 +38,21 @@ fn mounts_go_where_they_should() {
         assert!(text.contains("Read-only file system"), "{text}");
         assert!(text.contains("/a/b/c\n"), "{text}");
         assert_eq!(std::fs::read_to_string(host.join("out")).unwrap(), "new\n");
-        assert!(!text.contains(&machine.directory.display().to_string()) || text.contains("overlay"), "{text}");
-        let mut image = script("image", "ls /img/bin/busybox; touch /img/x");
-        image.mounts = vec![Mount { image: Some("busybox".into()), container_path: "/img".into(), ..Mount::default() }];
+        assert!(
+            !text.contains(&machine.directory.display().to_string()) || text.contains("overlay"),
+            "{text}"
+        );
+        let mut image = joined("image", "ls /img/bin/busybox; touch /img/x");
+        image.mounts = vec![Mount {
+            image: Some("busybox".into()),
+            container_path: "/img".into(),
+            ..Mount::default()
+        }];
         let (_, text) = machine.run(&sandbox, image).await;
-        assert!(text.contains("/img/bin/busybox") && text.contains("Read-only"), "{text}");
+        assert!(
+            text.contains("/img/bin/busybox") && text.contains("Read-only"),
+            "{text}"
+        );
         machine
     });
 }
@@ -46,13 +61,18 @@ fn mounts_go_where_they_should() {
 fn a_read_only_root_stays_so() {
     with_machine(|machine| async move {
         let sandbox = machine.sandbox("readonly").await;
-        let mut config = script("main", "touch /x; touch /dev/shm/x && echo shm; cat /etc/resolv.conf");
+        let mut config = joined(
+            "main",
+            "touch /x; touch /dev/shm/x && echo shm; cat /etc/resolv.conf",
+        );
         config.security.readonly_rootfs = true;
         let (_, text) = machine.run(&sandbox, config).await;
         assert!(text.contains("Read-only file system"), "{text}");
         assert!(text.contains("shm"), "{text}");
         assert!(text.contains("10.96.0.10"), "{text}");
-        let (_, text) = machine.run(&sandbox, script("other", "touch /x && echo fine")).await;
+        let (_, text) = machine
+            .run(&sandbox, joined("other", "touch /x && echo fine"))
+            .await;
         assert_eq!(text, "fine\n");
         machine
     });
@@ -68,7 +88,7 @@ fn links_of_an_image_do_not_leave_it() {
         std::os::unix::fs::symlink(&outside, layer.join("escape")).unwrap();
         let host = machine.directory.join("host");
         std::fs::create_dir_all(&host).unwrap();
-        let mut config = script("main", "ls -d /escape/deep");
+        let mut config = joined("main", "ls -d /escape/deep");
         config.mounts = vec![mount(&host, "/escape/deep", false)];
         let (status, text) = machine.run(&sandbox, config).await;
         assert_eq!(status.exit_code, Some(0), "{text}");
@@ -83,27 +103,51 @@ fn only_shared_mounts_propagate_back() {
         let sandbox = machine.sandbox("propagation").await;
         let host = machine.directory.join("host");
         std::fs::create_dir_all(&host).unwrap();
-        LinuxMounts.mount_tmpfs(&host, Some(1 << 20), 0o755).await.unwrap();
+        LinuxMounts
+            .mount_tmpfs(&host, Some(1 << 20), 0o755)
+            .await
+            .unwrap();
         let flags = rustix::mount::MountPropagationFlags::PRIVATE;
         rustix::mount::mount_change(&host, flags).unwrap();
         let both = |name: &str| {
-            let mut config = script(name, "mkdir -p /data/in && mount -t tmpfs none /data/in && touch /data/in/x; sleep 1000");
+            let mut config = joined(
+                name,
+                "mkdir -p /data/in && mount -t tmpfs none /data/in && touch /data/in/x; sleep 1000",
+            );
             config.security.privileged = true;
-            config.mounts = vec![Mount { propagation: MountPropagation::Bidirectional, ..mount(&host, "/data", false) }];
+            config.mounts = vec![Mount {
+                propagation: MountPropagation::Bidirectional,
+                ..mount(&host, "/data", false)
+            }];
             config
         };
-        let id = machine.runtime.create_container(&sandbox, both("private")).await.unwrap();
-        let error = machine.runtime.start_container(&id).await.unwrap_err().to_string();
+        let id = machine
+            .runtime
+            .create_container(&sandbox, both("private"))
+            .await
+            .unwrap();
+        let error = machine
+            .runtime
+            .start_container(&id)
+            .await
+            .unwrap_err()
+            .to_string();
         assert!(error.contains("not a shared mount"), "{error}");
         rustix::mount::mount_change(&host, rustix::mount::MountPropagationFlags::SHARED).unwrap();
         machine.start(&sandbox, both("shared")).await;
-        let mut down = script("down", "sleep 1000");
-        down.mounts = vec![Mount { propagation: MountPropagation::HostToContainer, ..mount(&host, "/data", false) }];
+        let mut down = joined("down", "sleep 1000");
+        down.mounts = vec![Mount {
+            propagation: MountPropagation::HostToContainer,
+            ..mount(&host, "/data", false)
+        }];
         let down = machine.start(&sandbox, down).await;
         tokio::time::sleep(Duration::from_millis(300)).await;
         assert!(host.join("in/x").exists());
         std::fs::create_dir_all(host.join("late")).unwrap();
-        LinuxMounts.mount_tmpfs(&host.join("late"), None, 0o755).await.unwrap();
+        LinuxMounts
+            .mount_tmpfs(&host.join("late"), None, 0o755)
+            .await
+            .unwrap();
         std::fs::write(host.join("late/y"), "y").unwrap();
         assert_eq!(machine.exec(&down, "cat /data/late/y").await.stdout, b"y");
         assert_eq!(LinuxMounts.mounts_below(&host).await.unwrap().len(), 2);
