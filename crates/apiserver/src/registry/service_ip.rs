@@ -84,9 +84,8 @@ impl Services {
         object: &mut Value,
         old: Option<&Value>,
     ) -> Result<Option<Reservation>, Status> {
-        if !(entry.storage_group.is_empty() && entry.resource == "services")
-            || !object["spec"].is_object()
-        {
+        let is_service = entry.storage_group.is_empty() && entry.resource == "services";
+        if !is_service || !object["spec"].is_object() {
             return Ok(None);
         }
         if let Some(old) = old {
@@ -497,11 +496,10 @@ fn release(object: &mut Value, old: Option<&Value>) {
     if needs_address(old)
         && !needs_address(object)
         && object["spec"]["clusterIP"] == old["spec"]["clusterIP"]
+        && let Some(spec) = object["spec"].as_object_mut()
     {
-        if let Some(spec) = object["spec"].as_object_mut() {
-            for field in ["clusterIP", "clusterIPs", "ipFamilies", "ipFamilyPolicy"] {
-                spec.remove(field);
-            }
+        for field in ["clusterIP", "clusterIPs", "ipFamilies", "ipFamilyPolicy"] {
+            spec.remove(field);
         }
     }
     if needs_node_ports(old) && !needs_node_ports(object) {
