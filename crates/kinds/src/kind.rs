@@ -28,6 +28,8 @@ pub struct Kind {
     pub warnings: fn(new: &Value, old: Option<&Value>) -> Vec<String>,
     /// Columns of `kubectl get` after `Name`, `Age` included where upstream has it.
     pub columns: &'static [Column],
+    /// Follows the name in the first column: ` (default)` for the default storage class.
+    pub name_suffix: fn(obj: &Value) -> &'static str,
     /// One cell per column. `now` is seconds since the epoch, for ages.
     pub cells: fn(obj: &Value, now: i64) -> Vec<Value>,
     /// Selectable fields besides `metadata.name` and `metadata.namespace`.
@@ -63,6 +65,7 @@ impl Kind {
         validate_update: |_, _, _| ErrorList::new(),
         warnings: |_, _| Vec::new(),
         columns: &[Column::AGE],
+        name_suffix: |_| "",
         cells: |obj, now| vec![crate::cell::age(obj, now)],
         selectable: |_| Vec::new(),
         selectable_names: &[],

@@ -594,6 +594,15 @@ fn status_update(new: &Value, old: &Value) -> ErrorList {
         finished && (finished_changed || changed("active") || changed("terminating")),
         &mut e,
     );
+    counters(new, old, &status, &mut e);
+    e
+}
+
+/// What only grows, and what is set once.
+fn counters(new: &Value, old: &Value, status: &At, e: &mut ErrorList) {
+    let (start, completion) = (status.at("startTime"), status.at("completionTime"));
+    let changed = |field: &str| !same(status.value.at(field), old.at("status").at(field));
+    let was = |kind: &str| condition(old, kind);
     if old.has("status.completionTime") && completion.exists() && changed("completionTime") {
         e.push(completion.invalid("field is immutable"));
     }
@@ -631,7 +640,6 @@ fn status_update(new: &Value, old: &Value) -> ErrorList {
                 .invalid("cannot set more ready pods than active"),
         );
     }
-    e
 }
 
 fn finished_counts(new: &Value, status: &At, just_finished: bool, e: &mut ErrorList) {

@@ -43,11 +43,6 @@ const DECISIONS: [&str; 2] = ["Approved", "Denied"];
 pub(crate) static CERTIFICATE_SIGNING_REQUEST: Kind = Kind {
     group: "certificates.k8s.io",
     resource: "certificatesigningrequests",
-    default: |obj| {
-        for condition in obj.list_mut("status.conditions") {
-            condition.fill_text("status", "True");
-        }
-    },
     prepare_create: |obj| obj.put("status", json!({})),
     validate,
     prepare_update,

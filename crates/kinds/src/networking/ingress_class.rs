@@ -29,6 +29,16 @@ pub(crate) static INGRESS_CLASS: Kind = Kind {
         e.append(&mut validate(new));
         e
     },
+    name_suffix: |obj| {
+        let marked = obj
+            .at("metadata.annotations")
+            .get("ingressclass.kubernetes.io/is-default-class");
+        if marked.is_some_and(|m| m == "true") {
+            " (default)"
+        } else {
+            ""
+        }
+    },
     columns: &[
         Column::text("Controller"),
         Column::text("Parameters"),

@@ -32,6 +32,16 @@ pub(crate) static STORAGE_CLASS: Kind = Kind {
         }
         e
     },
+    name_suffix: |obj| {
+        let marked = obj
+            .at("metadata.annotations")
+            .get("storageclass.kubernetes.io/is-default-class");
+        if marked.is_some_and(|m| m == "true") {
+            " (default)"
+        } else {
+            ""
+        }
+    },
     columns: &[
         Column::text("Provisioner"),
         Column::text("ReclaimPolicy"),
