@@ -152,6 +152,8 @@ fn build(v: &Value, at: &str, depth: usize) -> Result<Schema, StructuralError> {
             .into_iter()
             .map(Cow::Owned)
             .collect(),
+        patch_strategy: owned(v, "x-kubernetes-patch-strategy"),
+        patch_merge_key: owned(v, "x-kubernetes-patch-merge-key"),
         default: map.get("default").cloned(),
         format: owned(v, "format"),
         nullable: flag(v, "nullable"),

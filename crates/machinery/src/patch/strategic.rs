@@ -161,7 +161,11 @@ fn retain_keys(
         .as_array()
         .map(|l| l.iter().filter_map(Value::as_str).collect())
         .ok_or_else(|| malformed("$retainKeys must be a list"))?;
-    for key in patch.keys().filter(|k| !k.starts_with('$')) {
+    // A null deletes its field, which must not be retained.
+    let set = patch
+        .iter()
+        .filter(|(k, v)| !k.starts_with('$') && !v.is_null());
+    for (key, _) in set {
         if !keys.contains(&key.as_str()) {
             return Err(malformed(format!(
                 "$retainKeys directive must contain the field {key} that the patch sets"
@@ -208,21 +212,54 @@ fn order_lists(
         if let Some(p) = &patched {
             check_order(p, &order, merge_key, key)?;
         }
-        let merged = match (server.clone(), patched) {
+        let mut known = server.clone().unwrap_or_default();
+        let merged = match (server, patched) {
             (None, None) => continue,
             (Some(s), None) => s,
             (None, Some(p)) => match fresh(Value::Array(p)) {
                 Value::Array(l) => l,
                 _ => Vec::new(),
             },
-            (Some(s), Some(p)) if place.merges() => merge_list(s, p, &place)?,
+            (Some(s), Some(p)) if place.merges() => {
+                let added = new_items(&s, &p, merge_key);
+                let merged = merge_list(s, p, &place)?;
+                known = replaced_in_place(known, added, &merged, merge_key);
+                merged
+            }
             (Some(_), Some(p)) => p,
         };
-        let server = server.unwrap_or_default();
-        let ordered = normalize_order(merged, &order, &server, merge_key);
+        let ordered = normalize_order(merged, &order, &known, merge_key);
         original.insert(key.to_owned(), Value::Array(ordered));
     }
     Ok(())
+}
+
+/// Items of a patch that the list does not have, directives aside.
+fn new_items(server: &[Value], patch: &[Value], key: &str) -> Vec<Value> {
+    patch
+        .iter()
+        .filter(|p| p.is_object() && p.get(DIRECTIVE).is_none())
+        .filter(|p| !server.iter().any(|s| same(s, p, key)))
+        .cloned()
+        .collect()
+}
+
+/// The server's order as upstream sees it after the merge: an item that was added stands in the
+/// place of one that was deleted, behind those that stayed. What is left over keeps no place.
+fn replaced_in_place(
+    server: Vec<Value>,
+    added: Vec<Value>,
+    merged: &[Value],
+    key: &str,
+) -> Vec<Value> {
+    let before = server.len();
+    let mut known: Vec<Value> = server
+        .into_iter()
+        .filter(|s| merged.iter().any(|m| same(m, s, key)))
+        .collect();
+    let deleted = before - known.len();
+    known.extend(added.into_iter().take(deleted));
+    known
 }
 
 /// Every item the patch sets must be in the order list, in that order.
@@ -406,6 +443,22 @@ mod tests {
     }
 
     #[test]
+    fn an_added_item_takes_the_place_of_a_deleted_one() {
+        let got = pod_spec(
+            json!({"containers": [{"name": "1"}, {"name": "2"}, {"name": "4"}]}),
+            json!({
+                "$setElementOrder/containers": [{"name": "2"}, {"name": "3"}],
+                "containers": [{"name": "3"}, {"$patch": "delete", "name": "1"}]
+            }),
+        )
+        .unwrap();
+        assert_eq!(
+            got,
+            json!({"containers": [{"name": "2"}, {"name": "4"}, {"name": "3"}]})
+        );
+    }
+
+    #[test]
     fn directives() {
         let original =
             json!({"containers": [{"name": "a"}, {"name": "b"}], "nodeSelector": {"x": "1"}});
@@ -456,7 +509,7 @@ mod tests {
         let s = keelson_api::schema("io.k8s.api.apps.v1.DeploymentSpec").unwrap();
         let got = apply(
             json!({"strategy": {"type": "RollingUpdate", "rollingUpdate": {"maxSurge": 1}}}),
-            json!({"strategy": {"$retainKeys": ["type"], "type": "Recreate"}}),
+            json!({"strategy": {"$retainKeys": ["type"], "type": "Recreate", "rollingUpdate": null}}),
             s,
         )
         .unwrap();
