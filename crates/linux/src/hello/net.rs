@@ -282,3 +282,42 @@ pub(super) fn udp_serve(arguments: &[String]) -> Outcome {
         let _ = socket.send_to(&answer, peer);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pages_and_their_parameters() {
+        let peer: SocketAddr = "[::ffff:10.0.0.7]:4000".parse().unwrap();
+        assert_eq!(
+            page("/echo?a=b&msg=two+words", peer),
+            ("200 OK", "two words".to_owned())
+        );
+        assert_eq!(page("/clientip", peer).1, "10.0.0.7:4000");
+        assert!(page("/", peer).1.starts_with("Hello from "));
+        assert!(page("/nothing", peer).0.starts_with("404"));
+    }
+
+    #[test]
+    fn a_connection_serves_several_requests() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        std::thread::spawn(move || answer_http(listener.accept().unwrap().0));
+        let mut stream = TcpStream::connect(address).unwrap();
+        let mut answer = [0; 4096];
+        for _ in 0..2 {
+            stream
+                .write_all(b"GET /healthz HTTP/1.1\r\nHost: a\r\n\r\n")
+                .unwrap();
+            let n = stream.read(&mut answer).unwrap();
+            assert!(answer[..n].ends_with(b"\r\n\r\nok\n"));
+        }
+        stream
+            .write_all(b"GET / HTTP/1.1\r\nConnection: close\r\n\r\n")
+            .unwrap();
+        let mut rest = String::new();
+        stream.read_to_string(&mut rest).unwrap();
+        assert!(rest.contains("Hello from"));
+    }
+}

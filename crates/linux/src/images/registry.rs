@@ -90,14 +90,17 @@ impl RegistryConfig {
             encoding: oci_client::client::CertificateEncoding::Pem,
             data: text.clone().into_bytes(),
         };
-        let protocol = if self.is_insecure(endpoint) {
+        let insecure = self.is_insecure(endpoint);
+        let protocol = if insecure {
             ClientProtocol::Http
         } else {
             ClientProtocol::Https
         };
         let config = ClientConfig {
             protocol,
-            accept_invalid_certificates: self.skip_verify,
+            // Without encryption there is no trust to lose, and a host without any certificate
+            // authority can still pull from its own registry.
+            accept_invalid_certificates: self.skip_verify || insecure,
             extra_root_certificates: self.certificate_authorities.iter().map(pem).collect(),
             connect_timeout: Some(CONNECT_TIMEOUT),
             read_timeout: Some(READ_TIMEOUT),

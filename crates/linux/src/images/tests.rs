@@ -68,9 +68,10 @@ impl Registry {
             .stderr(Stdio::null())
             .spawn()
             .unwrap();
+        let registry = Registry { child, address };
         for _ in 0..200 {
-            if std::net::TcpStream::connect(&address).is_ok() {
-                return Some(Registry { child, address });
+            if std::net::TcpStream::connect(&registry.address).is_ok() {
+                return Some(registry);
             }
             std::thread::sleep(Duration::from_millis(20));
         }
