@@ -231,6 +231,12 @@ pub(crate) fn reset_signals() {
     }
 }
 
+/// Children of this process are reaped by the kernel. Programs inherit this; see [`reset_signals`].
+pub(crate) fn ignore_children() {
+    // SAFETY: ignoring is a valid disposition of this signal.
+    unsafe { libc::signal(libc::SIGCHLD, libc::SIG_IGN) };
+}
+
 /// Waits for a signal for ever, reaping children: the life of a PID namespace's first process.
 pub(crate) fn reap_forever() -> ! {
     // SAFETY: the set is initialised; null pointers are allowed where they are passed.

@@ -12,10 +12,12 @@ use tokio::io::AsyncReadExt;
 use tokio::io::unix::AsyncFd;
 
 use crate::shim::protocol::{self, MAX_MESSAGE_BYTES, Reply, Request};
+use crate::shim::template::Order;
 use crate::shim::{READY, SHIM_ARGUMENT};
 use crate::sys;
 
 const START_TIMEOUT: Duration = Duration::from_secs(20);
+const MAX_REPORT_BYTES: u64 = 64 << 10;
 
 pub(super) struct Connection {
     socket: AsyncFd<OwnedFd>,
@@ -101,12 +103,18 @@ pub(super) async fn call(socket: &Path, request: &Request) -> Result<(Reply, Vec
     connection.answer().await
 }
 
-/// How shims are started.
-#[derive(Debug)]
+/// How shims are started: by the template, a process of this binary that clones itself.
 pub(super) struct Launcher {
     executable: PathBuf,
-    /// Keeps a read-only view of the executable alive that shims are started from.
+    /// Keeps a read-only view of the executable alive that the template is started from.
     _view: Option<OwnedFd>,
+    template: tokio::sync::Mutex<Option<Template>>,
+}
+
+struct Template {
+    orders: AsyncFd<OwnedFd>,
+    /// Kept so that its end is collected.
+    _process: tokio::process::Child,
 }
 
 impl Launcher {
@@ -115,52 +123,43 @@ impl Launcher {
     pub(super) fn new(executable: Option<PathBuf>) -> Launcher {
         use std::os::fd::AsRawFd;
         let original = executable.unwrap_or_else(|| PathBuf::from("/proc/self/exe"));
-        let view = readonly_view(&original);
-        match view {
-            Ok(view) => {
-                let path = format!("/proc/{}/fd/{}", std::process::id(), view.as_raw_fd());
-                Launcher {
-                    executable: PathBuf::from(path),
-                    _view: Some(view),
-                }
-            }
+        let (executable, view) = match readonly_view(&original) {
+            Ok(view) => (
+                PathBuf::from(format!(
+                    "/proc/{}/fd/{}",
+                    std::process::id(),
+                    view.as_raw_fd()
+                )),
+                Some(view),
+            ),
             Err(error) => {
                 tracing::warn!(%error, "shims run from a writable view of this program");
-                Launcher {
-                    executable: original,
-                    _view: None,
-                }
+                (original, None)
             }
+        };
+        Launcher {
+            executable,
+            _view: view,
+            template: tokio::sync::Mutex::new(None),
         }
     }
 
     /// Starts a shim and gives its pid once it listens.
     pub(super) async fn start(&self, config: &Path, log: &Path) -> Result<i32> {
         let failed = |error: io::Error| Error::Failed(format!("starting the pod's shim: {error}"));
-        let log = std::fs::OpenOptions::new()
-            .create(true)
-            .append(true)
-            .open(log)
-            .map_err(failed)?;
-        let mut child = tokio::process::Command::new(&self.executable)
-            .arg0("keelson")
-            .arg(SHIM_ARGUMENT)
-            .arg(config)
-            .env_clear()
-            .current_dir("/")
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .stderr(log)
-            .spawn()
-            .map_err(failed)?;
-        let mut line = String::new();
-        let read = async {
-            if let Some(out) = child.stdout.take() {
-                out.take(64 << 10).read_to_string(&mut line).await?;
-            }
-            child.wait().await
+        let order = Order {
+            config: config.to_path_buf(),
+            log: log.to_path_buf(),
         };
-        match tokio::time::timeout(START_TIMEOUT, read).await {
+        let (read, write) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)
+            .map_err(|e| failed(e.into()))?;
+        self.order(&order, write.as_fd()).await.map_err(failed)?;
+        drop(write);
+        let mut line = String::new();
+        let mut report = tokio::net::unix::pipe::Receiver::from_owned_fd(read)
+            .map_err(failed)?
+            .take(MAX_REPORT_BYTES);
+        match tokio::time::timeout(START_TIMEOUT, report.read_to_string(&mut line)).await {
             Err(_) => {
                 return Err(Error::Timeout(
                     "the pod's shim did not start in time".to_owned(),
@@ -179,6 +178,63 @@ impl Launcher {
                         .to_owned(),
                 )
             })
+    }
+
+    /// Gives an order to the template, which is started when there is none (any more).
+    async fn order(&self, order: &Order, report: BorrowedFd<'_>) -> io::Result<()> {
+        let bytes = serde_json::to_vec(order)?;
+        let mut slot = self.template.lock().await;
+        if let Some(template) = slot.take() {
+            match template.send(&bytes, report).await {
+                Ok(()) => {
+                    *slot = Some(template);
+                    return Ok(());
+                }
+                Err(error) => {
+                    tracing::warn!(%error, "the shims' template is gone; starting another")
+                }
+            }
+        }
+        let template = self.start_template()?;
+        template.send(&bytes, report).await?;
+        *slot = Some(template);
+        Ok(())
+    }
+
+    fn start_template(&self) -> io::Result<Template> {
+        use rustix::net::{AddressFamily, SocketFlags, SocketType};
+        let (ours, theirs) = rustix::net::socketpair(
+            AddressFamily::UNIX,
+            SocketType::SEQPACKET,
+            SocketFlags::CLOEXEC,
+            None,
+        )?;
+        rustix::io::ioctl_fionbio(&ours, true)?;
+        let process = tokio::process::Command::new(&self.executable)
+            .arg0("keelson")
+            .arg(SHIM_ARGUMENT)
+            .env_clear()
+            .current_dir("/")
+            .stdin(Stdio::from(theirs))
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()?;
+        Ok(Template {
+            orders: sys::watch_readiness(ours)?,
+            _process: process,
+        })
+    }
+}
+
+impl Template {
+    async fn send(&self, bytes: &[u8], report: BorrowedFd<'_>) -> io::Result<()> {
+        loop {
+            let mut ready = self.orders.writable().await?;
+            match ready.try_io(|socket| protocol::send(socket.as_fd(), bytes, &[report])) {
+                Ok(result) => return result,
+                Err(_would_block) => {}
+            }
+        }
     }
 }
 

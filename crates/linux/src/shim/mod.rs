@@ -1,6 +1,6 @@
 //! The shim: one small process for each pod, which outlives the server.
 //!
-//! It is this same binary, started again with [`SHIM_ARGUMENT`]. It lives in the pod's network,
+//! It is this same binary, cloned from a process started with [`SHIM_ARGUMENT`]. It lives in the pod's network,
 //! IPC and UTS namespaces and so holds them; it is the parent of every process the runtime
 //! starts in the pod, owns their streams and logs, and reports how they end. It has one thread,
 //! so it may clone itself, and it does little, so it stays small: what is heavy happens in the
@@ -10,17 +10,19 @@ mod container;
 mod log;
 pub(crate) mod protocol;
 mod server;
+pub(crate) mod template;
 
 use std::ffi::OsStr;
 use std::io::{self, Write};
 use std::os::fd::{AsFd, OwnedFd};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use rustix::fs::{Mode, OFlags};
 use thiserror::Error;
 
 use self::protocol::ShimConfig;
 use self::server::Server;
+use self::template::Birth;
 use crate::sys;
 
 /// The first argument that makes this binary a shim.
@@ -33,8 +35,6 @@ const MAX_CONFIG_BYTES: u64 = 1 << 20;
 
 #[derive(Debug, Error)]
 enum ShimError {
-    #[error("usage: {SHIM_ARGUMENT} CONFIG")]
-    Usage,
     #[error("reading the configuration")]
     Config(#[source] io::Error),
     #[error("decoding the configuration")]
@@ -47,30 +47,68 @@ fn setup<T>(what: &str, result: io::Result<T>) -> Result<T, ShimError> {
     result.map_err(|error| ShimError::Setup(what.to_owned(), error))
 }
 
-/// Runs a shim and never returns. Must be called before the process has a second thread;
-/// `arguments` are those after [`SHIM_ARGUMENT`].
+/// Runs the process that shims are cloned from, and in its clones the shims. Never returns. Must
+/// be called before the process has a second thread. `arguments` are those after
+/// [`SHIM_ARGUMENT`]; a shim takes none, its orders come on the standard input.
 pub fn shim_main<S: AsRef<OsStr>>(arguments: &[S]) -> ! {
-    let result = start(arguments.first().map(AsRef::as_ref));
-    if let Err(error) = result {
-        let cause = std::error::Error::source(&error)
-            .map(|cause| format!(": {cause}"))
-            .unwrap_or_default();
-        let _ = writeln!(io::stdout(), "error {error}{cause}");
-        sys::exit_now(1)
+    if let Some(argument) = arguments.first() {
+        let _ = writeln!(io::stderr(), "unexpected argument {:?}", argument.as_ref());
+        sys::exit_now(2)
     }
-    sys::exit_now(0)
+    let code = match template::serve() {
+        Ok(None) => 0,
+        Ok(Some(birth)) => live(birth),
+        Err(error) => {
+            let _ = writeln!(io::stderr(), "{}", describe(&error));
+            1
+        }
+    };
+    sys::exit_now(code)
 }
 
-fn start(config: Option<&OsStr>) -> Result<(), ShimError> {
-    let path = config.map(PathBuf::from).ok_or(ShimError::Usage)?;
-    let bytes = sys::read_bounded(&path, MAX_CONFIG_BYTES).map_err(ShimError::Config)?;
+fn live(birth: Birth) -> i32 {
+    let Birth { order, report } = birth;
+    let started = redirect(&order.log, &report).and_then(|()| {
+        drop(report);
+        start(&order.config)
+    });
+    match started {
+        Ok(()) => 0,
+        Err(error) => {
+            let _ = writeln!(io::stdout(), "error {}", describe(&error));
+            1
+        }
+    }
+}
+
+fn describe(error: &ShimError) -> String {
+    let cause = std::error::Error::source(error)
+        .map(|cause| format!(": {cause}"))
+        .unwrap_or_default();
+    format!("{error}{cause}")
+}
+
+/// The standard streams of a shim that starts: nothing to read, its report, its log.
+fn redirect(log: &Path, report: &OwnedFd) -> Result<(), ShimError> {
+    let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::APPEND | OFlags::CLOEXEC;
+    let log = setup(
+        "opening the log",
+        rustix::fs::open(log, flags, Mode::from_raw_mode(0o600)).map_err(io::Error::from),
+    )?;
+    let null = setup("opening /dev/null", container::dev_null())?;
+    for (fd, target) in [(&null, 0), (report, 1), (&log, 2)] {
+        setup(
+            "installing the standard streams",
+            sys::duplicate_to(fd.as_fd(), target),
+        )?;
+    }
+    Ok(())
+}
+
+fn start(path: &Path) -> Result<(), ShimError> {
+    let bytes = sys::read_bounded(path, MAX_CONFIG_BYTES).map_err(ShimError::Config)?;
     let config: ShimConfig = serde_json::from_slice(&bytes).map_err(ShimError::Decode)?;
 
-    // The parent only waits for this process to exist: the shim is nobody's child, so that its
-    // end is noticed by its socket alone, by whichever server is there then.
-    if setup("starting the shim", sys::clone_process(0))?.is_some() {
-        sys::exit_now(0);
-    }
     setup(
         "making a session",
         rustix::process::setsid().map_err(io::Error::from),

@@ -460,12 +460,12 @@ fn fifty_containers_start_at_once() {
     });
 }
 
-/// Memory of a process that no file stands for, in KiB.
+/// A process's share of memory that no file stands for, in KiB.
 fn anonymous(pid: &str) -> u64 {
     let rollup = std::fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).unwrap();
     let line = rollup
         .lines()
-        .find_map(|line| line.strip_prefix("Anonymous:"))
+        .find_map(|line| line.strip_prefix("Pss_Anon:"))
         .unwrap();
     line.trim().trim_end_matches(" kB").parse().unwrap()
 }
