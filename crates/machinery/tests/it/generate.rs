@@ -134,4 +134,67 @@ impl Generator {
         }
         Value::Array(items)
     }
+
+    /// Anything at all, with names that mean something to patches and ownership.
+    pub(crate) fn chaos(&mut self, depth: usize) -> Value {
+        const NAMES: &[&str] = &[
+            "metadata",
+            "spec",
+            "status",
+            "name",
+            "containers",
+            "ports",
+            "labels",
+            "finalizers",
+            "managedFields",
+            "fieldsV1",
+            "fieldsType",
+            "operation",
+            "apiVersion",
+            "kind",
+            "template",
+            "strategy",
+            "$patch",
+            "$retainKeys",
+            "$setElementOrder/containers",
+            "$setElementOrder/finalizers",
+            "$deleteFromPrimitiveList/finalizers",
+            "f:a",
+            "k:{\"name\":1}",
+            "k:x",
+            "v:",
+            ".",
+            "op",
+            "path",
+            "value",
+            "from",
+        ];
+        match self.rng.random_range(0..if depth > 5 { 6 } else { 10 }) {
+            0 => Value::Null,
+            1 => json!(self.rng.random::<bool>()),
+            2 => json!(self.rng.random::<i64>()),
+            3 => json!(self.rng.random::<f64>()),
+            4 => json!(
+                [
+                    "delete", "replace", "merge", "FieldsV1", "Update", "/spec/-", "~2", ""
+                ][self.rng.random_range(0..8)]
+            ),
+            5 => json!(self.text()),
+            6 | 7 => (0..self.rng.random_range(0..4))
+                .map(|_| self.chaos(depth + 1))
+                .collect(),
+            _ => Value::Object(
+                (0..self.rng.random_range(0..5))
+                    .map(|_| {
+                        let name = NAMES[self.rng.random_range(0..NAMES.len())];
+                        (name.to_owned(), self.chaos(depth + 1))
+                    })
+                    .collect(),
+            ),
+        }
+    }
+
+    pub(crate) fn bytes(&mut self, n: usize) -> Vec<u8> {
+        (0..n).map(|_| self.rng.random()).collect()
+    }
 }

@@ -215,3 +215,46 @@ fn an_update_that_changes_nothing_owns_nothing() {
         assert_eq!(same, created, "{at}");
     });
 }
+
+/// Bad input is refused or does something; it never panics and never hangs.
+#[test]
+fn bad_input_never_panics() {
+    let kinds = ["io.k8s.api.core.v1.Pod", "io.k8s.api.apps.v1.Deployment"];
+    let reset = FieldSet::of(&["status"]);
+    for seed in 0..800 {
+        let s = schema(kinds[seed as usize % 2]).unwrap();
+        let mut g = Generator::new(seed);
+        let (a, b) = (g.chaos(0), g.chaos(0));
+        let good = g.object(s, "v1", "Pod");
+        let _ = normalize(a.clone(), s);
+        let _ = decode(a.to_string().as_bytes(), s);
+        let _ = patch::json::apply(good.clone(), &a);
+        let _ = patch::merge::apply(a.clone(), b.clone());
+        let _ = patch::strategic::apply(good.clone(), a.clone(), s);
+        let _ = patch::strategic::apply(a.clone(), b.clone(), s);
+        let _ = patch::strategic::apply(json!({"spec": a.clone()}), json!({"spec": b.clone()}), s);
+        let request = Request {
+            schema: s,
+            manager: "m",
+            api_version: "v1",
+            subresource: "",
+            now: "2026-01-01T00:00:00Z",
+            reset: &reset,
+        };
+        let mut config = b.clone();
+        if config.is_object() {
+            config["apiVersion"] = json!("v1");
+        }
+        let _ = apply(Some(&a), &config, &request, true);
+        let _ = apply(Some(&good), &config, &request, false);
+        let mut live = good.clone();
+        live["metadata"]["managedFields"] = a.clone();
+        let _ = apply(Some(&live), &good, &request, true);
+        let mut new = b;
+        track_update(Some(&a), &mut new, &request);
+        let noise = g.bytes(64);
+        let _ = protobuf::decode_message(&noise, kinds[0]);
+        let _ = protobuf::open(&noise);
+        default::apply(&mut new, s);
+    }
+}
