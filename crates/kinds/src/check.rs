@@ -230,39 +230,12 @@ impl<'a> At<'a> {
 
     /// A map of labels.
     pub(crate) fn labels(&self, e: &mut ErrorList) {
-        for (key, value) in self.entries() {
-            for msg in validation::is_qualified_name(key) {
-                e.push(FieldError::invalid(&self.path, key, msg));
-            }
-            for msg in validation::is_valid_label_value(value.text()) {
-                e.push(FieldError::invalid(&self.path, value.text(), msg));
-            }
-        }
+        e.extend(validation::validate_labels(self.value, &self.path));
     }
 
     /// A label selector's own rules.
     pub(crate) fn label_selector(&self, e: &mut ErrorList) {
-        self.at("matchLabels").labels(e);
-        for term in self.at("matchExpressions").each() {
-            let values = term.at("values");
-            match term.at("operator").text() {
-                "In" | "NotIn" if values.is_empty() => {
-                    e.push(values.required("must be specified when `operator` is 'In' or 'NotIn'"));
-                }
-                "In" | "NotIn" => {}
-                "Exists" | "DoesNotExist" if !values.is_empty() => {
-                    e.push(values.forbidden(
-                        "may not be specified when `operator` is 'Exists' or 'DoesNotExist'",
-                    ));
-                }
-                "Exists" | "DoesNotExist" => {}
-                _ => e.push(term.at("operator").invalid("not a valid selector operator")),
-            }
-            term.at("key").label_name(e);
-            for value in values.each() {
-                value.conforms(e, validation::is_valid_label_value);
-            }
-        }
+        e.extend(validation::validate_label_selector(self.value, &self.path));
     }
 }
 
@@ -270,7 +243,7 @@ pub(crate) const IMMUTABLE: &str = "field is immutable";
 pub(crate) const NON_NEGATIVE: &str = "must be greater than or equal to 0";
 
 pub(crate) fn range(low: i64, high: i64) -> String {
-    format!("must be between {low} and {high}, inclusive")
+    validation::inclusive_range_error(low, high)
 }
 
 /// A quantity from its JSON form, which may be a number.
@@ -337,16 +310,11 @@ pub(crate) fn name_is_dns1123_label(name: &str, prefix: bool) -> Vec<String> {
 
 /// A name that is one segment of a URL path.
 pub(crate) fn name_is_path_segment(name: &str, prefix: bool) -> Vec<String> {
-    let mut out = Vec::new();
-    if !prefix && (name == "." || name == "..") {
-        out.push(format!("may not be '{name}'"));
+    if prefix {
+        validation::is_path_segment_prefix(name)
+    } else {
+        validation::is_path_segment_name(name)
     }
-    for c in ['/', '%'] {
-        if name.contains(c) {
-            out.push(format!("may not contain '{c}'"));
-        }
-    }
-    out
 }
 
 /// A domain, a slash and a path: how controllers are named.

@@ -515,13 +515,13 @@ fn traffic(obj: &Value, spec: &At, kind: &str, e: &mut ErrorList) {
         e.push(external.invalid("may only be set for externally-accessible services"));
     }
     let health = spec.at("healthCheckNodePort");
-    if health.num() != 0 {
-        if needs_health_check_port(obj) {
-            health.port(e);
-        } else {
-            let detail = "may only be set when `type` is 'LoadBalancer' and `externalTrafficPolicy` is 'Local'";
-            e.push(health.invalid(detail));
-        }
+    match (needs_health_check_port(obj), health.num()) {
+        (true, 0) => e.push(health.required("")),
+        (true, _) => health.port(e),
+        (false, 0) => {}
+        (false, _) => e.push(health.invalid(
+            "may only be set when `type` is 'LoadBalancer' and `externalTrafficPolicy` is 'Local'",
+        )),
     }
     let internal = spec.at("internalTrafficPolicy");
     if !internal.exists() && needs_cluster_ip(kind) {

@@ -330,21 +330,10 @@ fn host_ports(list: &At, e: &mut ErrorList) {
     }
 }
 
-/// Names of environment variables may be any printable text without an equals sign.
-fn is_env_name(name: &str) -> Vec<String> {
-    let mut out = Vec::new();
-    if name.is_empty() {
-        out.push("environment variable name must be non-empty".to_owned());
-    }
-    if name.chars().any(|c| !(' '..='~').contains(&c) || c == '=') {
-        out.push("a valid environment variable name must consist only of printable ASCII characters other than '='".to_owned());
-    }
-    out
-}
-
 fn env(list: &At, e: &mut ErrorList) {
     for var in list.each() {
-        var.at("name").required_conforms(e, is_env_name);
+        var.at("name")
+            .required_conforms(e, validation::is_relaxed_env_var_name);
         let from = var.at("valueFrom");
         if from.exists() {
             value_from(&from, !var.at("value").is_empty(), e);
@@ -390,7 +379,9 @@ fn value_from(from: &At, has_value: bool, e: &mut ErrorList) {
 }
 
 fn file_key(source: &At, e: &mut ErrorList) {
-    source.at("key").required_conforms(e, is_env_name);
+    source
+        .at("key")
+        .required_conforms(e, validation::is_relaxed_env_var_name);
     source
         .at("volumeName")
         .required_conforms(e, validation::is_dns1123_label);
@@ -400,7 +391,8 @@ fn file_key(source: &At, e: &mut ErrorList) {
 
 fn env_from(list: &At, e: &mut ErrorList) {
     for from in list.each() {
-        from.at("prefix").optional_conforms(e, is_env_name);
+        from.at("prefix")
+            .optional_conforms(e, validation::is_relaxed_env_var_name);
         let mut sources = 0;
         for kind in ["configMapRef", "secretRef"] {
             if from.has(kind) {

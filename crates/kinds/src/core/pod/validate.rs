@@ -304,14 +304,9 @@ fn dns_config(spec: &At, e: &mut ErrorList) {
     }
     for search in searches.each().filter(|s| s.text() != ".") {
         let text = search.text().strip_suffix('.').unwrap_or(search.text());
-        let plain = text
-            .replace('_', "-")
-            .trim_matches('-')
-            .replace(".-", ".")
-            .replace("-.", ".");
+        let msgs = validation::is_dns1123_subdomain_with_underscore(text);
         e.extend(
-            validation::is_dns1123_subdomain(&plain)
-                .into_iter()
+            msgs.into_iter()
                 .map(|m| FieldError::invalid(&search.path, text, m)),
         );
     }
