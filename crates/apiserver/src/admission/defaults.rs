@@ -41,7 +41,7 @@ fn tolerate(spec: &mut Value) {
             continue;
         }
         let toleration = json!({"key": key, "operator": "Exists", "effect": "NoExecute", "tolerationSeconds": 300});
-        match spec["tolerations"].as_array_mut() {
+        match spec.get_mut("tolerations").and_then(Value::as_array_mut) {
             Some(list) => list.push(toleration),
             None => spec["tolerations"] = json!([toleration]),
         }

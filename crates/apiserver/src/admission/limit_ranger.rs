@@ -70,7 +70,7 @@ fn default_pod(pod: &mut Value, range: &Value) {
         return;
     }
     for (list, label) in [("containers", "container"), ("initContainers", "init container")] {
-        for container in pod["spec"][list].as_array_mut().into_iter().flatten() {
+        for container in pod["spec"].get_mut(list).and_then(Value::as_array_mut).into_iter().flatten() {
             let name = container["name"].as_str().unwrap_or_default().to_owned();
             let set_requests = fill(container, "requests", &requests);
             let set_limits = fill(container, "limits", &limits);

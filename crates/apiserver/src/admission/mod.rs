@@ -13,6 +13,7 @@ mod rbac_escalation;
 mod resource_quota;
 mod runtime_class;
 mod service_account;
+mod webhook;
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, OnceLock, Weak};
@@ -124,6 +125,8 @@ pub const PLUGINS: &[&dyn AdmissionPlugin] = &[
     &runtime_class::RuntimeClass,
     &defaults::DefaultIngressClass,
     &rbac_escalation::RbacEscalation,
+    &webhook::MutatingAdmissionWebhook,
+    &webhook::ValidatingAdmissionWebhook,
     // Last, so that nothing is charged that another plugin refuses or changes.
     &resource_quota::ResourceQuota,
 ];

@@ -120,7 +120,7 @@ fn mount_token(spec: &mut Value) {
     let volume = existing.clone().unwrap_or_else(|| format!("{VOLUME_PREFIX}{}", names::random_suffix(5)));
     let mut used = false;
     for list in ["initContainers", "containers"] {
-        for container in spec[list].as_array_mut().into_iter().flatten() {
+        for container in spec.get_mut(list).and_then(Value::as_array_mut).into_iter().flatten() {
             let mounted = container["volumeMounts"].as_array().into_iter().flatten().any(|m| m["mountPath"] == MOUNT_PATH);
             if mounted {
                 continue;
@@ -148,7 +148,7 @@ fn mount_token(spec: &mut Value) {
 }
 
 fn push(object: &mut Value, key: &str, item: Value) {
-    match object[key].as_array_mut() {
+    match object.get_mut(key).and_then(Value::as_array_mut) {
         Some(list) => list.push(item),
         None => object[key] = json!([item]),
     }
