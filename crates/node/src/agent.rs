@@ -124,8 +124,9 @@ impl Agent {
         tokio::spawn(async move {
             loop {
                 let worker = Worker::new(agent.node.clone(), inbox.clone());
-                match tokio::spawn(worker.run()).await {
-                    Ok(()) => break,
+                let shutdown = agent.node.shutdown.clone();
+                match tokio::spawn(shutdown.run_until_cancelled_owned(worker.run())).await {
+                    Ok(_) => break,
                     Err(error) if error.is_panic() => {
                         tracing::error!(uid, %error, "a pod's worker panicked; starting another");
                         agent.node.clock.sleep(Duration::from_secs(1)).await;

@@ -134,6 +134,7 @@ pub async fn run(
         objects,
         pods,
         config,
+        shutdown: shutdown.clone(),
     });
     node.cgroups
         .ensure(pod::qos::ROOT, &keelson_ports::CgroupResources::default())

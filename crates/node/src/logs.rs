@@ -1,6 +1,7 @@
 //! Container log files: rotation and removal. Reading them is the HTTP server's business.
 
 use std::fs;
+use std::io::{Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 
 use keelson_ports::Runtime;
@@ -32,6 +33,37 @@ pub(crate) fn remove_all(log: &Path) {
             tracing::debug!(file = %file.display(), %error, "removing a log failed");
         }
     }
+}
+
+/// The end of a log as a termination message: at most 80 lines and 2048 bytes, without the runtime's
+/// time stamps.
+pub(crate) fn last_words(log: &Path) -> String {
+    const MAX_BYTES: usize = 2048;
+    const MAX_LINES: usize = 80;
+    const MAX_READ: u64 = 64 << 10;
+    let read = || -> std::io::Result<Vec<u8>> {
+        let mut file = fs::File::open(log)?;
+        let size = file.metadata()?.len();
+        file.seek(SeekFrom::Start(size.saturating_sub(MAX_READ)))?;
+        let mut bytes = Vec::new();
+        file.take(MAX_READ).read_to_end(&mut bytes)?;
+        Ok(bytes)
+    };
+    let Ok(bytes) = read() else {
+        return String::new();
+    };
+    let text = String::from_utf8_lossy(&bytes);
+    let lines: Vec<&str> = text
+        .lines()
+        .filter_map(|line| line.splitn(4, ' ').nth(3))
+        .collect();
+    let mut message = String::new();
+    for line in &lines[lines.len().saturating_sub(MAX_LINES)..] {
+        message.push_str(line);
+        message.push('\n');
+    }
+    let start = message.ceil_char_boundary(message.len().saturating_sub(MAX_BYTES));
+    message.split_off(start)
 }
 
 /// Rotates a log that has grown beyond `max_bytes`; `max_files` counts the one being written.
@@ -66,4 +98,31 @@ pub(crate) async fn rotate(
         fs::remove_file(file)?;
     }
     Ok(true)
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn last_words_are_the_logs_end() {
+        let file = std::env::temp_dir().join(format!(
+            "keelson-words-{}-{:x}",
+            std::process::id(),
+            rand::random::<u64>()
+        ));
+        let mut log = String::new();
+        for n in 0..200 {
+            log.push_str(&format!("2026-01-01T00:00:00Z stdout F line {n}\n"));
+        }
+        fs::write(&file, log).unwrap();
+        let words = last_words(&file);
+        fs::remove_file(&file).unwrap();
+        assert!(
+            words.starts_with("line 120\n") && words.ends_with("line 199\n"),
+            "{words}"
+        );
+        assert_eq!(last_words(&file), "");
+    }
 }

@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use k8s_openapi::api::core::v1::{Pod, Service};
 use keelson_client::{Client, Informer};
 use keelson_ports::{Cgroups, Clock, Images, Mounts, Runtime};
+use tokio_util::sync::CancellationToken;
 
 use crate::config::NodeConfig;
 use crate::events::Events;
@@ -19,6 +20,7 @@ use crate::volumes::VolumeServices;
 
 pub(crate) struct Node {
     pub(crate) config: NodeConfig,
+    pub(crate) shutdown: CancellationToken,
     pub(crate) machine: Machine,
     pub(crate) client: Client,
     pub(crate) runtime: Arc<dyn Runtime>,

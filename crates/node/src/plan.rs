@@ -154,6 +154,8 @@ pub(crate) enum KillReason {
     Probe(FailedProbe),
     /// Its resources changed and its resize policy wants a restart.
     Resized,
+    /// Its image was changed in place.
+    Changed,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -445,6 +447,15 @@ fn kill_failing(observed: &Observed<'_>, plan: &mut Plan) {
         if observed.busy.contains(&Busy::Kill(status.id.clone())) {
             continue;
         }
+        if is_changed(observed.pod, status) {
+            plan.actions.push(Action::KillContainer {
+                id: status.id.clone(),
+                name: status.name.clone(),
+                reason: KillReason::Changed,
+                deadline: observed.now + pod::grace_period(observed.pod),
+            });
+            continue;
+        }
         let Some(probe) = observed
             .probes
             .get(&status.name)
@@ -463,6 +474,19 @@ fn kill_failing(observed: &Observed<'_>, plan: &mut Plan) {
             deadline: observed.now + grace,
         });
     }
+}
+
+/// Whether a running container was made of another image than the specification names now.
+fn is_changed(pod: &Pod, status: &ContainerStatus) -> bool {
+    let Some(made_of) = status.annotations.get(pod::container::ANNOTATION_IMAGE) else {
+        return false;
+    };
+    pod::find_container(pod, &status.name).is_some_and(|(_, container)| {
+        container
+            .image
+            .as_ref()
+            .is_some_and(|image| image != made_of)
+    })
 }
 
 /// There is no usable sandbox: clear the old one away, then make another if anything is to run.

@@ -457,3 +457,21 @@ fn only_two_dead_containers_of_a_name_are_kept() {
     );
     assert_eq!(plan.actions, [Action::RemoveContainer { id: "a-0".into() }]);
 }
+
+#[test]
+fn a_changed_image_restarts_the_container() {
+    let spec = json!({"restartPolicy": "Always", "containers": [{"name": "a", "image": "new"}]});
+    let case = |image: &str| {
+        let mut running = container("x", "a", 0, ContainerState::Running, None);
+        running
+            .annotations
+            .insert(pod::container::ANNOTATION_IMAGE.into(), image.into());
+        Case {
+            sandboxes: vec![sandbox("x", true, 0)],
+            containers: vec![running],
+            ..Case::default()
+        }
+    };
+    assert!(run_case(spec.clone(), case("new")).actions.is_empty());
+    assert_eq!(kills(&run_case(spec, case("old"))), ["a"]);
+}

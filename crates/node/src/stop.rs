@@ -102,6 +102,7 @@ fn message(name: &str, reason: &KillReason) -> String {
         KillReason::Probe(FailedProbe::Startup) => {
             format!("Container {name} failed startup probe, will be restarted")
         }
+        KillReason::Changed => format!("Container {name} definition changed, will be restarted"),
         KillReason::Resized => format!("Container {name} resize requires restart"),
     }
 }

@@ -9,9 +9,10 @@ use std::time::{Duration, SystemTime};
 
 use k8s_openapi::api::core::v1::{Pod, PodStatus};
 use keelson_client::{DeleteOptions, Patch};
-use keelson_ports::CgroupResources;
+use keelson_ports::{CgroupResources, ContainerState};
 use tokio::sync::{Notify, mpsc};
 
+use crate::logs;
 use crate::node::Node;
 use crate::plan::{
     self, Backoff, Busy, Goal, KillReason, Observed, Plan, ProbeState, RuntimePod, StartError,
@@ -127,6 +128,8 @@ pub(crate) struct Worker {
     stop_grace: Option<Duration>,
     verdict: Option<Verdict>,
     cleaned: bool,
+    /// Ends of logs that stand for termination messages, by container id.
+    log_tails: BTreeMap<String, String>,
     /// Limits that running containers were given, by container id.
     limits: BTreeMap<String, CgroupResources>,
     done: (mpsc::Sender<Done>, mpsc::Receiver<Done>),
@@ -159,6 +162,7 @@ impl Worker {
             stop_grace: None,
             verdict: None,
             cleaned: false,
+            log_tails: BTreeMap::new(),
             limits: BTreeMap::new(),
             done: mpsc::channel(16),
             reports: mpsc::channel(16),
@@ -197,7 +201,8 @@ impl Worker {
 
     async fn sync(&mut self) -> Next {
         let pod = self.inbox.pod();
-        let runtime = self.node.state.pod(&self.uid);
+        let mut runtime = self.node.state.pod(&self.uid);
+        self.explain_ends(&pod, &mut runtime);
         let now = self.node.clock.now();
         let gone = self.inbox.gone.load(Ordering::Acquire);
         let deadline_at = self.check_deadline(&pod, now);
@@ -241,6 +246,9 @@ impl Worker {
             };
         }
         let new = self.compute_status(&pod, &runtime, &probe_states, &plan, stopped, now);
+        if self.is_settling(&pod, &runtime) {
+            return Next::Wait(wake_at);
+        }
         let mut written = self.write_status(&pod, &new).await;
         if written && stopped && pod::is_deleted(&pod) {
             written = self.delete(&pod).await;
@@ -313,6 +321,32 @@ impl Worker {
         };
         self.stop_deadline = Some(deadline);
         Goal::Stop { deadline }
+    }
+
+    /// Containers that left no message but want their log's end for one.
+    fn explain_ends(&mut self, pod: &Pod, runtime: &mut RuntimePod) {
+        self.log_tails.retain(|id, _| {
+            runtime
+                .containers
+                .iter()
+                .any(|container| container.id == *id)
+        });
+        for status in &mut runtime.containers {
+            let failed = status.state == ContainerState::Exited && plan::exit_code(status) != 0;
+            if !failed || !status.message.is_empty() {
+                continue;
+            }
+            let wanted = pod::find_container(pod, &status.name).is_some_and(|(_, container)| {
+                container.termination_message_policy.as_deref() == Some("FallbackToLogsOnError")
+            });
+            if wanted {
+                let tail = self
+                    .log_tails
+                    .entry(status.id.clone())
+                    .or_insert_with(|| logs::last_words(&status.log_path));
+                status.message.clone_from(tail);
+            }
+        }
     }
 
     /// Probes exist exactly for running containers that have some.
@@ -485,6 +519,20 @@ impl Worker {
             stopping: self.stop_deadline.is_some(),
             stopped,
             now,
+        })
+    }
+
+    /// A container runs already while the operation that started it has not reported yet. Its report
+    /// comes at once when no hook runs: one status write instead of two.
+    fn is_settling(&self, pod: &Pod, runtime: &RuntimePod) -> bool {
+        runtime.running().any(|status| {
+            self.busy.contains(&Busy::Start(status.name.clone()))
+                && pod::find_container(pod, &status.name).is_some_and(|(_, container)| {
+                    container
+                        .lifecycle
+                        .as_ref()
+                        .is_none_or(|lifecycle| lifecycle.post_start.is_none())
+                })
         })
     }
 

@@ -119,7 +119,8 @@ impl ImagePuller {
                 );
                 Err(error("ErrImageNeverPull", message, now + NEVER_RETRY))
             }
-            ("Never" | "IfNotPresent", Some(image)) => {
+            // What was made on this machine exists in no registry: it counts as present for `Always`.
+            (policy, Some(image)) if policy != "Always" || image.pinned => {
                 let message = format!(
                     "Container image \"{reference}\" already present on machine and can be accessed by the pod"
                 );
@@ -127,8 +128,6 @@ impl ImagePuller {
                     .container(pod, kind, &container.name, "Normal", "Pulled", message);
                 Ok(image)
             }
-            // What was made on this machine exists in no registry.
-            (_, Some(image)) if image.pinned => Ok(image),
             _ => self.pull(pod, kind, container, reference, auth).await,
         }
     }

@@ -18,7 +18,9 @@ pub(crate) const LABEL_POD_NAME: &str = "io.kubernetes.pod.name";
 pub(crate) const LABEL_POD_NAMESPACE: &str = "io.kubernetes.pod.namespace";
 pub(crate) const LABEL_POD_UID: &str = "io.kubernetes.pod.uid";
 pub(crate) const LABEL_CONTAINER_NAME: &str = "io.kubernetes.container.name";
-/// The `preStop` hook and grace period survive the pod's specification through these.
+/// The image as the specification named it, so that a change in place is noticed.
+pub(crate) const ANNOTATION_IMAGE: &str = "keelson.io/image";
+/// What the pod asked for, for tools that look at the runtime alone.
 pub(crate) const ANNOTATION_GRACE: &str = "io.kubernetes.pod.terminationGracePeriod";
 
 const DEFAULT_TERMINATION_PATH: &str = "/dev/termination-log";
@@ -144,7 +146,8 @@ pub(crate) fn container_config(input: ContainerInput<'_>) -> ContainerConfig {
     let args = expand_all(&container.args);
     let mut labels = identity_labels(input.pod);
     labels.insert(LABEL_CONTAINER_NAME.to_owned(), container.name.clone());
-    let mut annotations = BTreeMap::new();
+    let image = container.image.clone().unwrap_or_default();
+    let mut annotations = BTreeMap::from([(ANNOTATION_IMAGE.to_owned(), image)]);
     if let Some(grace) = spec(input.pod).termination_grace_period_seconds {
         annotations.insert(ANNOTATION_GRACE.to_owned(), grace.to_string());
     }

@@ -47,7 +47,7 @@ impl VolumeType for Claim {
         };
         let persistent: PersistentVolume = client.get("", &volume_name).await.map_err(api)?;
         let path = path_of(&persistent)?;
-        if let Some(group) = context.fs_group() {
+        if let Some(group) = context.fs_group().filter(|_| context.fresh) {
             context
                 .services
                 .mounts

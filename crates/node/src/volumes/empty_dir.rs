@@ -57,7 +57,7 @@ impl VolumeType for EmptyDir {
                 )));
             }
         }
-        if let Some(group) = context.fs_group() {
+        if let Some(group) = context.fs_group().filter(|_| context.fresh) {
             mounts
                 .set_fs_group(&dir, group, false)
                 .await

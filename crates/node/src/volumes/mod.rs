@@ -73,6 +73,8 @@ pub(crate) struct VolumeContext<'a> {
     /// `<data>/pods/<uid>`.
     pub(crate) pod_dir: &'a Path,
     pub(crate) facts: &'a Facts,
+    /// The first time since the agent started; later calls only bring content up to date.
+    pub(crate) fresh: bool,
 }
 
 impl VolumeContext<'_> {

@@ -177,6 +177,7 @@ impl Worker {
                 .map(|s| s.ips.iter().map(ToString::to_string).collect())
                 .unwrap_or_default()
         };
+        let fresh = self.volumes.is_none();
         self.spawn(Busy::Volumes, async move {
             node.objects.register(&pod);
             let pod_dir = node.config.pod_dir(pod::uid(&pod));
@@ -187,6 +188,7 @@ impl Worker {
             }
             let facts = node.facts(pod_ips);
             let context = VolumeContext {
+                fresh,
                 services: &node.volumes,
                 pod: &pod,
                 pod_dir: &pod_dir,
@@ -251,6 +253,9 @@ impl Worker {
                     "create pod log directory {}: {error}",
                     log_directory.display()
                 )));
+            }
+            if let Some(feature) = unsupported(&pod) {
+                return Outcome::Prepared(Err(format!("{feature} are not supported by this node")));
             }
             let limits = resources::pod_cgroup(&pod, node.config.pod_pids_limit);
             if let Err(error) = node.cgroups.ensure(&qos::cgroup_path(&pod), &limits).await {
@@ -405,6 +410,28 @@ impl Worker {
             )
         });
     }
+}
+
+/// What the pod asks for and this node would have to ignore.
+fn unsupported(pod: &Pod) -> Option<&'static str> {
+    let spec = pod::spec(pod);
+    if spec.host_users == Some(false) {
+        return Some("user namespaces (hostUsers: false)");
+    }
+    if spec
+        .resource_claims
+        .as_ref()
+        .is_some_and(|claims| !claims.is_empty())
+    {
+        return Some("resource claims");
+    }
+    let block = pod::all_containers(pod).iter().any(|(_, container)| {
+        container
+            .volume_devices
+            .as_ref()
+            .is_some_and(|devices| !devices.is_empty())
+    });
+    block.then_some("block volumes (volumeDevices)")
 }
 
 /// The handler that the pod's RuntimeClass names.
