@@ -23,6 +23,15 @@ const RTM_NEWROUTE: u16 = 24;
 const RTM_DELROUTE: u16 = 25;
 const RTM_GETROUTE: u16 = 26;
 
+const RTM_NEWNEIGH: u16 = 28;
+
+const IFLA_VXLAN_ID: u16 = 1;
+const IFLA_VXLAN_LEARNING: u16 = 7;
+const IFLA_VXLAN_PORT: u16 = 15;
+const AF_BRIDGE: u8 = 7;
+const NTF_SELF: u8 = 2;
+const NUD_PERMANENT: u16 = 0x80;
+
 const IFLA_ADDRESS: u16 = 1;
 const IFLA_IFNAME: u16 = 3;
 const IFLA_MTU: u16 = 4;
@@ -185,6 +194,60 @@ impl Links {
                 });
             });
         })
+    }
+
+    /// Creates a VXLAN link that is down and learns nothing by itself.
+    pub(crate) fn create_vxlan(
+        &mut self,
+        name: &str,
+        id: u32,
+        port: u16,
+        mac: Mac,
+        mtu: u32,
+    ) -> io::Result<()> {
+        self.0.request(RTM_NEWLINK, NLM_F_CREATE | NLM_F_EXCL, |b| {
+            link_header(b, 0, 0);
+            b.string(IFLA_IFNAME, name);
+            b.attr(IFLA_ADDRESS, &mac);
+            b.u32(IFLA_MTU, mtu);
+            b.nest(IFLA_LINKINFO, |b| {
+                b.string(IFLA_INFO_KIND, "vxlan");
+                b.nest(IFLA_INFO_DATA, |b| {
+                    b.u32(IFLA_VXLAN_ID, id);
+                    b.attr(IFLA_VXLAN_LEARNING, &[0]);
+                    b.attr(IFLA_VXLAN_PORT, &port.to_be_bytes());
+                });
+            });
+        })
+    }
+
+    /// Says which node the tunnel carries frames for `mac` to.
+    pub(crate) fn set_tunnel_end(&mut self, link: u32, mac: Mac, node: IpAddr) -> io::Result<()> {
+        self.neighbour(link, AF_BRIDGE, NTF_SELF, node, mac)
+    }
+
+    /// Says which link-layer address a neighbour has.
+    pub(crate) fn set_neighbour(&mut self, link: u32, ip: IpAddr, mac: Mac) -> io::Result<()> {
+        self.neighbour(link, family(ip), 0, ip, mac)
+    }
+
+    fn neighbour(
+        &mut self,
+        link: u32,
+        family: u8,
+        flags: u8,
+        ip: IpAddr,
+        mac: Mac,
+    ) -> io::Result<()> {
+        self.0
+            .request(RTM_NEWNEIGH, NLM_F_CREATE | NLM_F_REPLACE, |b| {
+                b.raw(&[family, 0, 0, 0]);
+                b.raw(&link.to_ne_bytes());
+                let [low, high] = NUD_PERMANENT.to_ne_bytes();
+                b.raw(&[low, high, flags, 0]);
+                b.attr(1, &address_bytes(ip));
+                b.attr(2, &mac);
+            })
     }
 
     /// Lets the bridge send a frame back through the port it came from. Where `br_netfilter` is

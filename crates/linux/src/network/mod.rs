@@ -8,6 +8,7 @@ mod ipam;
 mod links;
 pub(crate) mod netns;
 mod rules;
+mod tunnel;
 
 use std::fs;
 use std::io;
@@ -40,6 +41,9 @@ pub struct NetworkConfig {
     pub mtu: Option<u32>,
     /// Service addresses; a route leads them to the packet rules on a host without default route.
     pub service_cidrs: Vec<IpNet>,
+    /// VXLAN identifier and UDP port of the tunnels to nodes behind routers; the same on all nodes.
+    pub tunnel_id: u32,
+    pub tunnel_port: u16,
 }
 
 impl NetworkConfig {
@@ -50,6 +54,8 @@ impl NetworkConfig {
             run_dir,
             mtu: None,
             service_cidrs: Vec::new(),
+            tunnel_id: 0x4b4c,
+            tunnel_port: 8472,
         }
     }
 
@@ -183,7 +189,7 @@ impl PodNetwork for BridgeNetwork {
 
     async fn set_routes(&self, routes: &[(IpNet, IpAddr)]) -> Result<()> {
         let routes = routes.to_vec();
-        self.blocking(move |_, state| set_routes(&mut lock(state), &routes))
+        self.blocking(move |config, state| set_routes(config, &mut lock(state), &routes))
             .await
     }
 
@@ -577,7 +583,11 @@ fn detach(config: &NetworkConfig, state: &mut State, sandboxes: &[String]) -> Re
     }
 }
 
-fn set_routes(state: &mut State, routes: &[(IpNet, IpAddr)]) -> Result<(), Failure> {
+fn set_routes(
+    config: &NetworkConfig,
+    state: &mut State,
+    routes: &[(IpNet, IpAddr)],
+) -> Result<(), Failure> {
     let mut links = open_links()?;
     let before = state.ipam.facts.routes.clone();
     let mut wanted = Vec::new();
@@ -590,16 +600,35 @@ fn set_routes(state: &mut State, routes: &[(IpNet, IpAddr)]) -> Result<(), Failu
                 link,
                 protocol: ROUTE_PROTOCOL,
             }),
-            Ok(None) | Err(_) => distant.push(format!("{range} via {node}")),
+            Ok(None) | Err(_) => distant.push((range, *node)),
         }
     }
     remove_routes(&mut links, &before, |r| {
-        wanted.iter().any(|w| w.destination == r.destination)
+        let near = wanted.iter().any(|w| w.destination == r.destination);
+        near || distant
+            .iter()
+            .any(|(range, _)| range.trunc() == r.destination)
     })?;
     for route in &wanted {
         links
             .set_route(route, false, None)
             .map_err(kernel(format!("add the route to {}", route.destination)))?;
+    }
+    let unsupported = distant.iter().find(|(_, node)| node.is_ipv6());
+    if let Some((range, node)) = unsupported {
+        return Err(Failure::Unsupported(format!(
+            "the node {node} with the pods {range} is behind a router, and tunnels go over IPv4 only"
+        )));
+    }
+    let own = state.ipam.facts.pod_cidrs.clone();
+    if let (Some(first), false) = (own.first(), distant.is_empty()) {
+        let link =
+            tunnel::ensure(&mut links, config, first).map_err(kernel("create the tunnel"))?;
+        for (range, node) in distant {
+            let route = tunnel::add_node(&mut links, link, &own, range, node)
+                .map_err(kernel(format!("add the tunnel to {node}")))?;
+            wanted.push(route);
+        }
     }
     let now: Vec<IpNet> = wanted.iter().map(|r| r.destination).collect();
     if now != before {
@@ -609,13 +638,7 @@ fn set_routes(state: &mut State, routes: &[(IpNet, IpAddr)]) -> Result<(), Failu
             .save()
             .map_err(kernel("save the network's state"))?;
     }
-    if distant.is_empty() {
-        return Ok(());
-    }
-    Err(Failure::Unsupported(format!(
-        "these nodes are not on the same network segment, and tunnels are not supported yet: {}",
-        distant.join(", ")
-    )))
+    Ok(())
 }
 
 /// Removes the routes to `ranges` that carry our mark; another instance's ranges are others.
@@ -644,7 +667,7 @@ fn teardown(config: &NetworkConfig, state: &mut State) -> Result<(), Failure> {
         let ours = link.kind == "veth"
             && link.name.len() == prefix.len() + 8
             && link.name.starts_with(&prefix);
-        if ours || link.name == config.bridge {
+        if ours || link.name == config.bridge || link.name == tunnel::name(config) {
             links
                 .delete(&link.name)
                 .map_err(kernel(format!("remove {}", link.name)))?;

@@ -561,12 +561,6 @@ fn nodes_reach_each_others_pods() {
 
         here.runtime.block_on(here.network.set_routes(&[])).unwrap();
         assert!(links.routes().unwrap().iter().all(|r| r.gateway.is_none()));
-        let far = [("10.42.9.0/24".parse().unwrap(), ip("203.0.113.9"))];
-        let error = here
-            .runtime
-            .block_on(here.network.set_routes(&far))
-            .unwrap_err();
-        assert!(matches!(error, Error::Unsupported(_)), "{error}");
     });
 }
 
@@ -604,5 +598,76 @@ fn many_services_are_no_burden() {
             start.elapsed() < whole,
             "a change is cheaper than the whole"
         );
+    });
+}
+
+/// Two nodes with a router between them that knows nothing of pods.
+#[test]
+fn nodes_behind_a_router_are_reached_by_tunnel() {
+    isolated(|| {
+        // The router has a bridge a side, as it is made of the links at hand.
+        let (left, right) = (new_beside(), new_beside());
+        fs::write("/proc/sys/net/ipv4/ip_forward", "1").unwrap();
+        let mut links = Links::open().unwrap();
+        let sides = [(&left, "left", 1u8), (&right, "right", 2)];
+        for (namespace, bridge, n) in sides {
+            links
+                .create_bridge(bridge, [0x0a, 0, 0, 0, 1, n], 1500)
+                .unwrap();
+            links.set_up(bridge).unwrap();
+            let index = links.index(bridge).unwrap();
+            links
+                .add_address(index, [192, 0, n, 254].into(), 24)
+                .unwrap();
+            let pair = links::VethPair {
+                host_name: &format!("port-{bridge}"),
+                bridge: index,
+                mtu: 1500,
+                peer_name: "uplink",
+                peer_namespace: namespace,
+                peer_mac: [0x0a, 0, 0, 0, 2, n],
+            };
+            links.create_veth(&pair).unwrap();
+        }
+        let start = |namespace: &OwnedFd, n: u8, other: u8| {
+            run_in(namespace, || {
+                let mut links = Links::open()?;
+                let uplink = links.index("uplink")?;
+                links.set_up("uplink")?;
+                links.add_address(uplink, [192, 0, n, 1].into(), 24)?;
+                let out = Route {
+                    destination: "0.0.0.0/0".parse().unwrap(),
+                    gateway: Some([192, 0, n, 254].into()),
+                    link: uplink,
+                    protocol: 4,
+                };
+                links.set_route(&out, false, None)?;
+                let node = Node::with_range(&format!("10.42.{n}.0/24"));
+                let range = format!("10.42.{other}.0/24").parse().unwrap();
+                let routes = [(range, IpAddr::from([192, 0, other, 1]))];
+                node.runtime
+                    .block_on(node.network.set_routes(&routes))
+                    .unwrap();
+                node.runtime
+                    .block_on(node.network.set_routes(&routes))
+                    .unwrap();
+                let pod = node.pod("pod", Vec::new());
+                Ok((node, pod))
+            })
+            .unwrap()
+        };
+        let (one, a) = start(&left, 1, 2);
+        let (_two, b) = start(&right, 2, 1);
+        b.serve("b", 80);
+        assert_eq!(a.run(|| ask((b.ip, 80))).unwrap(), format!("b {}", a.ip));
+        let from_node = run_in(&left, || Ok(ask((b.ip, 80)))).unwrap().unwrap();
+        assert_eq!(from_node, "b 10.42.1.1", "through the tunnel as well");
+        run_in(&left, || {
+            one.runtime.block_on(one.network.teardown_node()).unwrap();
+            let kinds: Vec<String> = Links::open()?.list()?.into_iter().map(|l| l.kind).collect();
+            assert!(!kinds.contains(&"vxlan".to_owned()), "{kinds:?}");
+            Ok(())
+        })
+        .unwrap();
     });
 }
