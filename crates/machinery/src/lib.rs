@@ -21,6 +21,5 @@ pub mod patch;
 pub mod protobuf;
 pub mod quantity;
 pub mod status;
-pub mod structural;
 pub mod time;
 pub mod validation;
