@@ -34,6 +34,9 @@ pub(super) const PROTOCOL_HEADER: &str = "X-Stream-Protocol-Version";
 const STREAMS_TIMEOUT: Duration = Duration::from_secs(30);
 const RUN_TIMEOUT: Duration = Duration::from_secs(600);
 const CHUNK_BYTES: usize = 32 << 10;
+/// A socket that is closed with something unread in it loses what the client has not read either:
+/// the client gets this long to close its side.
+const GOODBYE_TIMEOUT: Duration = Duration::from_secs(1);
 /// Output that is under way when a process ends gets this long to arrive: a child that keeps the
 /// streams open must not keep the client waiting.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(5);
@@ -477,7 +480,13 @@ async fn over_websocket(
     let session = session(&server, &id, &operation, wanted).await;
     drive(session, remote).await;
     drop(sender);
-    let _ = tokio::time::timeout(DRAIN_TIMEOUT, writing).await;
+    // A client that does not answer the goodbye has heard all there is nevertheless.
+    let mut reading = reading;
+    let _ = tokio::time::timeout(DRAIN_TIMEOUT, async {
+        let _ = writing.await;
+        let _ = tokio::time::timeout(GOODBYE_TIMEOUT, &mut reading).await;
+    })
+    .await;
     reading.abort();
 }
 

@@ -15,7 +15,10 @@ use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::mpsc;
 use tokio_tungstenite::WebSocketStream;
+use tokio_tungstenite::tungstenite::Utf8Bytes;
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
+use tokio_tungstenite::tungstenite::protocol::frame::CloseFrame;
+use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
 use tokio_tungstenite::tungstenite::protocol::{Message, Role};
 
 use super::{Body, full, text};
@@ -130,7 +133,7 @@ pub(super) fn channels(
             }
         }
         // The peer may have closed first.
-        let _ = sink.send(Message::Close(None)).await;
+        let _ = sink.send(goodbye()).await;
         let _ = sink.close().await;
     });
     let received = stream
@@ -151,10 +154,19 @@ pub(super) fn channels(
     (ChannelSender { queue }, received, writing)
 }
 
+/// Clients take any close but a normal one for a failure.
+fn goodbye() -> Message {
+    Message::Close(Some(CloseFrame {
+        code: CloseCode::Normal,
+        reason: Utf8Bytes::from_static(""),
+    }))
+}
+
 /// A byte stream inside a socket's binary messages: what tunnels SPDY.
 pub(super) struct Tunnel {
     socket: Socket,
     rest: Bytes,
+    said_goodbye: bool,
 }
 
 impl Tunnel {
@@ -162,6 +174,7 @@ impl Tunnel {
         Self {
             socket,
             rest: Bytes::new(),
+            said_goodbye: false,
         }
     }
 }
@@ -219,6 +232,18 @@ impl AsyncWrite for Tunnel {
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<std::io::Result<()>> {
-        self.socket.poll_close_unpin(cx).map_err(broken)
+        if !self.said_goodbye {
+            match self.socket.poll_ready_unpin(cx) {
+                Poll::Pending => return Poll::Pending,
+                // A socket that the peer has closed needs no goodbye.
+                Poll::Ready(Err(_)) => return Poll::Ready(Ok(())),
+                Poll::Ready(Ok(())) => {}
+            }
+            self.said_goodbye = true;
+            if self.socket.start_send_unpin(goodbye()).is_err() {
+                return Poll::Ready(Ok(()));
+            }
+        }
+        self.socket.poll_flush_unpin(cx).map_err(broken)
     }
 }

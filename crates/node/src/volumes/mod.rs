@@ -192,9 +192,11 @@ pub(crate) async fn set_up(context: &VolumeContext<'_>) -> Result<MountedVolumes
 /// Unmounts everything below the pod's directory and removes it. A mount that stays keeps the
 /// directory: removing files through it would destroy what is not the pod's.
 pub(crate) async fn tear_down(mounts: &dyn Mounts, pod_dir: &Path) -> Result<(), VolumeError> {
-    if !pod_dir.exists() {
+    // The kernel's mount table knows no links: a path through one would hide the mounts below it.
+    let Ok(pod_dir) = pod_dir.canonicalize() else {
         return Ok(());
-    }
+    };
+    let pod_dir = pod_dir.as_path();
     for mount in mounts
         .mounts_below(pod_dir)
         .await

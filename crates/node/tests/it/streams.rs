@@ -177,12 +177,20 @@ async fn exec(pki: &Pki, port: u16, query: &str, input: &[&[u8]]) -> (String, St
             .unwrap();
     }
     let mut channels = [String::new(), String::new(), String::new(), String::new()];
+    let mut goodbye = None;
     while let Some(Ok(message)) = socket.next().await {
-        let Message::Binary(data) = message else {
-            continue;
+        let data = match message {
+            Message::Binary(data) => data,
+            Message::Close(frame) => {
+                goodbye = frame;
+                continue;
+            }
+            _ => continue,
         };
         channels[usize::from(data[0])].push_str(std::str::from_utf8(&data[1..]).unwrap());
     }
+    // Stock clients take any other code, and none, for a failure.
+    assert_eq!(u16::from(goodbye.unwrap().code), 1000);
     let [_, stdout, stderr, error] = channels;
     (stdout, stderr, serde_json::from_str(&error).unwrap())
 }

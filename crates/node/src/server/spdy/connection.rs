@@ -18,6 +18,8 @@ const MAX_STREAMS: usize = 1024;
 
 /// How long a peer may take to read what is still queued.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(30);
+/// How long it may take to close its own side.
+const GOODBYE_TIMEOUT: Duration = Duration::from_secs(1);
 
 const PROTOCOL_ERROR: u32 = 1;
 const REFUSED_STREAM: u32 = 3;
@@ -151,7 +153,7 @@ impl Connection {
         let Self {
             writer,
             streams,
-            reading,
+            mut reading,
             mut writing,
         } = self;
         let farewell = async {
@@ -167,8 +169,14 @@ impl Connection {
         if tokio::time::timeout(CLOSE_TIMEOUT, farewell).await.is_err() {
             writing.abort();
         }
-        reading.abort();
         drop(streams);
+        // Closing with something unread would throw away what the peer has not read yet.
+        if tokio::time::timeout(GOODBYE_TIMEOUT, &mut reading)
+            .await
+            .is_err()
+        {
+            reading.abort();
+        }
     }
 }
 
