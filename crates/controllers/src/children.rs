@@ -209,7 +209,9 @@ pub(crate) async fn delete_pods<O: Object>(
     victims: &[Arc<Pod>],
 ) -> Option<Error> {
     stream::iter(
-        victims.iter().cloned()
+        victims
+            .iter()
+            .cloned()
             .map(|victim| async move { delete_pod(client, events, owner, &victim).await }),
     )
     .buffer_unordered(IN_FLIGHT)

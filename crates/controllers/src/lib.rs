@@ -117,11 +117,22 @@ pub static CONTROLLERS: &[Row] = &[
         |c, _| Arc::new(storage::protection::VolumeProtectionController::new(c))),
 ];
 
+/// The user that runs what no service account has the rights for.
+pub const MANAGER: &str = "system:kube-controller-manager";
+
+/// Controllers under [`MANAGER`] itself rather than a service account.
+#[rustfmt::skip]
+pub static UNDER_MANAGER: &[Row] = &[
+    row!("serviceaccount-token-controller", "system:kube-controller-manager", ["secrets", "serviceaccounts/token"],
+        |c, config| Arc::new(cluster::service_account_token::ServiceAccountTokenController::new(c, &config.root_ca))),
+];
+
 /// Runs every controller until the informers are shut down. `client_for` makes the client of a
-/// service account in `kube-system`; informers are shared and carry their own identity.
+/// service account in `kube-system`, and that of [`MANAGER`]; informers are shared and carry their own identity.
 pub async fn run_all(informers: Informers, client_for: impl Fn(&str) -> Client, config: &Config) {
     let running: Vec<_> = CONTROLLERS
         .iter()
+        .chain(UNDER_MANAGER)
         .map(|row| {
             let context = ControllerContext::new(
                 row.name,
@@ -143,7 +154,7 @@ mod tests {
     #[test]
     fn rows_are_unique_and_say_what_they_write() {
         let mut names = HashSet::new();
-        for row in CONTROLLERS {
+        for row in CONTROLLERS.iter().chain(UNDER_MANAGER) {
             assert!(names.insert(row.name), "{} stands twice", row.name);
             assert!(!row.writes.is_empty(), "{} writes nothing", row.name);
             assert!(!row.service_account.is_empty());

@@ -167,12 +167,13 @@ pub(crate) fn deletion_order(
         .then_with(|| is_ready(a).cmp(&is_ready(b)))
         .then_with(|| deletion_cost(a).cmp(&deletion_cost(b)))
         .then_with(|| rank_b.cmp(&rank_a))
-        .then_with(|| younger_first(ready_since(a), ready_since(b), a, b, now))
+        .then_with(|| age_bucket(ready_since(a), now).cmp(&age_bucket(ready_since(b), now)))
         .then_with(|| restarts(b).cmp(&restarts(a)))
         .then_with(|| {
             let created = |p: &Pod| p.metadata.creation_timestamp.as_ref().map(|t| t.0);
-            younger_first(created(a), created(b), a, b, now)
+            age_bucket(created(a), now).cmp(&age_bucket(created(b), now))
         })
+        .then_with(|| uid(&a.metadata).cmp(uid(&b.metadata)))
 }
 
 fn phase_rank(pod: &Pod) -> u8 {
@@ -197,28 +198,14 @@ fn restarts(pod: &Pod) -> i32 {
         .unwrap_or(0)
 }
 
-/// Younger pods go first, but ages are compared on a logarithmic scale: within a bucket the uid
-/// decides, so that the choice is not always the latest pod (which may be the only one of its zone).
-fn younger_first(
-    a: Option<Timestamp>,
-    b: Option<Timestamp>,
-    pod_a: &Pod,
-    pod_b: &Pod,
-    now: Timestamp,
-) -> Ordering {
-    let bucket = |t: Timestamp| -> i64 {
+/// The logarithm of an age: younger pods go first, but within a bucket another rule decides, so
+/// that the choice is not always the latest pod (which may be the only one of its zone). A bucket
+/// per pod, rather than a comparison of pairs, keeps the order total.
+fn age_bucket(since: Option<Timestamp>, now: Timestamp) -> Option<i64> {
+    since.map(|t| {
         let age = now.as_second().saturating_sub(t.as_second());
         if age <= 0 { -1 } else { i64::from(age.ilog2()) }
-    };
-    match (a, b) {
-        (Some(a), Some(b)) if a == b => Ordering::Equal,
-        (Some(a), Some(b)) => bucket(a)
-            .cmp(&bucket(b))
-            .then_with(|| uid(&pod_a.metadata).cmp(uid(&pod_b.metadata))),
-        (None, Some(_)) => Ordering::Less,
-        (Some(_), None) => Ordering::Greater,
-        (None, None) => Ordering::Equal,
-    }
+    })
 }
 
 #[cfg(test)]
@@ -278,6 +265,24 @@ mod tests {
                 name(&a.0.metadata),
                 name(&b.0.metadata)
             );
+        }
+    }
+
+    #[test]
+    fn the_order_is_total_for_ages_in_one_bucket() {
+        let at = |second: u32, uid: u32| {
+            let ready = format!("2026-01-01T00:00:{second:02}Z");
+            pod(&format!(
+                r#"{{"metadata":{{"uid":"{uid}","creationTimestamp":"{ready}"}},"spec":{{"containers":[],"nodeName":"n"}},"status":{{"phase":"Running","conditions":[{{"type":"Ready","status":"True","lastTransitionTime":"{ready}"}}]}}}}"#
+            ))
+        };
+        let now: Timestamp = "2026-01-01T00:02:00Z".parse().unwrap();
+        let mut pods: Vec<Pod> = (0..60).map(|n| at(n * 7 % 5, n * 13 % 60)).collect();
+        pods.sort_by(|a, b| deletion_order((a, 0), (b, 0), now));
+        for (i, a) in pods.iter().enumerate() {
+            for b in &pods[i + 1..] {
+                assert_ne!(deletion_order((a, 0), (b, 0), now), Ordering::Greater);
+            }
         }
     }
 

@@ -7,3 +7,4 @@ pub(crate) mod namespace;
 pub(crate) mod resource_quota;
 pub(crate) mod root_ca;
 pub(crate) mod service_account;
+pub(crate) mod service_account_token;

@@ -235,7 +235,12 @@ impl Controller for DaemonSetController {
             hash_label: REVISION_LABEL,
         };
         let revisions = history.list::<DaemonSet>().await?;
-        let (current, collided) = history.current(&revisions).await?;
+        let (current, collided) = match history.current(&revisions).await {
+            Err(ReconcileError::Client(error)) if error.is_namespace_terminating() => {
+                return Ok(Outcome::Done);
+            }
+            other => other?,
+        };
         let Some(current) = current.filter(|_| !collided) else {
             let mut status = set.status.clone().unwrap_or_default();
             status.collision_count = Some(status.collision_count.unwrap_or(0) + 1);

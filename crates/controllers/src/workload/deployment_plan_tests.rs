@@ -14,7 +14,9 @@ fn deployment(image: &str, replicas: i32, extra: Value) -> Deployment {
         "strategy": {"type": "RollingUpdate", "rollingUpdate": {"maxSurge": "25%", "maxUnavailable": "25%"}},
         "template": {"metadata": {"labels": {"a": "b"}}, "spec": {"containers": [{"name": "c", "image": image}]}},
     });
-    spec.as_object_mut().unwrap().extend(extra.as_object().unwrap().clone());
+    spec.as_object_mut()
+        .unwrap()
+        .extend(extra.as_object().unwrap().clone());
     serde_json::from_value(json!({
         "metadata": {"name": "web", "namespace": "n", "uid": "d", "generation": 1, "annotations": {"note": "kept"}},
         "spec": spec,
@@ -32,7 +34,12 @@ struct World {
 
 impl World {
     fn new(deployment: Deployment) -> Self {
-        Self { deployment, sets: Vec::new(), born: 0, at: now() }
+        Self {
+            deployment,
+            sets: Vec::new(),
+            born: 0,
+            at: now(),
+        }
     }
 
     fn plan(&self) -> Plan {
@@ -46,7 +53,9 @@ impl World {
 
     fn old_running(&self) -> bool {
         let new = find_new(&self.deployment, &self.sets).map(|s| s.metadata.uid.clone());
-        self.sets.iter().any(|s| Some(&s.metadata.uid) != new.as_ref() && status_of(s).0 > 0)
+        self.sets
+            .iter()
+            .any(|s| Some(&s.metadata.uid) != new.as_ref() && status_of(s).0 > 0)
     }
 
     /// One pass of the controller; returns whether it changed anything.
@@ -63,7 +72,11 @@ impl World {
             changed = true;
         }
         for resize in plan.resize {
-            let slot = self.sets.iter_mut().find(|s| s.metadata.uid == resize.set.metadata.uid).unwrap();
+            let slot = self
+                .sets
+                .iter_mut()
+                .find(|s| s.metadata.uid == resize.set.metadata.uid)
+                .unwrap();
             *slot = Arc::new(resize.set);
             changed = true;
         }
@@ -86,7 +99,11 @@ impl World {
             let count = size(set);
             let mut next = ReplicaSet::clone(set);
             let status = next.status.get_or_insert_default();
-            let up = if healthy { count } else { status.available_replicas.unwrap_or(0).min(count) };
+            let up = if healthy {
+                count
+            } else {
+                status.available_replicas.unwrap_or(0).min(count)
+            };
             status.replicas = count;
             status.ready_replicas = Some(up);
             status.available_replicas = Some(up);
@@ -112,14 +129,20 @@ impl World {
 
     fn condition(&self, kind: &str) -> (String, String) {
         let status = self.deployment.status.as_ref().unwrap();
-        let c = status.conditions.iter().flatten().find(|c| c.type_ == kind).unwrap();
+        let c = status
+            .conditions
+            .iter()
+            .flatten()
+            .find(|c| c.type_ == kind)
+            .unwrap();
         (c.status.clone(), c.reason.clone().unwrap())
     }
 
     fn set_image(&mut self, image: &str) {
         let template = &mut self.deployment.spec.as_mut().unwrap().template;
         template.spec.as_mut().unwrap().containers[0].image = Some(image.to_owned());
-        self.deployment.metadata.generation = Some(self.deployment.metadata.generation.unwrap() + 1);
+        self.deployment.metadata.generation =
+            Some(self.deployment.metadata.generation.unwrap() + 1);
     }
 }
 
@@ -128,7 +151,10 @@ fn a_new_deployment_comes_up_in_one_step() {
     let mut world = World::new(deployment("v1", 50, json!({})));
     world.step();
     assert_eq!(world.sizes(), [50]);
-    assert_eq!(world.condition("Progressing"), ("True".into(), "NewReplicaSetCreated".into()));
+    assert_eq!(
+        world.condition("Progressing"),
+        ("True".into(), "NewReplicaSetCreated".into())
+    );
     let set = &world.sets[0];
     let hash = pod::label(&set.metadata, HASH_LABEL).unwrap();
     assert_eq!(set.metadata.name.as_deref(), Some(&*format!("web-{hash}")));
@@ -136,14 +162,26 @@ fn a_new_deployment_comes_up_in_one_step() {
     assert_eq!(pod::annotation(&set.metadata, REVISION), Some("1"));
     world.settle_pods(true);
     world.run();
-    assert_eq!(world.condition("Progressing"), ("True".into(), "NewReplicaSetAvailable".into()));
-    assert_eq!(world.condition("Available"), ("True".into(), "MinimumReplicasAvailable".into()));
+    assert_eq!(
+        world.condition("Progressing"),
+        ("True".into(), "NewReplicaSetAvailable".into())
+    );
+    assert_eq!(
+        world.condition("Available"),
+        ("True".into(), "MinimumReplicasAvailable".into())
+    );
     assert_eq!(revision(&world.deployment.metadata), 1);
 }
 
 #[test]
 fn a_rollout_never_leaves_its_bounds() {
-    for (surge, unavailable) in [("25%", "25%"), ("1", "0"), ("0", "1"), ("100%", "0%"), ("0", "0")] {
+    for (surge, unavailable) in [
+        ("25%", "25%"),
+        ("1", "0"),
+        ("0", "1"),
+        ("100%", "0%"),
+        ("0", "0"),
+    ] {
         let parse = |s: &str| s.parse::<i32>().map_or(json!(s), |n| json!(n));
         let strategy = json!({"type": "RollingUpdate", "rollingUpdate": {"maxSurge": parse(surge), "maxUnavailable": parse(unavailable)}});
         let mut world = World::new(deployment("v1", 10, json!({"strategy": strategy})));
@@ -154,7 +192,11 @@ fn a_rollout_never_leaves_its_bounds() {
         loop {
             let changed = world.step();
             let total: i32 = world.sizes().iter().sum();
-            assert!(total <= 10 + max_surge, "{surge}/{unavailable}: {:?}", world.sizes());
+            assert!(
+                total <= 10 + max_surge,
+                "{surge}/{unavailable}: {:?}",
+                world.sizes()
+            );
             let up: i32 = world.sets.iter().map(|s| available(s).min(size(s))).sum();
             assert!(up >= 10 - max_away, "{surge}/{unavailable}: {up} available");
             world.settle_pods(true);
@@ -180,11 +222,20 @@ fn a_broken_template_stops_the_rollout_and_times_out() {
         world.settle_pods(false);
     }
     assert_eq!(world.sizes(), [3, 2], "one may be away, one may be extra");
-    assert!(world.plan().requeue.is_some(), "somebody has to look at the deadline");
+    assert!(
+        world.plan().requeue.is_some(),
+        "somebody has to look at the deadline"
+    );
     world.at = clock::after(world.at, 601);
     world.step();
-    assert_eq!(world.condition("Progressing"), ("False".into(), "ProgressDeadlineExceeded".into()));
-    assert_eq!(world.condition("Available"), ("True".into(), "MinimumReplicasAvailable".into()));
+    assert_eq!(
+        world.condition("Progressing"),
+        ("False".into(), "ProgressDeadlineExceeded".into())
+    );
+    assert_eq!(
+        world.condition("Available"),
+        ("True".into(), "MinimumReplicasAvailable".into())
+    );
 }
 
 #[test]
@@ -195,9 +246,16 @@ fn undo_makes_the_old_set_the_newest_revision() {
     world.run();
     world.set_image("v1");
     world.run();
-    assert_eq!(world.sizes(), [2, 0], "the set of the first template is used again");
+    assert_eq!(
+        world.sizes(),
+        [2, 0],
+        "the set of the first template is used again"
+    );
     assert_eq!(revision(&world.sets[0].metadata), 3);
-    assert_eq!(pod::annotation(&world.sets[0].metadata, REVISION_HISTORY), Some("1"));
+    assert_eq!(
+        pod::annotation(&world.sets[0].metadata, REVISION_HISTORY),
+        Some("1")
+    );
 }
 
 #[test]
@@ -214,7 +272,11 @@ fn history_is_limited() {
 
 #[test]
 fn recreate_waits_for_the_old_pods() {
-    let mut world = World::new(deployment("v1", 3, json!({"strategy": {"type": "Recreate"}})));
+    let mut world = World::new(deployment(
+        "v1",
+        3,
+        json!({"strategy": {"type": "Recreate"}}),
+    ));
     world.run();
     world.set_image("v2");
     world.step();
@@ -252,7 +314,10 @@ fn a_paused_deployment_scales_but_does_not_roll() {
     world.deployment.spec.as_mut().unwrap().replicas = Some(5);
     world.run();
     assert_eq!(world.sizes(), [5]);
-    assert_eq!(world.condition("Progressing"), ("Unknown".into(), "DeploymentPaused".into()));
+    assert_eq!(
+        world.condition("Progressing"),
+        ("Unknown".into(), "DeploymentPaused".into())
+    );
     world.deployment.spec.as_mut().unwrap().paused = None;
     world.run();
     assert_eq!(world.sizes(), [0, 5]);
@@ -263,7 +328,12 @@ fn at_rest_nothing_is_written() {
     let mut world = World::new(deployment("v1", 3, json!({})));
     world.run();
     let plan = world.plan();
-    assert!(plan.create.is_none() && plan.resize.is_empty() && plan.delete.is_empty() && plan.annotate.is_none());
+    assert!(
+        plan.create.is_none()
+            && plan.resize.is_empty()
+            && plan.delete.is_empty()
+            && plan.annotate.is_none()
+    );
     assert_eq!(Some(&plan.status), world.deployment.status.as_ref());
     assert!(plan.requeue.is_none());
 }

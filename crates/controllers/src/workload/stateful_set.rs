@@ -432,7 +432,12 @@ impl Controller for StatefulSetController {
             hash_label: HASH,
         };
         let revisions = history.list::<StatefulSet>().await?;
-        let (update, collided) = history.current(&revisions).await?;
+        let (update, collided) = match history.current(&revisions).await {
+            Err(ReconcileError::Client(error)) if error.is_namespace_terminating() => {
+                return Ok(Outcome::Done);
+            }
+            other => other?,
+        };
         let Some(update) = update.filter(|_| !collided) else {
             let mut status = known_status;
             status.collision_count = Some(status.collision_count.unwrap_or(0) + 1);
