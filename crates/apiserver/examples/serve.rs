@@ -12,12 +12,17 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let dir = PathBuf::from(arguments.next().ok_or("usage: serve DIR PORT")?);
     let port: u16 = arguments.next().ok_or("usage: serve DIR PORT")?.parse()?;
     let began = std::time::Instant::now();
-    let config = Config { port, ..Config::new(&dir) };
+    let config = Config {
+        port,
+        ..Config::new(&dir)
+    };
     let server = ApiServer::start(config, keelson_store::embedded::memory()).await?;
     let listener = tokio::net::TcpListener::bind(("0.0.0.0", port)).await?;
     server.serve(listener)?;
     let admin = server.pki().admin()?;
-    let config = server.pki().kubeconfig("keelson", &format!("https://127.0.0.1:{port}"), &admin);
+    let config = server
+        .pki()
+        .kubeconfig("keelson", &format!("https://127.0.0.1:{port}"), &admin);
     std::fs::write(dir.join("admin.conf"), config)?;
     println!("serving on {port} after {} ms", began.elapsed().as_millis());
     tokio::signal::ctrl_c().await?;

@@ -54,14 +54,19 @@ impl Remote {
     fn of(api_service: &Value) -> Option<Self> {
         let spec = &api_service["spec"];
         let service = spec["service"].as_object()?;
-        let text = |value: Option<&Value>| value.and_then(Value::as_str).unwrap_or_default().to_owned();
+        let text =
+            |value: Option<&Value>| value.and_then(Value::as_str).unwrap_or_default().to_owned();
         Some(Self {
             api_service: meta::name(api_service).to_owned(),
             group: text(spec.get("group")),
             version: text(spec.get("version")),
             namespace: text(service.get("namespace")),
             service: text(service.get("name")),
-            port: service.get("port").and_then(Value::as_u64).and_then(|p| u16::try_from(p).ok()).unwrap_or(443),
+            port: service
+                .get("port")
+                .and_then(Value::as_u64)
+                .and_then(|p| u16::try_from(p).ok())
+                .unwrap_or(443),
             ca_bundle: text(spec.get("caBundle")),
             insecure: spec["insecureSkipTLSVerify"] == true,
             group_priority: spec["groupPriorityMinimum"].as_i64().unwrap_or(0),
@@ -79,7 +84,13 @@ impl Remote {
     }
 
     pub(crate) fn address(&self, objects: &Arc<dyn Objects>) -> Result<ServiceAddress, String> {
-        resolve_service(objects, &self.namespace, &self.service, &self.port.to_string()).map_err(|s| s.message)
+        resolve_service(
+            objects,
+            &self.namespace,
+            &self.service,
+            &self.port.to_string(),
+        )
+        .map_err(|s| s.message)
     }
 
     pub(crate) fn tls(&self, server: &Server) -> Result<Arc<ClientConfig>, String> {
@@ -87,7 +98,9 @@ impl Remote {
         if self.insecure {
             return unverified_tls(identity).map_err(|e| e.to_string());
         }
-        let pem = STANDARD.decode(&self.ca_bundle).map_err(|e| format!("caBundle: {e}"))?;
+        let pem = STANDARD
+            .decode(&self.ca_bundle)
+            .map_err(|e| format!("caBundle: {e}"))?;
         let authorities = CertificateDer::pem_slice_iter(&pem)
             .collect::<Result<Vec<_>, _>>()
             .map_err(|e| format!("caBundle: {e}"))?;
@@ -97,7 +110,10 @@ impl Remote {
 
 impl Aggregation {
     pub(crate) fn new(objects: Arc<dyn Objects>) -> Self {
-        Self { remotes: RwLock::default(), objects }
+        Self {
+            remotes: RwLock::default(),
+            objects,
+        }
     }
 
     fn current(&self) -> Arc<BTreeMap<(String, String), Remote>> {
@@ -113,7 +129,9 @@ impl Aggregation {
         if remotes.is_empty() {
             return None;
         }
-        remotes.get(&(group.to_owned(), version.to_owned())).cloned()
+        remotes
+            .get(&(group.to_owned(), version.to_owned()))
+            .cloned()
     }
 
     /// Groups of available other servers, as `/apis` lists them.
@@ -125,12 +143,18 @@ impl Aggregation {
                 .get(GROUP, RESOURCE, "", &remote.api_service)
                 .is_some_and(|service| condition(&service).is_some_and(|c| c["status"] == "True"));
             if available {
-                groups.entry(remote.group.clone()).or_default().push(remote.clone());
+                groups
+                    .entry(remote.group.clone())
+                    .or_default()
+                    .push(remote.clone());
             }
         }
         let mut groups: Vec<(String, Vec<Remote>)> = groups.into_iter().collect();
         groups.sort_by_key(|(name, remotes)| {
-            (std::cmp::Reverse(remotes.iter().map(|r| r.group_priority).max()), name.clone())
+            (
+                std::cmp::Reverse(remotes.iter().map(|r| r.group_priority).max()),
+                name.clone(),
+            )
         });
         groups
             .into_iter()
@@ -210,7 +234,16 @@ async fn register_local(server: &Arc<Server>) {
             let (group_priority, version_priority) = if custom {
                 (1000, 100)
             } else {
-                (18_000 - 10 * rank as i64, if version.version.contains("alpha") { 1 } else if version.version.contains("beta") { 9 } else { 15 })
+                (
+                    18_000 - 10 * rank as i64,
+                    if version.version.contains("alpha") {
+                        1
+                    } else if version.version.contains("beta") {
+                        9
+                    } else {
+                        15
+                    },
+                )
             };
             let name = format!("{}.{}", version.version, group.name);
             let spec = json!({
@@ -224,7 +257,13 @@ async fn register_local(server: &Arc<Server>) {
         let name = meta::name(&object);
         let automanaged = meta::label(&object, AUTOMANAGED).is_some();
         if wanted.remove(name).is_none() && automanaged && object["spec"]["service"].is_null() {
-            report(objects.delete(GROUP, RESOURCE, "", name).await.map(|()| Value::Null), name);
+            report(
+                objects
+                    .delete(GROUP, RESOURCE, "", name)
+                    .await
+                    .map(|()| Value::Null),
+                name,
+            );
         }
     }
     let creations = wanted.into_iter().map(|(name, spec)| async move {
@@ -236,7 +275,12 @@ async fn register_local(server: &Arc<Server>) {
         let created = objects.create(GROUP, RESOURCE, "", object).await;
         let outcome = match created {
             Ok(mut created) => {
-                let condition = available("True", "Local", "Local APIServices are always available", &time::now());
+                let condition = available(
+                    "True",
+                    "Local",
+                    "Local APIServices are always available",
+                    &time::now(),
+                );
                 created["status"] = json!({"conditions": [condition]});
                 objects.update(GROUP, RESOURCE, "", created).await
             }
@@ -262,7 +306,10 @@ fn available(status: &str, reason: &str, message: &str, now: &str) -> Value {
 }
 
 fn condition(object: &Value) -> Option<&Value> {
-    object["status"]["conditions"].as_array()?.iter().find(|c| c["type"] == "Available")
+    object["status"]["conditions"]
+        .as_array()?
+        .iter()
+        .find(|c| c["type"] == "Available")
 }
 
 /// Sets the Available condition of another server's APIService by asking it for discovery.
@@ -271,9 +318,13 @@ async fn judge(server: &Arc<Server>, remote: &Remote) {
         Ok(()) => ("True", "Passed", "all checks passed".to_owned()),
         Err((reason, message)) => ("False", reason, message),
     };
-    let Some(object) = server.objects.get(GROUP, RESOURCE, "", &remote.api_service) else { return };
+    let Some(object) = server.objects.get(GROUP, RESOURCE, "", &remote.api_service) else {
+        return;
+    };
     let before = condition(&object);
-    if before.is_some_and(|c| c["status"] == status && c["reason"] == reason && c["message"] == message) {
+    if before
+        .is_some_and(|c| c["status"] == status && c["reason"] == reason && c["message"] == message)
+    {
         return;
     }
     let since = before
@@ -282,23 +333,35 @@ async fn judge(server: &Arc<Server>, remote: &Remote) {
         .map_or_else(time::now, ToOwned::to_owned);
     let mut updated = Value::clone(&object);
     updated["status"] = json!({"conditions": [available(status, reason, &message, &since)]});
-    report(server.objects.update(GROUP, RESOURCE, "", updated).await, &remote.api_service);
+    report(
+        server.objects.update(GROUP, RESOURCE, "", updated).await,
+        &remote.api_service,
+    );
 }
 
 async fn probe(server: &Arc<Server>, remote: &Remote) -> Result<(), (&'static str, String)> {
     let objects = &server.objects;
-    if objects.get("", "services", &remote.namespace, &remote.service).is_none() {
-        let message = format!("service/{} in {:?} is not present", remote.service, remote.namespace);
+    if objects
+        .get("", "services", &remote.namespace, &remote.service)
+        .is_none()
+    {
+        let message = format!(
+            "service/{} in {:?} is not present",
+            remote.service, remote.namespace
+        );
         return Err(("ServiceNotFound", message));
     }
-    let address = remote.address(objects).map_err(|reason| ("MissingEndpoints", reason))?;
+    let address = remote
+        .address(objects)
+        .map_err(|reason| ("MissingEndpoints", reason))?;
     let failed = |reason: String| ("FailedDiscoveryCheck", reason);
     let tls = remote.tls(server).map_err(failed)?;
     let path = format!("/apis/{}/{}", remote.group, remote.version);
     let ask = async {
         let stream = crate::streaming::dial_tls(&address.to_string(), &remote.host(), tls).await?;
-        let (mut sender, connection) =
-            hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(|e| e.to_string())?;
+        let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
+            .await
+            .map_err(|e| e.to_string())?;
         tokio::spawn(connection);
         let request = Request::get(&path)
             .header("host", remote.host())
@@ -306,16 +369,26 @@ async fn probe(server: &Arc<Server>, remote: &Remote) -> Result<(), (&'static st
             .header("x-remote-group", "system:masters")
             .body(Empty::<Bytes>::new())
             .map_err(|e| e.to_string())?;
-        let response = sender.send_request(request).await.map_err(|e| e.to_string())?;
+        let response = sender
+            .send_request(request)
+            .await
+            .map_err(|e| e.to_string())?;
         if response.status().is_success() {
             Ok(())
         } else {
-            Err(format!("bad status from https://{address}{path}: {}", response.status().as_u16()))
+            Err(format!(
+                "bad status from https://{address}{path}: {}",
+                response.status().as_u16()
+            ))
         }
     };
-    let outcome = tokio::time::timeout(PROBE_TIMEOUT, ask).await.unwrap_or_else(|_| Err("timed out".to_owned()));
+    let outcome = tokio::time::timeout(PROBE_TIMEOUT, ask)
+        .await
+        .unwrap_or_else(|_| Err("timed out".to_owned()));
     outcome.map_err(|reason| {
-        failed(format!("failing or missing response from https://{address}{path}: {reason}"))
+        failed(format!(
+            "failing or missing response from https://{address}{path}: {reason}"
+        ))
     })
 }
 
@@ -325,11 +398,15 @@ mod tests {
 
     #[test]
     fn only_api_services_with_a_service_are_remote() {
-        let local = json!({"metadata": {"name": "v1.apps"}, "spec": {"group": "apps", "version": "v1"}});
+        let local =
+            json!({"metadata": {"name": "v1.apps"}, "spec": {"group": "apps", "version": "v1"}});
         assert_eq!(Remote::of(&local), None);
         let remote = json!({"metadata": {"name": "v1.x"}, "spec": {
             "group": "x", "version": "v1", "service": {"name": "s", "namespace": "n"}, "insecureSkipTLSVerify": true}});
         let remote = Remote::of(&remote).unwrap();
-        assert_eq!((remote.host().as_str(), remote.port, remote.insecure), ("s.n.svc", 443, true));
+        assert_eq!(
+            (remote.host().as_str(), remote.port, remote.insecure),
+            ("s.n.svc", 443, true)
+        );
     }
 }

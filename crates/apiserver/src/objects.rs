@@ -24,15 +24,39 @@ pub trait Objects: Send + Sync {
     fn list(&self, group: &str, resource: &str, namespace: &str) -> Vec<Arc<Value>>;
 
     /// From the store: sees every acknowledged write.
-    async fn read(&self, group: &str, resource: &str, namespace: &str, name: &str) -> Result<Option<Value>, Status>;
+    async fn read(
+        &self,
+        group: &str,
+        resource: &str,
+        namespace: &str,
+        name: &str,
+    ) -> Result<Option<Value>, Status>;
 
     /// Creates without authorization or admission; defaults and validates.
-    async fn create(&self, group: &str, resource: &str, namespace: &str, object: Value) -> Result<Value, Status>;
+    async fn create(
+        &self,
+        group: &str,
+        resource: &str,
+        namespace: &str,
+        object: Value,
+    ) -> Result<Value, Status>;
 
     /// Replaces spec, metadata and status together when the object's resourceVersion still holds.
-    async fn update(&self, group: &str, resource: &str, namespace: &str, object: Value) -> Result<Value, Status>;
+    async fn update(
+        &self,
+        group: &str,
+        resource: &str,
+        namespace: &str,
+        object: Value,
+    ) -> Result<Value, Status>;
 
-    async fn delete(&self, group: &str, resource: &str, namespace: &str, name: &str) -> Result<(), Status>;
+    async fn delete(
+        &self,
+        group: &str,
+        resource: &str,
+        namespace: &str,
+        name: &str,
+    ) -> Result<(), Status>;
 
     /// Wakes whenever an object of the resource changes; the receiver may miss steps but never
     /// the last one.

@@ -61,16 +61,23 @@ impl Query {
 
     /// The first value of `name`.
     pub fn get(&self, name: &str) -> Option<&str> {
-        self.0.iter().find(|(k, _)| k == name).map(|(_, v)| v.as_str())
+        self.0
+            .iter()
+            .find(|(k, _)| k == name)
+            .map(|(_, v)| v.as_str())
     }
 
     pub fn all<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a str> {
-        self.0.iter().filter(move |(k, _)| k == name).map(|(_, v)| v.as_str())
+        self.0
+            .iter()
+            .filter(move |(k, _)| k == name)
+            .map(|(_, v)| v.as_str())
     }
 
     /// A boolean parameter: present and neither `false` nor `0` is true, as upstream converts.
     pub fn flag(&self, name: &str) -> bool {
-        self.get(name).is_some_and(|v| !v.eq_ignore_ascii_case("false") && v != "0")
+        self.get(name)
+            .is_some_and(|v| !v.eq_ignore_ascii_case("false") && v != "0")
     }
 }
 
@@ -163,7 +170,10 @@ impl RequestInfo {
             _ => {}
         }
         if matches!(self.verb.as_str(), "list" | "watch" | "deletecollection")
-            && let Some(name) = self.query.get("fieldSelector").and_then(name_in_field_selector)
+            && let Some(name) = self
+                .query
+                .get("fieldSelector")
+                .and_then(name_in_field_selector)
         {
             self.name = name;
         }
@@ -173,7 +183,10 @@ impl RequestInfo {
     pub fn is_long_running(&self) -> bool {
         self.is_resource
             && (matches!(self.verb.as_str(), "watch" | "proxy")
-                || matches!(self.subresource.as_str(), "attach" | "exec" | "proxy" | "log" | "portforward"))
+                || matches!(
+                    self.subresource.as_str(),
+                    "attach" | "exec" | "proxy" | "log" | "portforward"
+                ))
     }
 
     /// `group/version`, or the version alone for the core group.
@@ -191,7 +204,8 @@ fn name_in_field_selector(selector: &str) -> Option<String> {
     selector.split(',').find_map(|term| {
         let value = term.strip_prefix("metadata.name=")?;
         let value = value.strip_prefix('=').unwrap_or(value);
-        let valid = !value.is_empty() && value != "." && value != ".." && !value.contains(['/', '%']);
+        let valid =
+            !value.is_empty() && value != "." && value != ".." && !value.contains(['/', '%']);
         valid.then(|| value.to_owned())
     })
 }
@@ -255,7 +269,11 @@ impl UserInfo {
     pub fn service_account(namespace: &str, name: &str) -> Self {
         Self::new(
             format!("system:serviceaccount:{namespace}:{name}"),
-            &["system:serviceaccounts", &format!("system:serviceaccounts:{namespace}"), "system:authenticated"],
+            &[
+                "system:serviceaccounts",
+                &format!("system:serviceaccounts:{namespace}"),
+                "system:authenticated",
+            ],
         )
     }
 
@@ -265,7 +283,9 @@ impl UserInfo {
 
     /// `(namespace, name)` when this is a service account.
     pub fn as_service_account(&self) -> Option<(&str, &str)> {
-        self.username.strip_prefix("system:serviceaccount:")?.split_once(':')
+        self.username
+            .strip_prefix("system:serviceaccount:")?
+            .split_once(':')
     }
 
     /// The form of `authentication.k8s.io` `UserInfo`.
@@ -326,7 +346,9 @@ impl RequestContext {
 }
 
 pub fn full(bytes: impl Into<Bytes>) -> Body {
-    Full::new(bytes.into()).map_err(|never| match never {}).boxed_unsync()
+    Full::new(bytes.into())
+        .map_err(|never| match never {})
+        .boxed_unsync()
 }
 
 pub fn empty() -> Body {
@@ -338,7 +360,9 @@ pub fn empty() -> Body {
 pub(crate) async fn read_up_to(mut body: Body, limit: usize) -> (Bytes, bool) {
     let mut out = BytesMut::new();
     while let Some(frame) = body.frame().await {
-        let Ok(frame) = frame else { return (out.freeze(), false) };
+        let Ok(frame) = frame else {
+            return (out.freeze(), false);
+        };
         if let Ok(data) = frame.into_data() {
             let room = limit - out.len();
             out.extend_from_slice(&data[..data.len().min(room)]);
@@ -352,15 +376,22 @@ pub(crate) async fn read_up_to(mut body: Body, limit: usize) -> (Bytes, bool) {
 
 pub fn respond(code: u16, content_type: &str, bytes: impl Into<Bytes>) -> Response {
     let mut response = http::Response::new(full(bytes));
-    *response.status_mut() = http::StatusCode::from_u16(code).unwrap_or(http::StatusCode::INTERNAL_SERVER_ERROR);
+    *response.status_mut() =
+        http::StatusCode::from_u16(code).unwrap_or(http::StatusCode::INTERNAL_SERVER_ERROR);
     if let Ok(value) = http::HeaderValue::from_str(content_type) {
-        response.headers_mut().insert(http::header::CONTENT_TYPE, value);
+        response
+            .headers_mut()
+            .insert(http::header::CONTENT_TYPE, value);
     }
     response
 }
 
 pub fn respond_json(code: u16, value: &Value) -> Response {
-    respond(code, "application/json", serde_json::to_vec(value).unwrap_or_default())
+    respond(
+        code,
+        "application/json",
+        serde_json::to_vec(value).unwrap_or_default(),
+    )
 }
 
 pub fn respond_text(code: u16, text: impl Into<String>) -> Response {
@@ -369,10 +400,20 @@ pub fn respond_text(code: u16, text: impl Into<String>) -> Response {
 
 pub fn respond_status(status: &Status) -> Response {
     let code = if status.code == 0 { 500 } else { status.code };
-    let mut response = respond(code, "application/json", serde_json::to_vec(status).unwrap_or_default());
-    let retry = status.details.as_ref().map(|d| d.retry_after_seconds).filter(|s| *s > 0);
+    let mut response = respond(
+        code,
+        "application/json",
+        serde_json::to_vec(status).unwrap_or_default(),
+    );
+    let retry = status
+        .details
+        .as_ref()
+        .map(|d| d.retry_after_seconds)
+        .filter(|s| *s > 0);
     if let Some(seconds) = retry {
-        response.headers_mut().insert(http::header::RETRY_AFTER, http::HeaderValue::from(seconds));
+        response
+            .headers_mut()
+            .insert(http::header::RETRY_AFTER, http::HeaderValue::from(seconds));
     }
     response
 }
@@ -389,33 +430,202 @@ mod tests {
     fn paths_become_attributes() {
         // (method, uri, verb, group, version, namespace, resource, subresource, name)
         let cases = [
-            ("GET", "/api/v1/namespaces", "list", "", "v1", "", "namespaces", "", ""),
-            ("GET", "/api/v1/namespaces/other", "get", "", "v1", "other", "namespaces", "", "other"),
-            ("GET", "/api/v1/namespaces/other/pods", "list", "", "v1", "other", "pods", "", ""),
-            ("GET", "/api/v1/namespaces/other/pods/foo", "get", "", "v1", "other", "pods", "", "foo"),
-            ("HEAD", "/api/v1/namespaces/other/pods/foo", "get", "", "v1", "other", "pods", "", "foo"),
-            ("GET", "/api/v1/pods?watch=true", "watch", "", "v1", "", "pods", "", ""),
-            ("GET", "/api/v1/pods?watch=false", "list", "", "v1", "", "pods", "", ""),
-            ("GET", "/api/v1/watch/pods", "watch", "", "v1", "", "pods", "", ""),
-            ("GET", "/api/v1/watch/namespaces/other/pods", "watch", "", "v1", "other", "pods", "", ""),
-            ("PUT", "/api/v1/namespaces/other/finalize", "update", "", "v1", "other", "namespaces", "finalize", "other"),
-            ("PUT", "/api/v1/namespaces/other/status", "update", "", "v1", "other", "namespaces", "status", "other"),
-            ("POST", "/api/v1/namespaces/o/pods/p/exec?command=ls", "create", "", "v1", "o", "pods", "exec", "p"),
-            ("GET", "/api/v1/namespaces/o/services/s/proxy/a/b", "get", "", "v1", "o", "services", "proxy", "s"),
-            ("DELETE", "/apis/apps/v1/namespaces/o/deployments", "deletecollection", "apps", "v1", "o", "deployments", "", ""),
-            ("PATCH", "/apis/apps/v1/namespaces/o/deployments/d", "patch", "apps", "v1", "o", "deployments", "", "d"),
-            ("GET", "/api/v1/pods?fieldSelector=metadata.name%3Dx", "list", "", "v1", "", "pods", "", "x"),
+            (
+                "GET",
+                "/api/v1/namespaces",
+                "list",
+                "",
+                "v1",
+                "",
+                "namespaces",
+                "",
+                "",
+            ),
+            (
+                "GET",
+                "/api/v1/namespaces/other",
+                "get",
+                "",
+                "v1",
+                "other",
+                "namespaces",
+                "",
+                "other",
+            ),
+            (
+                "GET",
+                "/api/v1/namespaces/other/pods",
+                "list",
+                "",
+                "v1",
+                "other",
+                "pods",
+                "",
+                "",
+            ),
+            (
+                "GET",
+                "/api/v1/namespaces/other/pods/foo",
+                "get",
+                "",
+                "v1",
+                "other",
+                "pods",
+                "",
+                "foo",
+            ),
+            (
+                "HEAD",
+                "/api/v1/namespaces/other/pods/foo",
+                "get",
+                "",
+                "v1",
+                "other",
+                "pods",
+                "",
+                "foo",
+            ),
+            (
+                "GET",
+                "/api/v1/pods?watch=true",
+                "watch",
+                "",
+                "v1",
+                "",
+                "pods",
+                "",
+                "",
+            ),
+            (
+                "GET",
+                "/api/v1/pods?watch=false",
+                "list",
+                "",
+                "v1",
+                "",
+                "pods",
+                "",
+                "",
+            ),
+            (
+                "GET",
+                "/api/v1/watch/pods",
+                "watch",
+                "",
+                "v1",
+                "",
+                "pods",
+                "",
+                "",
+            ),
+            (
+                "GET",
+                "/api/v1/watch/namespaces/other/pods",
+                "watch",
+                "",
+                "v1",
+                "other",
+                "pods",
+                "",
+                "",
+            ),
+            (
+                "PUT",
+                "/api/v1/namespaces/other/finalize",
+                "update",
+                "",
+                "v1",
+                "other",
+                "namespaces",
+                "finalize",
+                "other",
+            ),
+            (
+                "PUT",
+                "/api/v1/namespaces/other/status",
+                "update",
+                "",
+                "v1",
+                "other",
+                "namespaces",
+                "status",
+                "other",
+            ),
+            (
+                "POST",
+                "/api/v1/namespaces/o/pods/p/exec?command=ls",
+                "create",
+                "",
+                "v1",
+                "o",
+                "pods",
+                "exec",
+                "p",
+            ),
+            (
+                "GET",
+                "/api/v1/namespaces/o/services/s/proxy/a/b",
+                "get",
+                "",
+                "v1",
+                "o",
+                "services",
+                "proxy",
+                "s",
+            ),
+            (
+                "DELETE",
+                "/apis/apps/v1/namespaces/o/deployments",
+                "deletecollection",
+                "apps",
+                "v1",
+                "o",
+                "deployments",
+                "",
+                "",
+            ),
+            (
+                "PATCH",
+                "/apis/apps/v1/namespaces/o/deployments/d",
+                "patch",
+                "apps",
+                "v1",
+                "o",
+                "deployments",
+                "",
+                "d",
+            ),
+            (
+                "GET",
+                "/api/v1/pods?fieldSelector=metadata.name%3Dx",
+                "list",
+                "",
+                "v1",
+                "",
+                "pods",
+                "",
+                "x",
+            ),
         ];
         for (method, uri, verb, group, version, namespace, resource, subresource, name) in cases {
             let got = info(method, uri);
             assert!(got.is_resource, "{uri}");
             assert_eq!(
-                (got.verb.as_str(), got.group.as_str(), got.version.as_str(), got.namespace.as_str()),
+                (
+                    got.verb.as_str(),
+                    got.group.as_str(),
+                    got.version.as_str(),
+                    got.namespace.as_str()
+                ),
                 (verb, group, version, namespace),
                 "{uri}"
             );
             assert_eq!(
-                (got.resource.as_str(), got.subresource.as_str(), got.name.as_str()),
+                (
+                    got.resource.as_str(),
+                    got.subresource.as_str(),
+                    got.name.as_str()
+                ),
                 (resource, subresource, name),
                 "{uri}"
             );
@@ -424,7 +634,17 @@ mod tests {
 
     #[test]
     fn other_paths_are_no_resources() {
-        for uri in ["/", "/api", "/api/v1", "/apis", "/apis/apps", "/apis/apps/v1", "/version", "/healthz/ping/x", "/openapi/v3/apis/apps/v1"] {
+        for uri in [
+            "/",
+            "/api",
+            "/api/v1",
+            "/apis",
+            "/apis/apps",
+            "/apis/apps/v1",
+            "/version",
+            "/healthz/ping/x",
+            "/openapi/v3/apis/apps/v1",
+        ] {
             let got = info("GET", uri);
             assert!(!got.is_resource, "{uri}");
             assert_eq!(got.verb, "get");
@@ -435,6 +655,9 @@ mod tests {
     fn escapes_are_decoded_once() {
         assert_eq!(percent_decode("a%2Fb+c%zz%", true), "a/b c%zz%");
         assert_eq!(percent_decode("a+b", false), "a+b");
-        assert_eq!(Query::parse("a=1&b&a=2").all("a").collect::<Vec<_>>(), ["1", "2"]);
+        assert_eq!(
+            Query::parse("a=1&b&a=2").all("a").collect::<Vec<_>>(),
+            ["1", "2"]
+        );
     }
 }

@@ -28,19 +28,29 @@ pub(crate) enum Review {
 impl Review {
     pub(crate) fn of(info: &RequestInfo) -> Option<Self> {
         let group = match info.group.as_str() {
-            "authentication.k8s.io" | "authorization.k8s.io" => info.version == "v1" && info.subresource.is_empty(),
+            "authentication.k8s.io" | "authorization.k8s.io" => {
+                info.version == "v1" && info.subresource.is_empty()
+            }
             "" => info.version == "v1",
             _ => false,
         };
         if !group {
             return None;
         }
-        match (info.group.as_str(), info.resource.as_str(), info.subresource.as_str()) {
+        match (
+            info.group.as_str(),
+            info.resource.as_str(),
+            info.subresource.as_str(),
+        ) {
             ("authentication.k8s.io", "tokenreviews", "") => Some(Self::Token),
             ("authentication.k8s.io", "selfsubjectreviews", "") => Some(Self::SelfSubject),
             ("authorization.k8s.io", "subjectaccessreviews", "") => Some(Self::SubjectAccess),
-            ("authorization.k8s.io", "localsubjectaccessreviews", "") => Some(Self::LocalSubjectAccess),
-            ("authorization.k8s.io", "selfsubjectaccessreviews", "") => Some(Self::SelfSubjectAccess),
+            ("authorization.k8s.io", "localsubjectaccessreviews", "") => {
+                Some(Self::LocalSubjectAccess)
+            }
+            ("authorization.k8s.io", "selfsubjectaccessreviews", "") => {
+                Some(Self::SelfSubjectAccess)
+            }
             ("authorization.k8s.io", "selfsubjectrulesreviews", "") => Some(Self::SelfSubjectRules),
             ("", "serviceaccounts", "token") => Some(Self::TokenRequest),
             _ => None,
@@ -68,7 +78,11 @@ pub(crate) async fn answer(
 ) -> Result<Response, Status> {
     let info = &context.info;
     if info.verb != "create" || (review != Review::TokenRequest && !info.name.is_empty()) {
-        return Err(Status::method_not_supported(&info.group, &info.resource, &info.verb));
+        return Err(Status::method_not_supported(
+            &info.group,
+            &info.resource,
+            &info.verb,
+        ));
     }
     let (group, kind) = review.kind();
     let mut object = codec::decode_body(context, &body, &format!("{group}/v1"), kind)?;
@@ -86,15 +100,25 @@ pub(crate) async fn answer(
         Review::LocalSubjectAccess => {
             authorization::subject_access_review(authorizer, object, Some(&info.namespace))?
         }
-        Review::SelfSubjectAccess => authorization::self_subject_access_review(authorizer, &context.user, object)?,
-        Review::SelfSubjectRules => authorization::self_subject_rules_review(authorizer, &context.user, object)?,
-        Review::TokenRequest => token_request::create(&server.tokens, &server.objects, context, object).await?,
+        Review::SelfSubjectAccess => {
+            authorization::self_subject_access_review(authorizer, &context.user, object)?
+        }
+        Review::SelfSubjectRules => {
+            authorization::self_subject_rules_review(authorizer, &context.user, object)?
+        }
+        Review::TokenRequest => {
+            token_request::create(&server.tokens, &server.objects, context, object).await?
+        }
     };
     codec::encode_answer(context, 201, &answer)
 }
 
 /// Admission of a token request, which is a create of a subresource.
-async fn admitted(server: &Arc<Server>, context: &RequestContext, object: Value) -> Result<Value, Status> {
+async fn admitted(
+    server: &Arc<Server>,
+    context: &RequestContext,
+    object: Value,
+) -> Result<Value, Status> {
     let info = &context.info;
     let mut attributes = Attributes {
         operation: Operation::Create,

@@ -79,7 +79,9 @@ impl Config {
     /// The first address of the service range belongs to this server.
     pub fn service_ip(&self) -> IpAddr {
         match self.service_cidr {
-            IpNet::V4(net) => IpAddr::V4(Ipv4Addr::from(u32::from(net.network()).saturating_add(1))),
+            IpNet::V4(net) => {
+                IpAddr::V4(Ipv4Addr::from(u32::from(net.network()).saturating_add(1)))
+            }
             IpNet::V6(net) => IpAddr::V6(u128::from(net.network()).saturating_add(1).into()),
         }
     }
@@ -143,12 +145,16 @@ impl ApiServer {
     pub async fn start(config: Config, store: SharedStore) -> Result<Self, Error> {
         let pki = Arc::new(Pki::load_or_create(&config.data_dir.join("pki")).map_err(Error::Pki)?);
         let advertise_address = config.advertise_address.unwrap_or_else(default_address);
-        let certificate =
-            Arc::new(pki.serving(serving_names(&config, advertise_address)).map_err(Error::Pki)?);
+        let certificate = Arc::new(
+            pki.serving(serving_names(&config, advertise_address))
+                .map_err(Error::Pki)?,
+        );
         let issuer = config.issuer();
         let audiences = vec![issuer.clone()];
-        let tokens =
-            Arc::new(TokenIssuer::new(&pki.service_account_key, &issuer, audiences).map_err(Error::Tokens)?);
+        let tokens = Arc::new(
+            TokenIssuer::new(&pki.service_account_key, &issuer, audiences)
+                .map_err(Error::Tokens)?,
+        );
 
         let admission = AdmissionChain::new();
         let resources = Resources::builtin();
@@ -197,7 +203,11 @@ impl ApiServer {
             pki,
             config,
         });
-        let this = Self { server, certificate, tasks: TaskTracker::new() };
+        let this = Self {
+            server,
+            certificate,
+            tasks: TaskTracker::new(),
+        };
         this.bootstrap().await?;
         Ok(this)
     }
@@ -205,22 +215,32 @@ impl ApiServer {
     async fn bootstrap(&self) -> Result<(), Error> {
         let server = &self.server;
         crd::load(server).await.map_err(Error::Bootstrap)?;
-        server.health.done("poststarthook/apiextensions/crd-informer-synced");
+        server
+            .health
+            .done("poststarthook/apiextensions/crd-informer-synced");
         // A default object that is missing makes the server unready, not unreachable: an
         // administrator needs it to see why.
         match bootstrap::apply(&server.objects).await {
             Ok(()) => server.health.done("poststarthook/rbac/bootstrap-roles"),
             Err(status) => tracing::error!(%status, "default objects are missing"),
         }
-        server.health.done("poststarthook/scheduling/bootstrap-system-priority-classes");
-        server.health.done("poststarthook/priority-and-fairness-config-producer");
-        bootstrap::publish_service(&server.objects, &server.address()).await.map_err(Error::Bootstrap)?;
+        server
+            .health
+            .done("poststarthook/scheduling/bootstrap-system-priority-classes");
+        server
+            .health
+            .done("poststarthook/priority-and-fairness-config-producer");
+        bootstrap::publish_service(&server.objects, &server.address())
+            .await
+            .map_err(Error::Bootstrap)?;
         server.health.done("poststarthook/bootstrap-controller");
         let (objects, stop) = (Arc::clone(&server.objects), server.stop.clone());
         self.tasks.spawn(bootstrap::aggregate_roles(objects, stop));
         self.tasks.spawn(crd::run(Arc::clone(server)));
-        self.tasks.spawn(crate::aggregation::run(Arc::clone(server)));
-        self.tasks.spawn(renew(Arc::clone(server), Arc::clone(&self.certificate)));
+        self.tasks
+            .spawn(crate::aggregation::run(Arc::clone(server)));
+        self.tasks
+            .spawn(renew(Arc::clone(server), Arc::clone(&self.certificate)));
         self.tasks.spawn(follow_address(Arc::clone(server)));
         Ok(())
     }
@@ -232,14 +252,18 @@ impl ApiServer {
         let acceptor = TlsAcceptor::from(Arc::new(tls));
         let (certificate, server) = (Arc::clone(&self.certificate), Arc::clone(&self.server));
         let stop = self.server.stop.clone();
-        self.tasks.spawn(listen(listener, acceptor, certificate, server, stop));
+        self.tasks
+            .spawn(listen(listener, acceptor, certificate, server, stop));
         Ok(())
     }
 
     /// A client that acts as `user`, without a socket. Its requests are authorized and admitted
     /// like any other's.
     pub fn client(&self, user: UserInfo) -> Client {
-        Client::new(Arc::new(InProcess { server: Arc::clone(&self.server), user: Arc::new(user) }))
+        Client::new(Arc::new(InProcess {
+            server: Arc::clone(&self.server),
+            user: Arc::new(user),
+        }))
     }
 
     pub fn pki(&self) -> &Arc<Pki> {
@@ -260,7 +284,10 @@ impl ApiServer {
         self.server.stop.cancel();
         self.server.registry.shutdown().await;
         self.tasks.close();
-        if tokio::time::timeout(Duration::from_secs(5), self.tasks.wait()).await.is_err() {
+        if tokio::time::timeout(Duration::from_secs(5), self.tasks.wait())
+            .await
+            .is_err()
+        {
             tracing::warn!("some connections did not end in time");
         }
     }
@@ -302,7 +329,8 @@ fn serving_names(config: &Config, advertise_address: IpAddr) -> Vec<String> {
     ];
     if let Ok(host) = std::fs::read_to_string("/proc/sys/kernel/hostname") {
         let host = host.trim().to_lowercase();
-        if !host.is_empty() && keelson_machinery::validation::is_dns1123_subdomain(&host).is_empty() {
+        if !host.is_empty() && keelson_machinery::validation::is_dns1123_subdomain(&host).is_empty()
+        {
             names.push(host);
         }
     }

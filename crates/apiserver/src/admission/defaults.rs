@@ -24,7 +24,9 @@ impl AdmissionPlugin for DefaultTolerationSeconds {
     }
 
     async fn admit(&self, attrs: &mut Attributes, _cluster: &Cluster) -> Result<(), Status> {
-        if attrs.is("", "pods") && let Some(pod) = attrs.object.as_mut() {
+        if attrs.is("", "pods")
+            && let Some(pod) = attrs.object.as_mut()
+        {
             tolerate(&mut pod["spec"]);
         }
         Ok(())
@@ -32,11 +34,21 @@ impl AdmissionPlugin for DefaultTolerationSeconds {
 }
 
 fn tolerate(spec: &mut Value) {
-    for key in ["node.kubernetes.io/not-ready", "node.kubernetes.io/unreachable"] {
-        let tolerated = spec["tolerations"].as_array().into_iter().flatten().any(|t| {
-            let (own, effect) = (t["key"].as_str().unwrap_or_default(), t["effect"].as_str().unwrap_or_default());
-            (own == key || own.is_empty()) && (effect == "NoExecute" || effect.is_empty())
-        });
+    for key in [
+        "node.kubernetes.io/not-ready",
+        "node.kubernetes.io/unreachable",
+    ] {
+        let tolerated = spec["tolerations"]
+            .as_array()
+            .into_iter()
+            .flatten()
+            .any(|t| {
+                let (own, effect) = (
+                    t["key"].as_str().unwrap_or_default(),
+                    t["effect"].as_str().unwrap_or_default(),
+                );
+                (own == key || own.is_empty()) && (effect == "NoExecute" || effect.is_empty())
+            });
         if tolerated {
             continue;
         }
@@ -65,10 +77,18 @@ impl AdmissionPlugin for TaintNodesByCondition {
         if !attrs.is("", "nodes") {
             return Ok(());
         }
-        let Some(node) = attrs.object.as_mut() else { return Ok(()) };
+        let Some(node) = attrs.object.as_mut() else {
+            return Ok(());
+        };
         let taint = json!({"key": "node.kubernetes.io/not-ready", "effect": "NoSchedule"});
-        let taints = node["spec"]["taints"].as_array().cloned().unwrap_or_default();
-        if !taints.iter().any(|t| t["key"] == taint["key"] && t["effect"] == taint["effect"]) {
+        let taints = node["spec"]["taints"]
+            .as_array()
+            .cloned()
+            .unwrap_or_default();
+        if !taints
+            .iter()
+            .any(|t| t["key"] == taint["key"] && t["effect"] == taint["effect"])
+        {
             let mut taints = taints;
             taints.push(taint);
             if !node["spec"].is_object() {
@@ -97,13 +117,18 @@ impl AdmissionPlugin for DefaultStorageClass {
         if !attrs.is("", "persistentvolumeclaims") {
             return Ok(());
         }
-        let Some(claim) = attrs.object.as_mut() else { return Ok(()) };
+        let Some(claim) = attrs.object.as_mut() else {
+            return Ok(());
+        };
         let named = !claim["spec"]["storageClassName"].is_null()
             || meta::annotation(claim, "volume.beta.kubernetes.io/storage-class").is_some();
         if named {
             return Ok(());
         }
-        let marks = ["storageclass.kubernetes.io/is-default-class", "storageclass.beta.kubernetes.io/is-default-class"];
+        let marks = [
+            "storageclass.kubernetes.io/is-default-class",
+            "storageclass.beta.kubernetes.io/is-default-class",
+        ];
         if let Some(class) = newest_default(cluster, "storage.k8s.io", "storageclasses", &marks) {
             claim["spec"]["storageClassName"] = json!(class);
         }
@@ -128,11 +153,16 @@ impl AdmissionPlugin for DefaultIngressClass {
         if !attrs.is("networking.k8s.io", "ingresses") {
             return Ok(());
         }
-        let Some(ingress) = attrs.object.as_mut() else { return Ok(()) };
+        let Some(ingress) = attrs.object.as_mut() else {
+            return Ok(());
+        };
         let named = !ingress["spec"]["ingressClassName"].is_null()
             || meta::annotation(ingress, "kubernetes.io/ingress.class").is_some();
         let marks = ["ingressclass.kubernetes.io/is-default-class"];
-        if !named && let Some(class) = newest_default(cluster, "networking.k8s.io", "ingressclasses", &marks) {
+        if !named
+            && let Some(class) =
+                newest_default(cluster, "networking.k8s.io", "ingressclasses", &marks)
+        {
             ingress["spec"]["ingressClassName"] = json!(class);
         }
         Ok(())
@@ -140,11 +170,27 @@ impl AdmissionPlugin for DefaultIngressClass {
 }
 
 /// The default among classes; of several, the newest.
-fn newest_default(cluster: &Cluster, group: &str, resource: &str, marks: &[&str]) -> Option<String> {
+fn newest_default(
+    cluster: &Cluster,
+    group: &str,
+    resource: &str,
+    marks: &[&str],
+) -> Option<String> {
     let mut classes = cluster.objects.list(group, resource, "");
-    classes.retain(|class| marks.iter().any(|mark| meta::annotation(class, mark) == Some("true")));
+    classes.retain(|class| {
+        marks
+            .iter()
+            .any(|mark| meta::annotation(class, mark) == Some("true"))
+    });
     classes.sort_by_key(|class| {
-        (Reverse(meta::creation_timestamp(class).unwrap_or_default().to_owned()), meta::name(class).to_owned())
+        (
+            Reverse(
+                meta::creation_timestamp(class)
+                    .unwrap_or_default()
+                    .to_owned(),
+            ),
+            meta::name(class).to_owned(),
+        )
     });
     classes.first().map(|class| meta::name(class).to_owned())
 }
@@ -170,8 +216,13 @@ impl AdmissionPlugin for StorageObjectInUseProtection {
         } else {
             return Ok(());
         };
-        let Some(object) = attrs.object.as_mut() else { return Ok(()) };
-        let mut all: Vec<String> = meta::finalizers(object).into_iter().map(ToOwned::to_owned).collect();
+        let Some(object) = attrs.object.as_mut() else {
+            return Ok(());
+        };
+        let mut all: Vec<String> = meta::finalizers(object)
+            .into_iter()
+            .map(ToOwned::to_owned)
+            .collect();
         if !all.iter().any(|f| f == finalizer) {
             all.push(finalizer.to_owned());
             let all: Vec<&str> = all.iter().map(String::as_str).collect();
@@ -189,8 +240,19 @@ mod tests {
     fn own_tolerations_are_kept() {
         let mut spec = json!({"tolerations": [{"key": "node.kubernetes.io/not-ready", "operator": "Exists", "effect": "NoExecute"}]});
         tolerate(&mut spec);
-        let keys: Vec<_> = spec["tolerations"].as_array().unwrap().iter().map(|t| t["key"].clone()).collect();
-        assert_eq!(keys, ["node.kubernetes.io/not-ready", "node.kubernetes.io/unreachable"]);
+        let keys: Vec<_> = spec["tolerations"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|t| t["key"].clone())
+            .collect();
+        assert_eq!(
+            keys,
+            [
+                "node.kubernetes.io/not-ready",
+                "node.kubernetes.io/unreachable"
+            ]
+        );
         let mut spec = json!({"tolerations": [{"operator": "Exists"}]});
         tolerate(&mut spec);
         assert_eq!(spec["tolerations"].as_array().unwrap().len(), 1);

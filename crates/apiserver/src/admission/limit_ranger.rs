@@ -39,12 +39,18 @@ impl AdmissionPlugin for LimitRanger {
         let pods = attrs.is("", "pods") && attrs.operation == Operation::Create
             || attrs.is_any("", "pods") && attrs.subresource == "resize";
         let claims = attrs.is("", "persistentvolumeclaims");
-        let Some(object) = attrs.object.as_ref().filter(|_| pods || claims) else { return Ok(()) };
+        let Some(object) = attrs.object.as_ref().filter(|_| pods || claims) else {
+            return Ok(());
+        };
         if meta::deletion_timestamp(object).is_some() {
             return Ok(());
         }
         for range in cluster.objects.list("", "limitranges", &attrs.namespace) {
-            let errors = if pods { check_pod(object, &range) } else { check_claim(object, &range) };
+            let errors = if pods {
+                check_pod(object, &range)
+            } else {
+                check_claim(object, &range)
+            };
             match errors.as_slice() {
                 [] => {}
                 [one] => return Err(attrs.forbidden(one)),
@@ -56,7 +62,11 @@ impl AdmissionPlugin for LimitRanger {
 }
 
 fn items<'a>(range: &'a Value, kind: &'a str) -> impl Iterator<Item = &'a Value> + 'a {
-    range["spec"]["limits"].as_array().into_iter().flatten().filter(move |limit| limit["type"] == kind)
+    range["spec"]["limits"]
+        .as_array()
+        .into_iter()
+        .flatten()
+        .filter(move |limit| limit["type"] == kind)
 }
 
 fn default_pod(pod: &mut Value, range: &Value) {
@@ -64,30 +74,57 @@ fn default_pod(pod: &mut Value, range: &Value) {
     let (mut limits, mut requests) = (serde_json::Map::new(), serde_json::Map::new());
     for item in items(range, "Container") {
         limits.extend(item["default"].as_object().cloned().unwrap_or_default());
-        requests.extend(item["defaultRequest"].as_object().cloned().unwrap_or_default());
+        requests.extend(
+            item["defaultRequest"]
+                .as_object()
+                .cloned()
+                .unwrap_or_default(),
+        );
     }
     if limits.is_empty() && requests.is_empty() {
         return;
     }
-    for (list, label) in [("containers", "container"), ("initContainers", "init container")] {
-        for container in pod["spec"].get_mut(list).and_then(Value::as_array_mut).into_iter().flatten() {
+    for (list, label) in [
+        ("containers", "container"),
+        ("initContainers", "init container"),
+    ] {
+        for container in pod["spec"]
+            .get_mut(list)
+            .and_then(Value::as_array_mut)
+            .into_iter()
+            .flatten()
+        {
             let name = container["name"].as_str().unwrap_or_default().to_owned();
             let set_requests = fill(container, "requests", &requests);
             let set_limits = fill(container, "limits", &limits);
             if !set_requests.is_empty() {
-                notes.push(format!("{} request for {label} {name}", set_requests.join(", ")));
+                notes.push(format!(
+                    "{} request for {label} {name}",
+                    set_requests.join(", ")
+                ));
             }
             if !set_limits.is_empty() {
-                notes.push(format!("{} limit for {label} {name}", set_limits.join(", ")));
+                notes.push(format!(
+                    "{} limit for {label} {name}",
+                    set_limits.join(", ")
+                ));
             }
         }
     }
     if !notes.is_empty() {
-        meta::set_annotation(pod, ANNOTATION, &format!("LimitRanger plugin set: {}", notes.join("; ")));
+        meta::set_annotation(
+            pod,
+            ANNOTATION,
+            &format!("LimitRanger plugin set: {}", notes.join("; ")),
+        );
     }
 }
 
-fn fill(container: &mut Value, key: &str, defaults: &serde_json::Map<String, Value>) -> Vec<String> {
+fn fill(
+    container: &mut Value,
+    key: &str,
+    defaults: &serde_json::Map<String, Value>,
+) -> Vec<String> {
     let mut set = Vec::new();
     for (resource, amount) in defaults {
         if container["resources"][key].get(resource).is_some() {
@@ -122,14 +159,19 @@ fn check_pod(pod: &Value, range: &Value) -> Vec<String> {
     for item in items(range, "Container") {
         for list in ["containers", "initContainers"] {
             for container in pod["spec"][list].as_array().into_iter().flatten() {
-                let (requests, limits) =
-                    (amounts(&container["resources"]["requests"]), amounts(&container["resources"]["limits"]));
+                let (requests, limits) = (
+                    amounts(&container["resources"]["requests"]),
+                    amounts(&container["resources"]["limits"]),
+                );
                 check(item, "Container", &requests, &limits, &mut errors);
             }
         }
     }
     for item in items(range, "Pod") {
-        let (requests, limits) = (super::pod_amounts(pod, "requests"), super::pod_amounts(pod, "limits"));
+        let (requests, limits) = (
+            super::pod_amounts(pod, "requests"),
+            super::pod_amounts(pod, "limits"),
+        );
         check(item, "Pod", &requests, &limits, &mut errors);
     }
     errors
@@ -140,14 +182,25 @@ fn check_claim(claim: &Value, range: &Value) -> Vec<String> {
     let requests = amounts(&claim["spec"]["resources"]["requests"]);
     for item in items(range, "PersistentVolumeClaim") {
         for (name, enforced) in amounts(&item["min"]) {
-            minimum("PersistentVolumeClaim", &name, &enforced, requests.get(&name), None, &mut errors);
+            minimum(
+                "PersistentVolumeClaim",
+                &name,
+                &enforced,
+                requests.get(&name),
+                None,
+                &mut errors,
+            );
         }
         for (name, enforced) in amounts(&item["max"]) {
             let kind = "PersistentVolumeClaim";
             match requests.get(&name) {
-                None => errors.push(format!("maximum {name} usage per {kind} is {enforced}.  No request is specified")),
+                None => errors.push(format!(
+                    "maximum {name} usage per {kind} is {enforced}.  No request is specified"
+                )),
                 Some(request) if *request > enforced => {
-                    errors.push(format!("maximum {name} usage per {kind} is {enforced}, but request is {request}"));
+                    errors.push(format!(
+                        "maximum {name} usage per {kind} is {enforced}, but request is {request}"
+                    ));
                 }
                 Some(_) => {}
             }
@@ -158,24 +211,42 @@ fn check_claim(claim: &Value, range: &Value) -> Vec<String> {
 
 fn check(item: &Value, kind: &str, requests: &Amounts, limits: &Amounts, errors: &mut Vec<String>) {
     for (name, enforced) in amounts(&item["min"]) {
-        minimum(kind, &name, &enforced, requests.get(&name), limits.get(&name), errors);
+        minimum(
+            kind,
+            &name,
+            &enforced,
+            requests.get(&name),
+            limits.get(&name),
+            errors,
+        );
     }
     for (name, enforced) in amounts(&item["max"]) {
         match (limits.get(&name), requests.get(&name)) {
-            (None, _) => errors.push(format!("maximum {name} usage per {kind} is {enforced}.  No limit is specified")),
+            (None, _) => errors.push(format!(
+                "maximum {name} usage per {kind} is {enforced}.  No limit is specified"
+            )),
             (Some(limit), _) if *limit > enforced => {
-                errors.push(format!("maximum {name} usage per {kind} is {enforced}, but limit is {limit}"));
+                errors.push(format!(
+                    "maximum {name} usage per {kind} is {enforced}, but limit is {limit}"
+                ));
             }
             (_, Some(request)) if *request > enforced => {
-                errors.push(format!("maximum {name} usage per {kind} is {enforced}, but request is {request}"));
+                errors.push(format!(
+                    "maximum {name} usage per {kind} is {enforced}, but request is {request}"
+                ));
             }
             _ => {}
         }
     }
     for (name, enforced) in amounts(&item["maxLimitRequestRatio"]) {
         let start = format!("{name} max limit to request ratio per {kind} is {enforced}");
-        match (requests.get(&name).filter(|q| !q.is_zero()), limits.get(&name).filter(|q| !q.is_zero())) {
-            (None, _) => errors.push(format!("{start}, but no request is specified or request is 0")),
+        match (
+            requests.get(&name).filter(|q| !q.is_zero()),
+            limits.get(&name).filter(|q| !q.is_zero()),
+        ) {
+            (None, _) => errors.push(format!(
+                "{start}, but no request is specified or request is 0"
+            )),
             (_, None) => errors.push(format!("{start}, but no limit is specified or limit is 0")),
             (Some(request), Some(limit)) => {
                 let ratio = limit.as_f64() / request.as_f64();
@@ -196,12 +267,18 @@ fn minimum(
     errors: &mut Vec<String>,
 ) {
     match (request, limit) {
-        (None, _) => errors.push(format!("minimum {name} usage per {kind} is {enforced}.  No request is specified")),
+        (None, _) => errors.push(format!(
+            "minimum {name} usage per {kind} is {enforced}.  No request is specified"
+        )),
         (Some(request), _) if request < enforced => {
-            errors.push(format!("minimum {name} usage per {kind} is {enforced}, but request is {request}"));
+            errors.push(format!(
+                "minimum {name} usage per {kind} is {enforced}, but request is {request}"
+            ));
         }
         (_, Some(limit)) if limit < enforced => {
-            errors.push(format!("minimum {name} usage per {kind} is {enforced}, but limit is {limit}"));
+            errors.push(format!(
+                "minimum {name} usage per {kind} is {enforced}, but limit is {limit}"
+            ));
         }
         _ => {}
     }
@@ -218,7 +295,10 @@ mod tests {
             "min": {"cpu": "50m"}, "max": {"cpu": "500m"}, "maxLimitRequestRatio": {"cpu": "4"}}]}});
         let mut pod = json!({"spec": {"containers": [{"name": "c"}]}});
         default_pod(&mut pod, &range);
-        assert_eq!(pod["spec"]["containers"][0]["resources"], json!({"requests": {"cpu": "100m"}, "limits": {"cpu": "200m"}}));
+        assert_eq!(
+            pod["spec"]["containers"][0]["resources"],
+            json!({"requests": {"cpu": "100m"}, "limits": {"cpu": "200m"}})
+        );
         assert_eq!(
             meta::annotation(&pod, ANNOTATION),
             Some("LimitRanger plugin set: cpu request for container c; cpu limit for container c")

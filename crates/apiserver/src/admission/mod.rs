@@ -153,7 +153,10 @@ impl AdmissionChain {
         self.cluster
             .get()
             .and_then(|(objects, authorizer)| {
-                Some(Cluster { objects: objects.upgrade()?, authorizer: authorizer.upgrade()? })
+                Some(Cluster {
+                    objects: objects.upgrade()?,
+                    authorizer: authorizer.upgrade()?,
+                })
             })
             .ok_or_else(|| Status::service_unavailable("the server is not ready to admit requests"))
     }
@@ -190,11 +193,18 @@ pub(crate) fn quantity_of(value: &Value) -> Option<Quantity> {
 /// more; pod-level amounts win; overhead is on top.
 pub(crate) fn pod_amounts(pod: &Value, key: &str) -> BTreeMap<String, Quantity> {
     let amounts = |value: &Value| -> BTreeMap<String, Quantity> {
-        value.as_object().into_iter().flatten().filter_map(|(n, q)| Some((n.clone(), quantity_of(q)?))).collect()
+        value
+            .as_object()
+            .into_iter()
+            .flatten()
+            .filter_map(|(n, q)| Some((n.clone(), quantity_of(q)?)))
+            .collect()
     };
     let add = |into: &mut BTreeMap<String, Quantity>, more: &BTreeMap<String, Quantity>| {
         for (name, amount) in more {
-            let sum = into.remove(name).map_or_else(|| amount.clone(), |own| own + amount.clone());
+            let sum = into
+                .remove(name)
+                .map_or_else(|| amount.clone(), |own| own + amount.clone());
             into.insert(name.clone(), sum);
         }
     };
@@ -229,7 +239,10 @@ pub(crate) fn pod_amounts(pod: &Value, key: &str) -> BTreeMap<String, Quantity> 
     if key == "requests" {
         add(&mut total, &overhead);
     } else {
-        let bounded: BTreeMap<_, _> = overhead.into_iter().filter(|(name, _)| total.contains_key(name)).collect();
+        let bounded: BTreeMap<_, _> = overhead
+            .into_iter()
+            .filter(|(name, _)| total.contains_key(name))
+            .collect();
         add(&mut total, &bounded);
     }
     total

@@ -18,7 +18,10 @@ impl AdmissionPlugin for NamespaceLifecycle {
     }
 
     fn handles(&self, operation: Operation) -> bool {
-        matches!(operation, Operation::Create | Operation::Update | Operation::Delete)
+        matches!(
+            operation,
+            Operation::Create | Operation::Update | Operation::Delete
+        )
     }
 
     async fn admit(&self, attrs: &mut Attributes, cluster: &Cluster) -> Result<(), Status> {
@@ -28,7 +31,8 @@ impl AdmissionPlugin for NamespaceLifecycle {
             }
             return Ok(());
         }
-        let reviews = attrs.group == "authorization.k8s.io" && attrs.resource == "localsubjectaccessreviews";
+        let reviews =
+            attrs.group == "authorization.k8s.io" && attrs.resource == "localsubjectaccessreviews";
         if attrs.namespace.is_empty() || attrs.is_any("", "namespaces") || reviews {
             return Ok(());
         }
@@ -43,10 +47,12 @@ impl AdmissionPlugin for NamespaceLifecycle {
                 .await?
                 .ok_or_else(|| Status::not_found("", "namespaces", name))?,
         };
-        let ending = meta::deletion_timestamp(&namespace).is_some() || namespace["status"]["phase"] == "Terminating";
+        let ending = meta::deletion_timestamp(&namespace).is_some()
+            || namespace["status"]["phase"] == "Terminating";
         if attrs.operation == Operation::Create && attrs.subresource.is_empty() && ending {
-            let status =
-                attrs.forbidden(format!("unable to create new content in namespace {name} because it is being terminated"));
+            let status = attrs.forbidden(format!(
+                "unable to create new content in namespace {name} because it is being terminated"
+            ));
             return Err(status.with_cause(
                 "NamespaceTerminating",
                 "metadata.namespace",

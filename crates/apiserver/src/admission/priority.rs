@@ -25,23 +25,41 @@ impl AdmissionPlugin for Priority {
         if !attrs.is("", "pods") {
             return Ok(());
         }
-        let Some(pod) = attrs.object.as_ref() else { return Ok(()) };
+        let Some(pod) = attrs.object.as_ref() else {
+            return Ok(());
+        };
         if attrs.operation == Operation::Update {
             keep(attrs);
             return Ok(());
         }
-        let name = pod["spec"]["priorityClassName"].as_str().unwrap_or_default().to_owned();
+        let name = pod["spec"]["priorityClassName"]
+            .as_str()
+            .unwrap_or_default()
+            .to_owned();
         let class = if name.is_empty() {
             default_class(cluster)
         } else {
             let found = match cluster.objects.get(GROUP, "priorityclasses", "", &name) {
                 Some(class) => Some((*class).clone()),
-                None => cluster.objects.read(GROUP, "priorityclasses", "", &name).await?,
+                None => {
+                    cluster
+                        .objects
+                        .read(GROUP, "priorityclasses", "", &name)
+                        .await?
+                }
             };
-            Some(found.ok_or_else(|| attrs.forbidden(format!("no PriorityClass with name {name} was found")))?)
+            Some(found.ok_or_else(|| {
+                attrs.forbidden(format!("no PriorityClass with name {name} was found"))
+            })?)
         };
-        let priority = class.as_ref().and_then(|c| c["value"].as_i64()).unwrap_or(0);
-        let policy = class.as_ref().and_then(|c| c["preemptionPolicy"].as_str()).unwrap_or("PreemptLowerPriority");
+        let priority = class
+            .as_ref()
+            .and_then(|c| c["value"].as_i64())
+            .unwrap_or(0);
+        let policy = class
+            .as_ref()
+            .and_then(|c| c["preemptionPolicy"].as_str())
+            .unwrap_or("PreemptLowerPriority");
         if let Some(given) = pod["spec"]["priority"].as_i64()
             && given != priority
         {
@@ -57,7 +75,10 @@ impl AdmissionPlugin for Priority {
                 "the string value of PreemptionPolicy ({given}) must not be provided in pod spec; priority admission controller computed {policy} from the given PriorityClass name"
             )));
         }
-        let (class_name, policy) = (class.as_ref().map(|c| meta::name(c).to_owned()), policy.to_owned());
+        let (class_name, policy) = (
+            class.as_ref().map(|c| meta::name(c).to_owned()),
+            policy.to_owned(),
+        );
         if let Some(pod) = attrs.object.as_mut() {
             if let Some(class_name) = class_name {
                 pod["spec"]["priorityClassName"] = json!(class_name);
@@ -71,17 +92,23 @@ impl AdmissionPlugin for Priority {
     }
 
     async fn validate(&self, attrs: &Attributes, cluster: &Cluster) -> Result<(), Status> {
-        let Some(class) = attrs.object.as_ref().filter(|_| attrs.is(GROUP, "priorityclasses")) else {
+        let Some(class) = attrs
+            .object
+            .as_ref()
+            .filter(|_| attrs.is(GROUP, "priorityclasses"))
+        else {
             return Ok(());
         };
         if class["globalDefault"] != true {
             return Ok(());
         }
         match default_class(cluster) {
-            Some(other) if meta::name(&other) != meta::name(class) => Err(attrs.forbidden(format!(
-                "PriorityClass {} is already marked as default. Only one default can exist",
-                meta::name(&other)
-            ))),
+            Some(other) if meta::name(&other) != meta::name(class) => {
+                Err(attrs.forbidden(format!(
+                    "PriorityClass {} is already marked as default. Only one default can exist",
+                    meta::name(&other)
+                )))
+            }
             _ => Ok(()),
         }
     }
@@ -89,8 +116,12 @@ impl AdmissionPlugin for Priority {
 
 /// An update that leaves the priority out means the one the pod has.
 fn keep(attrs: &mut Attributes) {
-    let Some(old) = attrs.old_object.clone() else { return };
-    let Some(pod) = attrs.object.as_mut() else { return };
+    let Some(old) = attrs.old_object.clone() else {
+        return;
+    };
+    let Some(pod) = attrs.object.as_mut() else {
+        return;
+    };
     for key in ["priority", "preemptionPolicy"] {
         if pod["spec"][key].is_null() && !old["spec"][key].is_null() {
             pod["spec"][key] = old["spec"][key].clone();

@@ -22,10 +22,15 @@ impl AdmissionPlugin for RbacEscalation {
     }
 
     async fn validate(&self, attrs: &Attributes, cluster: &Cluster) -> Result<(), Status> {
-        if attrs.group != GROUP || !attrs.subresource.is_empty() || attrs.user.in_group("system:masters") {
+        if attrs.group != GROUP
+            || !attrs.subresource.is_empty()
+            || attrs.user.in_group("system:masters")
+        {
             return Ok(());
         }
-        let Some(object) = attrs.object.as_ref() else { return Ok(()) };
+        let Some(object) = attrs.object.as_ref() else {
+            return Ok(());
+        };
         match attrs.resource.as_str() {
             "roles" | "clusterroles" => role(attrs, cluster, object),
             "rolebindings" | "clusterrolebindings" => binding(attrs, cluster, object),
@@ -36,7 +41,9 @@ impl AdmissionPlugin for RbacEscalation {
 
 fn role(attrs: &Attributes, cluster: &Cluster, role: &Value) -> Result<(), Status> {
     let old = attrs.old_object.as_deref();
-    let same = old.is_some_and(|old| old["rules"] == role["rules"] && old["aggregationRule"] == role["aggregationRule"]);
+    let same = old.is_some_and(|old| {
+        old["rules"] == role["rules"] && old["aggregationRule"] == role["aggregationRule"]
+    });
     if same || may(attrs, cluster, "escalate", &attrs.resource, &attrs.name) {
         return Ok(());
     }
@@ -55,26 +62,45 @@ fn role(attrs: &Attributes, cluster: &Cluster, role: &Value) -> Result<(), Statu
 
 fn binding(attrs: &Attributes, cluster: &Cluster, binding: &Value) -> Result<(), Status> {
     let old = attrs.old_object.as_deref();
-    if old.is_some_and(|old| old["roleRef"] == binding["roleRef"] && old["subjects"] == binding["subjects"]) {
+    if old.is_some_and(|old| {
+        old["roleRef"] == binding["roleRef"] && old["subjects"] == binding["subjects"]
+    }) {
         return Ok(());
     }
     let reference = &binding["roleRef"];
-    let resource = if reference["kind"] == "ClusterRole" { "clusterroles" } else { "roles" };
+    let resource = if reference["kind"] == "ClusterRole" {
+        "clusterroles"
+    } else {
+        "roles"
+    };
     let name = reference["name"].as_str().unwrap_or_default();
     if may(attrs, cluster, "bind", resource, name) {
         return Ok(());
     }
-    let rules = cluster.authorizer.rbac().role_rules(reference, &attrs.namespace);
+    let rules = cluster
+        .authorizer
+        .rbac()
+        .role_rules(reference, &attrs.namespace);
     let rules = rules.ok_or_else(|| Status::not_found(GROUP, resource, name))?;
     covered(attrs, cluster, &rules)
 }
 
 fn may(attrs: &Attributes, cluster: &Cluster, verb: &str, resource: &str, name: &str) -> bool {
-    cluster.authorizer.is_allowed(&Question::resource(&attrs.user, verb, GROUP, resource, &attrs.namespace, name))
+    cluster.authorizer.is_allowed(&Question::resource(
+        &attrs.user,
+        verb,
+        GROUP,
+        resource,
+        &attrs.namespace,
+        name,
+    ))
 }
 
 fn covered(attrs: &Attributes, cluster: &Cluster, wanted: &[Rule]) -> Result<(), Status> {
-    let missing = cluster.authorizer.rbac().missing(&attrs.user, &attrs.namespace, wanted);
+    let missing = cluster
+        .authorizer
+        .rbac()
+        .missing(&attrs.user, &attrs.namespace, wanted);
     if missing.is_empty() {
         return Ok(());
     }

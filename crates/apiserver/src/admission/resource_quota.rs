@@ -30,19 +30,28 @@ impl AdmissionPlugin for ResourceQuota {
 
     async fn validate(&self, attrs: &Attributes, cluster: &Cluster) -> Result<(), Status> {
         let resized = attrs.is_any("", "pods") && attrs.subresource == "resize";
-        if attrs.namespace.is_empty() || (!attrs.subresource.is_empty() && !resized) || attrs.is_any("", "namespaces") {
+        if attrs.namespace.is_empty()
+            || (!attrs.subresource.is_empty() && !resized)
+            || attrs.is_any("", "namespaces")
+        {
             return Ok(());
         }
-        let Some(object) = attrs.object.as_ref() else { return Ok(()) };
+        let Some(object) = attrs.object.as_ref() else {
+            return Ok(());
+        };
         let quotas = cluster.objects.list("", "resourcequotas", &attrs.namespace);
         if quotas.is_empty() {
             return Ok(());
         }
         let mut change = usage(&attrs.group, &attrs.resource, object);
         if attrs.operation == Operation::Update {
-            let Some(old) = attrs.old_object.as_deref() else { return Ok(()) };
+            let Some(old) = attrs.old_object.as_deref() else {
+                return Ok(());
+            };
             for (name, amount) in usage(&attrs.group, &attrs.resource, old) {
-                let now = change.remove(&name).unwrap_or_else(|| Quantity::from_value(0));
+                let now = change
+                    .remove(&name)
+                    .unwrap_or_else(|| Quantity::from_value(0));
                 if now > amount {
                     change.insert(name, now - amount);
                 }
@@ -60,16 +69,31 @@ impl AdmissionPlugin for ResourceQuota {
 }
 
 /// Checks one quota and writes the charge; a conflict means that somebody else charged it.
-async fn charge(attrs: &Attributes, cluster: &Cluster, name: &str, object: &Value, change: &Usage) -> Result<(), Status> {
+async fn charge(
+    attrs: &Attributes,
+    cluster: &Cluster,
+    name: &str,
+    object: &Value,
+    change: &Usage,
+) -> Result<(), Status> {
     for _ in 0..ATTEMPTS {
-        let found = cluster.objects.read("", "resourcequotas", &attrs.namespace, name).await?;
-        let Some(mut quota) = found else { return Ok(()) };
+        let found = cluster
+            .objects
+            .read("", "resourcequotas", &attrs.namespace, name)
+            .await?;
+        let Some(mut quota) = found else {
+            return Ok(());
+        };
         let used = match plan(attrs, &quota, object, change)? {
             Some(used) if !attrs.dry_run => used,
             _ => return Ok(()),
         };
         quota["status"]["used"] = used;
-        match cluster.objects.update("", "resourcequotas", &attrs.namespace, quota).await {
+        match cluster
+            .objects
+            .update("", "resourcequotas", &attrs.namespace, quota)
+            .await
+        {
             Ok(_) => return Ok(()),
             Err(status) if status.is_conflict() => {}
             Err(status) if status.is_not_found() => return Ok(()),
@@ -80,7 +104,12 @@ async fn charge(attrs: &Attributes, cluster: &Cluster, name: &str, object: &Valu
 }
 
 /// The quota's new `used`, nothing when it does not concern the object, or why it does not fit.
-fn plan(attrs: &Attributes, quota: &Value, object: &Value, change: &Usage) -> Result<Option<Value>, Status> {
+fn plan(
+    attrs: &Attributes,
+    quota: &Value,
+    object: &Value,
+    change: &Usage,
+) -> Result<Option<Value>, Status> {
     let is_pod = attrs.group.is_empty() && attrs.resource == "pods";
     if !matches_scopes(quota, object, is_pod) {
         return Ok(None);
@@ -90,19 +119,34 @@ fn plan(attrs: &Attributes, quota: &Value, object: &Value, change: &Usage) -> Re
     if is_pod && attrs.operation == Operation::Create {
         let missing = unspecified(object, &hard);
         if !missing.is_empty() {
-            return Err(attrs.forbidden(format!("failed quota: {name}: must specify {}", missing.join("; "))));
+            return Err(attrs.forbidden(format!(
+                "failed quota: {name}: must specify {}",
+                missing.join("; ")
+            )));
         }
     }
-    let concerned: Usage =
-        change.iter().filter(|(r, _)| hard.contains_key(*r)).map(|(r, q)| (r.clone(), q.clone())).collect();
+    let concerned: Usage = change
+        .iter()
+        .filter(|(r, _)| hard.contains_key(*r))
+        .map(|(r, q)| (r.clone(), q.clone()))
+        .collect();
     if concerned.is_empty() {
         return Ok(None);
     }
-    let (limits, mut used) = (amounts(&quota["status"]["hard"]), amounts(&quota["status"]["used"]));
-    let unknown: Vec<&str> =
-        concerned.keys().filter(|r| !limits.contains_key(*r) || !used.contains_key(*r)).map(String::as_str).collect();
+    let (limits, mut used) = (
+        amounts(&quota["status"]["hard"]),
+        amounts(&quota["status"]["used"]),
+    );
+    let unknown: Vec<&str> = concerned
+        .keys()
+        .filter(|r| !limits.contains_key(*r) || !used.contains_key(*r))
+        .map(String::as_str)
+        .collect();
     if !unknown.is_empty() {
-        return Err(attrs.forbidden(format!("status unknown for quota: {name}, resources: {}", unknown.join(","))));
+        return Err(attrs.forbidden(format!(
+            "status unknown for quota: {name}, resources: {}",
+            unknown.join(",")
+        )));
     }
     let mut exceeded = Vec::new();
     let before = used.clone();
@@ -114,11 +158,18 @@ fn plan(attrs: &Attributes, quota: &Value, object: &Value, change: &Usage) -> Re
         used.insert(resource.clone(), total);
     }
     if exceeded.is_empty() {
-        let all: serde_json::Map<String, Value> = used.iter().map(|(r, q)| (r.clone(), json!(q.to_string()))).collect();
+        let all: serde_json::Map<String, Value> = used
+            .iter()
+            .map(|(r, q)| (r.clone(), json!(q.to_string())))
+            .collect();
         return Ok(Some(Value::Object(all)));
     }
     let show = |from: &Usage| {
-        exceeded.iter().filter_map(|r| from.get(r).map(|q| format!("{r}={q}"))).collect::<Vec<_>>().join(",")
+        exceeded
+            .iter()
+            .filter_map(|r| from.get(r).map(|q| format!("{r}={q}")))
+            .collect::<Vec<_>>()
+            .join(",")
     };
     Err(attrs.forbidden(format!(
         "exceeded quota: {name}, requested: {}, used: {}, limited: {}",
@@ -129,15 +180,27 @@ fn plan(attrs: &Attributes, quota: &Value, object: &Value, change: &Usage) -> Re
 }
 
 fn amounts(value: &Value) -> Usage {
-    value.as_object().into_iter().flatten().filter_map(|(name, q)| Some((name.clone(), quantity_of(q)?))).collect()
+    value
+        .as_object()
+        .into_iter()
+        .flatten()
+        .filter_map(|(name, q)| Some((name.clone(), quantity_of(q)?)))
+        .collect()
 }
 
 /// What an object counts for.
 fn usage(group: &str, resource: &str, object: &Value) -> Usage {
     let mut out = Usage::new();
     let one = || Quantity::from_value(1);
-    let counted = if group.is_empty() { format!("count/{resource}") } else { format!("count/{resource}.{group}") };
-    let ended = matches!(object["status"]["phase"].as_str(), Some("Succeeded" | "Failed"));
+    let counted = if group.is_empty() {
+        format!("count/{resource}")
+    } else {
+        format!("count/{resource}.{group}")
+    };
+    let ended = matches!(
+        object["status"]["phase"].as_str(),
+        Some("Succeeded" | "Failed")
+    );
     if group.is_empty() && resource == "pods" {
         out.insert(counted, one());
         if ended {
@@ -145,7 +208,9 @@ fn usage(group: &str, resource: &str, object: &Value) -> Usage {
         }
         out.insert("pods".to_owned(), one());
         for (name, amount) in pod_amounts(object, "requests") {
-            if matches!(name.as_str(), "cpu" | "memory" | "ephemeral-storage") || name.starts_with("hugepages-") {
+            if matches!(name.as_str(), "cpu" | "memory" | "ephemeral-storage")
+                || name.starts_with("hugepages-")
+            {
                 out.insert(name.clone(), amount.clone());
             }
             out.insert(format!("requests.{name}"), amount);
@@ -169,7 +234,10 @@ fn usage(group: &str, resource: &str, object: &Value) -> Usage {
             if kind == "LoadBalancer" {
                 out.insert("services.loadbalancers".to_owned(), one());
             }
-            if kind == "NodePort" || (kind == "LoadBalancer" && object["spec"]["allocateLoadBalancerNodePorts"] != false) {
+            if kind == "NodePort"
+                || (kind == "LoadBalancer"
+                    && object["spec"]["allocateLoadBalancerNodePorts"] != false)
+            {
                 out.insert("services.nodeports".to_owned(), Quantity::from_value(ports));
             }
         }
@@ -227,9 +295,18 @@ fn unspecified(pod: &Value, hard: &Usage) -> Vec<String> {
 }
 
 fn matches_scopes(quota: &Value, object: &Value, is_pod: bool) -> bool {
-    let plain = quota["spec"]["scopes"].as_array().into_iter().flatten().filter_map(Value::as_str);
-    let plain_hold = plain.into_iter().all(|scope| is_pod && in_scope(scope, "Exists", &Value::Null, object));
-    let selectors = quota["spec"]["scopeSelector"]["matchExpressions"].as_array().into_iter().flatten();
+    let plain = quota["spec"]["scopes"]
+        .as_array()
+        .into_iter()
+        .flatten()
+        .filter_map(Value::as_str);
+    let plain_hold = plain
+        .into_iter()
+        .all(|scope| is_pod && in_scope(scope, "Exists", &Value::Null, object));
+    let selectors = quota["spec"]["scopeSelector"]["matchExpressions"]
+        .as_array()
+        .into_iter()
+        .flatten();
     plain_hold
         && selectors.into_iter().all(|e| {
             let scope = e["scopeName"].as_str().unwrap_or_default();
@@ -240,7 +317,9 @@ fn matches_scopes(quota: &Value, object: &Value, is_pod: bool) -> bool {
 
 fn in_scope(scope: &str, operator: &str, values: &Value, pod: &Value) -> bool {
     let spec = &pod["spec"];
-    let limited = spec["activeDeadlineSeconds"].as_i64().is_some_and(|s| s >= 0);
+    let limited = spec["activeDeadlineSeconds"]
+        .as_i64()
+        .is_some_and(|s| s >= 0);
     match scope {
         "Terminating" => limited,
         "NotTerminating" => !limited,
@@ -249,7 +328,9 @@ fn in_scope(scope: &str, operator: &str, values: &Value, pod: &Value) -> bool {
         "CrossNamespacePodAffinity" => crosses_namespaces(spec),
         "PriorityClass" => {
             let class = spec["priorityClassName"].as_str().unwrap_or_default();
-            let listed = values.as_array().is_some_and(|all| all.iter().any(|v| v == class));
+            let listed = values
+                .as_array()
+                .is_some_and(|all| all.iter().any(|v| v == class));
             match operator {
                 "Exists" => !class.is_empty(),
                 "DoesNotExist" => class.is_empty(),
@@ -265,9 +346,14 @@ fn in_scope(scope: &str, operator: &str, values: &Value, pod: &Value) -> bool {
 fn is_best_effort(spec: &Value) -> bool {
     let nothing = |resources: &Value| {
         ["requests", "limits"].iter().all(|key| {
-            !resources[*key].as_object().into_iter().flatten().any(|(name, amount)| {
-                matches!(name.as_str(), "cpu" | "memory") && quantity_of(amount).is_some_and(|q| !q.is_zero())
-            })
+            !resources[*key]
+                .as_object()
+                .into_iter()
+                .flatten()
+                .any(|(name, amount)| {
+                    matches!(name.as_str(), "cpu" | "memory")
+                        && quantity_of(amount).is_some_and(|q| !q.is_zero())
+                })
         })
     };
     nothing(&spec["resources"])
@@ -279,11 +365,16 @@ fn is_best_effort(spec: &Value) -> bool {
 
 fn crosses_namespaces(spec: &Value) -> bool {
     let crosses = |term: &Value| {
-        term["namespaces"].as_array().is_some_and(|n| !n.is_empty()) || !term["namespaceSelector"].is_null()
+        term["namespaces"].as_array().is_some_and(|n| !n.is_empty())
+            || !term["namespaceSelector"].is_null()
     };
     ["podAffinity", "podAntiAffinity"].iter().any(|kind| {
         let affinity = &spec["affinity"][*kind];
-        affinity["requiredDuringSchedulingIgnoredDuringExecution"].as_array().into_iter().flatten().any(crosses)
+        affinity["requiredDuringSchedulingIgnoredDuringExecution"]
+            .as_array()
+            .into_iter()
+            .flatten()
+            .any(crosses)
             || affinity["preferredDuringSchedulingIgnoredDuringExecution"]
                 .as_array()
                 .into_iter()
@@ -337,15 +428,34 @@ mod tests {
     fn a_bounded_resource_must_be_named() {
         let pod = json!({"spec": {"containers": [{"name": "c"}]}});
         let quota = json!({"metadata": {"name": "q"}, "spec": {"hard": {"limits.cpu": "1", "memory": "1Gi"}}});
-        let refused = plan(&attributes(pod.clone()), &quota, &pod, &usage("", "pods", &pod)).unwrap_err();
-        assert!(refused.message.ends_with("failed quota: q: must specify limits.cpu for: c; memory for: c"), "{refused}");
+        let refused = plan(
+            &attributes(pod.clone()),
+            &quota,
+            &pod,
+            &usage("", "pods", &pod),
+        )
+        .unwrap_err();
+        assert!(
+            refused
+                .message
+                .ends_with("failed quota: q: must specify limits.cpu for: c; memory for: c"),
+            "{refused}"
+        );
     }
 
     #[test]
     fn scopes_choose_pods() {
         let quota = json!({"spec": {"scopes": ["BestEffort", "NotTerminating"]}});
-        assert!(matches_scopes(&quota, &json!({"spec": {"containers": [{}]}}), true));
-        assert!(!matches_scopes(&quota, &json!({"spec": {"activeDeadlineSeconds": 1, "containers": [{}]}}), true));
+        assert!(matches_scopes(
+            &quota,
+            &json!({"spec": {"containers": [{}]}}),
+            true
+        ));
+        assert!(!matches_scopes(
+            &quota,
+            &json!({"spec": {"activeDeadlineSeconds": 1, "containers": [{}]}}),
+            true
+        ));
         assert!(!matches_scopes(&quota, &json!({}), false));
     }
 }

@@ -19,16 +19,25 @@ impl AdmissionPlugin for RuntimeClass {
     }
 
     async fn admit(&self, attrs: &mut Attributes, cluster: &Cluster) -> Result<(), Status> {
-        let Some(class) = class_of(attrs, cluster).await? else { return Ok(()) };
-        let conflict = attrs.object.as_mut().and_then(|pod| merge(&mut pod["spec"], &class));
+        let Some(class) = class_of(attrs, cluster).await? else {
+            return Ok(());
+        };
+        let conflict = attrs
+            .object
+            .as_mut()
+            .and_then(|pod| merge(&mut pod["spec"], &class));
         conflict.map_or(Ok(()), |message| Err(attrs.forbidden(message)))
     }
 
     async fn validate(&self, attrs: &Attributes, cluster: &Cluster) -> Result<(), Status> {
         let class = class_of(attrs, cluster).await?;
-        let Some(pod) = attrs.object.as_ref().filter(|_| attrs.is("", "pods")) else { return Ok(()) };
+        let Some(pod) = attrs.object.as_ref().filter(|_| attrs.is("", "pods")) else {
+            return Ok(());
+        };
         let overhead = &pod["spec"]["overhead"];
-        let fixed = class.map(|c| c["overhead"]["podFixed"].clone()).unwrap_or_default();
+        let fixed = class
+            .map(|c| c["overhead"]["podFixed"].clone())
+            .unwrap_or_default();
         let given = overhead.as_object().is_some_and(|o| !o.is_empty());
         if given && *overhead != fixed {
             return Err(attrs.forbidden(
@@ -43,12 +52,21 @@ async fn class_of(attrs: &Attributes, cluster: &Cluster) -> Result<Option<Value>
     if !attrs.is("", "pods") {
         return Ok(None);
     }
-    let name = attrs.object.as_ref().and_then(|pod| pod["spec"]["runtimeClassName"].as_str()).unwrap_or_default();
+    let name = attrs
+        .object
+        .as_ref()
+        .and_then(|pod| pod["spec"]["runtimeClassName"].as_str())
+        .unwrap_or_default();
     if name.is_empty() {
         return Ok(None);
     }
-    let found = cluster.objects.read("node.k8s.io", "runtimeclasses", "", name).await?;
-    found.map(Some).ok_or_else(|| attrs.forbidden(format!("pod rejected: RuntimeClass {name:?} not found")))
+    let found = cluster
+        .objects
+        .read("node.k8s.io", "runtimeclasses", "", name)
+        .await?;
+    found
+        .map(Some)
+        .ok_or_else(|| attrs.forbidden(format!("pod rejected: RuntimeClass {name:?} not found")))
 }
 
 fn merge(spec: &mut Value, class: &Value) -> Option<String> {
@@ -56,7 +74,11 @@ fn merge(spec: &mut Value, class: &Value) -> Option<String> {
     if fixed.is_object() && spec["overhead"].is_null() {
         spec["overhead"] = fixed.clone();
     }
-    for (key, value) in class["scheduling"]["nodeSelector"].as_object().into_iter().flatten() {
+    for (key, value) in class["scheduling"]["nodeSelector"]
+        .as_object()
+        .into_iter()
+        .flatten()
+    {
         match spec["nodeSelector"].get(key) {
             Some(own) if own != value => {
                 return Some(format!(
@@ -72,7 +94,11 @@ fn merge(spec: &mut Value, class: &Value) -> Option<String> {
             }
         }
     }
-    for toleration in class["scheduling"]["tolerations"].as_array().into_iter().flatten() {
+    for toleration in class["scheduling"]["tolerations"]
+        .as_array()
+        .into_iter()
+        .flatten()
+    {
         let mut all = spec["tolerations"].as_array().cloned().unwrap_or_default();
         if !all.contains(toleration) {
             all.push(toleration.clone());

@@ -33,11 +33,17 @@ impl AdmissionPlugin for ServiceAccount {
         if !attrs.is("", "pods") {
             return Ok(());
         }
-        let Some(pod) = attrs.object.as_ref() else { return Ok(()) };
+        let Some(pod) = attrs.object.as_ref() else {
+            return Ok(());
+        };
         if meta::annotation(pod, MIRROR).is_some() {
             return check_mirror(attrs, pod);
         }
-        let wanted = pod["spec"]["serviceAccountName"].as_str().filter(|n| !n.is_empty()).unwrap_or("default").to_owned();
+        let wanted = pod["spec"]["serviceAccountName"]
+            .as_str()
+            .filter(|n| !n.is_empty())
+            .unwrap_or("default")
+            .to_owned();
         let account = account(attrs, cluster, &wanted).await?;
         if let Some(pod) = attrs.object.as_mut() {
             apply(pod, &account, &wanted);
@@ -49,25 +55,40 @@ impl AdmissionPlugin for ServiceAccount {
         if !attrs.is("", "pods") {
             return Ok(());
         }
-        let Some(pod) = attrs.object.as_ref() else { return Ok(()) };
+        let Some(pod) = attrs.object.as_ref() else {
+            return Ok(());
+        };
         if meta::annotation(pod, MIRROR).is_some() {
             return check_mirror(attrs, pod);
         }
-        let name = pod["spec"]["serviceAccountName"].as_str().unwrap_or_default();
+        let name = pod["spec"]["serviceAccountName"]
+            .as_str()
+            .unwrap_or_default();
         account(attrs, cluster, name).await.map(drop)
     }
 }
 
 async fn account(attrs: &Attributes, cluster: &Cluster, name: &str) -> Result<Value, Status> {
-    let attempts = if name == "default" { DEFAULT_ATTEMPTS } else { 1 };
+    let attempts = if name == "default" {
+        DEFAULT_ATTEMPTS
+    } else {
+        1
+    };
     for attempt in 0..attempts {
         if attempt > 0 {
             tokio::time::sleep(ATTEMPT_INTERVAL).await;
         }
-        if let Some(account) = cluster.objects.get("", "serviceaccounts", &attrs.namespace, name) {
+        if let Some(account) = cluster
+            .objects
+            .get("", "serviceaccounts", &attrs.namespace, name)
+        {
             return Ok((*account).clone());
         }
-        if let Some(account) = cluster.objects.read("", "serviceaccounts", &attrs.namespace, name).await? {
+        if let Some(account) = cluster
+            .objects
+            .read("", "serviceaccounts", &attrs.namespace, name)
+            .await?
+        {
             return Ok(account);
         }
     }
@@ -79,14 +100,28 @@ async fn account(attrs: &Attributes, cluster: &Cluster, name: &str) -> Result<Va
 
 /// A mirror pod shows what a node runs by itself; it can use nothing of the cluster.
 fn check_mirror(attrs: &Attributes, pod: &Value) -> Result<(), Status> {
-    if pod["spec"]["serviceAccountName"].as_str().is_some_and(|n| !n.is_empty()) {
+    if pod["spec"]["serviceAccountName"]
+        .as_str()
+        .is_some_and(|n| !n.is_empty())
+    {
         return Err(attrs.forbidden("a mirror pod may not reference service accounts"));
     }
     let projects = |volume: &Value| {
-        volume["projected"]["sources"].as_array().into_iter().flatten().any(|s| s["serviceAccountToken"].is_object())
+        volume["projected"]["sources"]
+            .as_array()
+            .into_iter()
+            .flatten()
+            .any(|s| s["serviceAccountToken"].is_object())
     };
-    if pod["spec"]["volumes"].as_array().into_iter().flatten().any(projects) {
-        return Err(attrs.forbidden("a mirror pod may not use ServiceAccountToken volume projections"));
+    if pod["spec"]["volumes"]
+        .as_array()
+        .into_iter()
+        .flatten()
+        .any(projects)
+    {
+        return Err(
+            attrs.forbidden("a mirror pod may not use ServiceAccountToken volume projections")
+        );
     }
     Ok(())
 }
@@ -101,8 +136,12 @@ fn apply(pod: &mut Value, account: &Value, name: &str) {
     if automount {
         mount_token(&mut pod["spec"]);
     }
-    let has_pull_secrets = pod["spec"]["imagePullSecrets"].as_array().is_some_and(|s| !s.is_empty());
-    if let Some(secrets) = account["imagePullSecrets"].as_array().filter(|s| !s.is_empty())
+    let has_pull_secrets = pod["spec"]["imagePullSecrets"]
+        .as_array()
+        .is_some_and(|s| !s.is_empty());
+    if let Some(secrets) = account["imagePullSecrets"]
+        .as_array()
+        .filter(|s| !s.is_empty())
         && !has_pull_secrets
     {
         pod["spec"]["imagePullSecrets"] = json!(secrets);
@@ -117,11 +156,22 @@ fn mount_token(spec: &mut Value) {
         .filter_map(|v| v["name"].as_str())
         .find(|name| name.starts_with(VOLUME_PREFIX))
         .map(ToOwned::to_owned);
-    let volume = existing.clone().unwrap_or_else(|| format!("{VOLUME_PREFIX}{}", names::random_suffix(5)));
+    let volume = existing
+        .clone()
+        .unwrap_or_else(|| format!("{VOLUME_PREFIX}{}", names::random_suffix(5)));
     let mut used = false;
     for list in ["initContainers", "containers"] {
-        for container in spec.get_mut(list).and_then(Value::as_array_mut).into_iter().flatten() {
-            let mounted = container["volumeMounts"].as_array().into_iter().flatten().any(|m| m["mountPath"] == MOUNT_PATH);
+        for container in spec
+            .get_mut(list)
+            .and_then(Value::as_array_mut)
+            .into_iter()
+            .flatten()
+        {
+            let mounted = container["volumeMounts"]
+                .as_array()
+                .into_iter()
+                .flatten()
+                .any(|m| m["mountPath"] == MOUNT_PATH);
             if mounted {
                 continue;
             }
@@ -164,10 +214,26 @@ mod tests {
             "containers": [{"name": "a"}, {"name": "b", "volumeMounts": [{"name": "own", "mountPath": MOUNT_PATH}]}],
             "initContainers": [{"name": "i"}],
         }});
-        apply(&mut pod, &json!({"imagePullSecrets": [{"name": "p"}]}), "default");
-        assert_eq!(pod["spec"]["containers"][0]["volumeMounts"][0]["mountPath"], MOUNT_PATH);
-        assert_eq!(pod["spec"]["initContainers"][0]["volumeMounts"][0]["readOnly"], true);
-        assert_eq!(pod["spec"]["containers"][1]["volumeMounts"].as_array().unwrap().len(), 1);
+        apply(
+            &mut pod,
+            &json!({"imagePullSecrets": [{"name": "p"}]}),
+            "default",
+        );
+        assert_eq!(
+            pod["spec"]["containers"][0]["volumeMounts"][0]["mountPath"],
+            MOUNT_PATH
+        );
+        assert_eq!(
+            pod["spec"]["initContainers"][0]["volumeMounts"][0]["readOnly"],
+            true
+        );
+        assert_eq!(
+            pod["spec"]["containers"][1]["volumeMounts"]
+                .as_array()
+                .unwrap()
+                .len(),
+            1
+        );
         assert_eq!(pod["spec"]["volumes"].as_array().unwrap().len(), 1);
         assert_eq!(pod["spec"]["imagePullSecrets"][0]["name"], "p");
         let once = pod.clone();
@@ -178,10 +244,19 @@ mod tests {
     #[test]
     fn an_account_may_say_no() {
         let mut pod = json!({"spec": {"containers": [{"name": "a"}]}});
-        apply(&mut pod, &json!({"automountServiceAccountToken": false}), "x");
+        apply(
+            &mut pod,
+            &json!({"automountServiceAccountToken": false}),
+            "x",
+        );
         assert!(pod["spec"]["volumes"].is_null());
-        let mut pod = json!({"spec": {"automountServiceAccountToken": true, "containers": [{"name": "a"}]}});
-        apply(&mut pod, &json!({"automountServiceAccountToken": false}), "x");
+        let mut pod =
+            json!({"spec": {"automountServiceAccountToken": true, "containers": [{"name": "a"}]}});
+        apply(
+            &mut pod,
+            &json!({"automountServiceAccountToken": false}),
+            "x",
+        );
         assert!(pod["spec"]["volumes"].is_array());
     }
 }

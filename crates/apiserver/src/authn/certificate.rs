@@ -31,7 +31,9 @@ pub(super) struct Verifier {
 impl Verifier {
     pub(super) fn new(authority: CertificateDer<'static>) -> Result<Self, Error> {
         let mut roots = RootCertStore::empty();
-        roots.add(authority).map_err(|e| Error::Authority(e.to_string()))?;
+        roots
+            .add(authority)
+            .map_err(|e| Error::Authority(e.to_string()))?;
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
         let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider)
             .build()
@@ -41,8 +43,11 @@ impl Verifier {
 
     pub(super) fn verify(&self, chain: &[CertificateDer<'static>]) -> Result<UserInfo, Error> {
         let (leaf, intermediates) = chain.split_first().ok_or(Error::Malformed)?;
-        self.verifier.verify_client_cert(leaf, intermediates, UnixTime::now()).map_err(Error::Chain)?;
-        let (_, certificate) = x509_parser::parse_x509_certificate(leaf).map_err(|_| Error::Malformed)?;
+        self.verifier
+            .verify_client_cert(leaf, intermediates, UnixTime::now())
+            .map_err(Error::Chain)?;
+        let (_, certificate) =
+            x509_parser::parse_x509_certificate(leaf).map_err(|_| Error::Malformed)?;
         let subject = certificate.subject();
         let username = subject
             .iter_common_name()
@@ -51,9 +56,20 @@ impl Verifier {
             .filter(|cn| !cn.is_empty())
             .ok_or(Error::Nameless)?
             .to_owned();
-        let groups = subject.iter_organization().filter_map(|o| o.as_str().ok()).map(ToOwned::to_owned).collect();
-        let mut user = UserInfo { username, groups, ..UserInfo::default() };
-        let fingerprint: String = Sha256::digest(leaf).iter().map(|byte| format!("{byte:02x}")).collect();
+        let groups = subject
+            .iter_organization()
+            .filter_map(|o| o.as_str().ok())
+            .map(ToOwned::to_owned)
+            .collect();
+        let mut user = UserInfo {
+            username,
+            groups,
+            ..UserInfo::default()
+        };
+        let fingerprint: String = Sha256::digest(leaf)
+            .iter()
+            .map(|byte| format!("{byte:02x}"))
+            .collect();
         user.extra.insert(
             "authentication.kubernetes.io/credential-id".to_owned(),
             vec![format!("X509SHA256={fingerprint}")],
@@ -76,14 +92,32 @@ mod tests {
         let verifier = Verifier::new(pki.cluster_ca.certificate_der().unwrap()).unwrap();
         let chain = |pem: &str| vec![CertificateDer::from_pem_slice(pem.as_bytes()).unwrap()];
 
-        let alice = pki.cluster_ca.issue("alice", "dev", &[], &[Usage::Client], 1).unwrap();
+        let alice = pki
+            .cluster_ca
+            .issue("alice", "dev", &[], &[Usage::Client], 1)
+            .unwrap();
         let user = verifier.verify(&chain(&alice.certificate_pem)).unwrap();
-        assert_eq!((user.username.as_str(), user.groups.as_slice()), ("alice", &["dev".to_owned()][..]));
+        assert_eq!(
+            (user.username.as_str(), user.groups.as_slice()),
+            ("alice", &["dev".to_owned()][..])
+        );
 
-        let foreign = pki.front_proxy_ca.issue("alice", "system:masters", &[], &[Usage::Client], 1).unwrap();
-        assert!(matches!(verifier.verify(&chain(&foreign.certificate_pem)), Err(Error::Chain(_))));
+        let foreign = pki
+            .front_proxy_ca
+            .issue("alice", "system:masters", &[], &[Usage::Client], 1)
+            .unwrap();
+        assert!(matches!(
+            verifier.verify(&chain(&foreign.certificate_pem)),
+            Err(Error::Chain(_))
+        ));
 
-        let server = pki.cluster_ca.issue("alice", "", &[], &[Usage::Server], 1).unwrap();
-        assert!(verifier.verify(&chain(&server.certificate_pem)).is_err(), "a serving certificate is no client's");
+        let server = pki
+            .cluster_ca
+            .issue("alice", "", &[], &[Usage::Server], 1)
+            .unwrap();
+        assert!(
+            verifier.verify(&chain(&server.certificate_pem)).is_err(),
+            "a serving certificate is no client's"
+        );
     }
 }

@@ -14,8 +14,14 @@ const GROUP: &str = "impersonate-group";
 const EXTRA: &str = "impersonate-extra-";
 
 /// The user the request acts as; the caller itself when no header asks for another.
-pub(crate) fn apply(authorizer: &Authorizer, caller: UserInfo, headers: &mut HeaderMap) -> Result<UserInfo, Status> {
-    let Some(wanted) = requested(headers)? else { return Ok(caller) };
+pub(crate) fn apply(
+    authorizer: &Authorizer,
+    caller: UserInfo,
+    headers: &mut HeaderMap,
+) -> Result<UserInfo, Status> {
+    let Some(wanted) = requested(headers)? else {
+        return Ok(caller);
+    };
     for (group, resource, subresource, namespace, name) in checks(&wanted) {
         let attributes = Attributes {
             user: &caller,
@@ -31,7 +37,11 @@ pub(crate) fn apply(authorizer: &Authorizer, caller: UserInfo, headers: &mut Hea
         };
         authorizer.require(&attributes)?;
     }
-    let names: Vec<_> = headers.keys().filter(|k| k.as_str().starts_with("impersonate-")).cloned().collect();
+    let names: Vec<_> = headers
+        .keys()
+        .filter(|k| k.as_str().starts_with("impersonate-"))
+        .cloned()
+        .collect();
     for name in names {
         headers.remove(name);
     }
@@ -39,18 +49,31 @@ pub(crate) fn apply(authorizer: &Authorizer, caller: UserInfo, headers: &mut Hea
 }
 
 fn requested(headers: &HeaderMap) -> Result<Option<UserInfo>, Status> {
-    let text = |name: &str| headers.get(name).and_then(|v| v.to_str().ok()).unwrap_or_default().to_owned();
+    let text = |name: &str| {
+        headers
+            .get(name)
+            .and_then(|v| v.to_str().ok())
+            .unwrap_or_default()
+            .to_owned()
+    };
     let wanted = UserInfo {
         username: text(USER),
         uid: text(UID),
-        groups: headers.get_all(GROUP).iter().filter_map(|v| v.to_str().ok()).map(ToOwned::to_owned).collect(),
+        groups: headers
+            .get_all(GROUP)
+            .iter()
+            .filter_map(|v| v.to_str().ok())
+            .map(ToOwned::to_owned)
+            .collect(),
         extra: extra_headers(headers, EXTRA),
     };
     let nothing = wanted.uid.is_empty() && wanted.groups.is_empty() && wanted.extra.is_empty();
     match (wanted.username.is_empty(), nothing) {
         (false, _) => Ok(Some(wanted)),
         (true, true) => Ok(None),
-        (true, false) => Err(Status::internal("requested impersonation without impersonating a user")),
+        (true, false) => Err(Status::internal(
+            "requested impersonation without impersonating a user",
+        )),
     }
 }
 
@@ -59,20 +82,44 @@ fn checks(wanted: &UserInfo) -> Vec<(&'static str, &'static str, String, String,
     let mut out = Vec::new();
     match wanted.as_service_account() {
         Some((namespace, name)) => {
-            out.push(("", "serviceaccounts", String::new(), namespace.to_owned(), name.to_owned()));
+            out.push((
+                "",
+                "serviceaccounts",
+                String::new(),
+                namespace.to_owned(),
+                name.to_owned(),
+            ));
         }
-        None => out.push(("", "users", String::new(), String::new(), wanted.username.clone())),
+        None => out.push((
+            "",
+            "users",
+            String::new(),
+            String::new(),
+            wanted.username.clone(),
+        )),
     }
     for group in &wanted.groups {
         out.push(("", "groups", String::new(), String::new(), group.clone()));
     }
     for (key, values) in &wanted.extra {
         for value in values {
-            out.push(("authentication.k8s.io", "userextras", key.clone(), String::new(), value.clone()));
+            out.push((
+                "authentication.k8s.io",
+                "userextras",
+                key.clone(),
+                String::new(),
+                value.clone(),
+            ));
         }
     }
     if !wanted.uid.is_empty() {
-        out.push(("authentication.k8s.io", "uids", String::new(), String::new(), wanted.uid.clone()));
+        out.push((
+            "authentication.k8s.io",
+            "uids",
+            String::new(),
+            String::new(),
+            wanted.uid.clone(),
+        ));
     }
     out
 }
@@ -81,9 +128,16 @@ fn settle(mut user: UserInfo) -> UserInfo {
     if user.groups.is_empty()
         && let Some((namespace, _)) = user.as_service_account()
     {
-        user.groups = vec!["system:serviceaccounts".to_owned(), format!("system:serviceaccounts:{namespace}")];
+        user.groups = vec![
+            "system:serviceaccounts".to_owned(),
+            format!("system:serviceaccounts:{namespace}"),
+        ];
     }
-    let implied = if user.username == "system:anonymous" { "system:unauthenticated" } else { "system:authenticated" };
+    let implied = if user.username == "system:anonymous" {
+        "system:unauthenticated"
+    } else {
+        "system:authenticated"
+    };
     if !user.in_group("system:authenticated") && !user.in_group("system:unauthenticated") {
         user.groups.push(implied.to_owned());
     }
@@ -97,7 +151,9 @@ pub(crate) fn extra_headers(headers: &HeaderMap, prefix: &str) -> BTreeMap<Strin
         if let Some(key) = name.as_str().strip_prefix(prefix)
             && let Ok(value) = value.to_str()
         {
-            out.entry(percent_decode(key, false).to_lowercase()).or_default().push(value.to_owned());
+            out.entry(percent_decode(key, false).to_lowercase())
+                .or_default()
+                .push(value.to_owned());
         }
     }
     out
@@ -122,7 +178,9 @@ mod tests {
         let wanted = requested(&headers).unwrap().unwrap();
         assert_eq!(checks(&wanted)[0].1, "serviceaccounts");
         let user = settle(wanted);
-        assert!(user.in_group("system:serviceaccounts:ns") && user.in_group("system:authenticated"));
+        assert!(
+            user.in_group("system:serviceaccounts:ns") && user.in_group("system:authenticated")
+        );
         assert_eq!(user.extra["scopes/x"], ["a"]);
     }
 }

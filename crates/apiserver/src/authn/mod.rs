@@ -57,7 +57,10 @@ impl Authenticator {
         static_tokens: &[StaticToken],
         anonymous: bool,
     ) -> Result<Self, CertificateError> {
-        let static_tokens = static_tokens.iter().map(|t| (digest(&t.token), t.user.clone())).collect();
+        let static_tokens = static_tokens
+            .iter()
+            .map(|t| (digest(&t.token), t.user.clone()))
+            .collect();
         Ok(Self {
             certificates: certificate::Verifier::new(client_ca)?,
             front_proxy: certificate::Verifier::new(front_proxy_ca)?,
@@ -103,54 +106,92 @@ impl Authenticator {
     }
 
     /// A proxy that shows a certificate of the front-proxy authority speaks for the user it names.
-    fn by_front_proxy(&self, headers: &HeaderMap, certificates: &[CertificateDer<'static>]) -> Option<UserInfo> {
+    fn by_front_proxy(
+        &self,
+        headers: &HeaderMap,
+        certificates: &[CertificateDer<'static>],
+    ) -> Option<UserInfo> {
         let username = headers.get("x-remote-user")?.to_str().ok()?.to_owned();
         let proxy = self.front_proxy.verify(certificates).ok()?;
         if proxy.username != "front-proxy-client" {
             return None;
         }
-        let mut user = UserInfo { username, ..UserInfo::default() };
-        user.uid = headers.get("x-remote-uid").and_then(|v| v.to_str().ok()).unwrap_or_default().to_owned();
-        user.groups =
-            headers.get_all("x-remote-group").iter().filter_map(|v| v.to_str().ok()).map(ToOwned::to_owned).collect();
+        let mut user = UserInfo {
+            username,
+            ..UserInfo::default()
+        };
+        user.uid = headers
+            .get("x-remote-uid")
+            .and_then(|v| v.to_str().ok())
+            .unwrap_or_default()
+            .to_owned();
+        user.groups = headers
+            .get_all("x-remote-group")
+            .iter()
+            .filter_map(|v| v.to_str().ok())
+            .map(ToOwned::to_owned)
+            .collect();
         user.extra = impersonate::extra_headers(headers, "x-remote-extra-");
         Some(user)
     }
 
     /// Verifies any kind of token; the error is a reason for TokenReview.
-    pub(crate) async fn by_token(&self, token: &str, audiences: &[String]) -> Result<Verified, String> {
+    pub(crate) async fn by_token(
+        &self,
+        token: &str,
+        audiences: &[String],
+    ) -> Result<Verified, String> {
         if let Some(user) = self.static_tokens.get(&digest(token)) {
-            return Ok(Verified { user: user.clone(), audiences: self.server_audiences(audiences) });
+            return Ok(Verified {
+                user: user.clone(),
+                audiences: self.server_audiences(audiences),
+            });
         }
         if token.len() == 23 && token.as_bytes()[6] == b'.' {
             let user = self.by_bootstrap_token(token)?;
-            return Ok(Verified { user, audiences: self.server_audiences(audiences) });
+            return Ok(Verified {
+                user,
+                audiences: self.server_audiences(audiences),
+            });
         }
         token::verify(&self.tokens, &*self.objects, token, audiences).await
     }
 
     fn server_audiences(&self, asked: &[String]) -> Vec<String> {
-        asked.iter().filter(|a| self.tokens.audiences().contains(a)).cloned().collect()
+        asked
+            .iter()
+            .filter(|a| self.tokens.audiences().contains(a))
+            .cloned()
+            .collect()
     }
 
     /// `abcdef.0123456789abcdef`, kept in a secret of kube-system.
     fn by_bootstrap_token(&self, token: &str) -> Result<UserInfo, String> {
         let (id, secret) = token.split_once('.').ok_or("malformed bootstrap token")?;
         let name = format!("bootstrap-token-{id}");
-        let object = self.objects.get("", "secrets", "kube-system", &name).ok_or("no such bootstrap token")?;
+        let object = self
+            .objects
+            .get("", "secrets", "kube-system", &name)
+            .ok_or("no such bootstrap token")?;
         let field = |key: &str| {
             let encoded = object["data"][key].as_str().unwrap_or_default();
-            let bytes = base64::engine::general_purpose::STANDARD.decode(encoded).unwrap_or_default();
+            let bytes = base64::engine::general_purpose::STANDARD
+                .decode(encoded)
+                .unwrap_or_default();
             String::from_utf8(bytes).unwrap_or_default()
         };
-        if object["type"] != "bootstrap.kubernetes.io/token" || meta::deletion_timestamp(&object).is_some() {
+        if object["type"] != "bootstrap.kubernetes.io/token"
+            || meta::deletion_timestamp(&object).is_some()
+        {
             return Err("the secret is no bootstrap token".to_owned());
         }
         if digest(&field("token-secret")) != digest(secret) || field("token-id") != id {
             return Err("the bootstrap token's secret does not match".to_owned());
         }
         let expiration = field("expiration");
-        if !expiration.is_empty() && time::parse_unix(&expiration).is_none_or(|t| t <= time::now_unix()) {
+        if !expiration.is_empty()
+            && time::parse_unix(&expiration).is_none_or(|t| t <= time::now_unix())
+        {
             return Err("the bootstrap token has expired".to_owned());
         }
         if field("usage-bootstrap-authentication") != "true" {
@@ -159,7 +200,10 @@ impl Authenticator {
         let mut user = UserInfo::new(format!("system:bootstrap:{id}"), &["system:bootstrappers"]);
         let extra = field("auth-extra-groups");
         user.groups.extend(
-            extra.split(',').filter(|g| g.starts_with("system:bootstrappers:")).map(ToOwned::to_owned),
+            extra
+                .split(',')
+                .filter(|g| g.starts_with("system:bootstrappers:"))
+                .map(ToOwned::to_owned),
         );
         Ok(user)
     }
@@ -177,7 +221,8 @@ fn bearer_token(headers: &HeaderMap) -> Option<String> {
         let value = value.to_str().ok()?.trim();
         let (scheme, token) = value.split_once(' ')?;
         let token = token.trim();
-        return (scheme.eq_ignore_ascii_case("bearer") && !token.is_empty()).then(|| token.to_owned());
+        return (scheme.eq_ignore_ascii_case("bearer") && !token.is_empty())
+            .then(|| token.to_owned());
     }
     // Browsers cannot set headers on a WebSocket; they pass the token as a protocol.
     let prefix = "base64url.bearer.authorization.k8s.io.";
@@ -209,7 +254,9 @@ mod tests {
         let mut headers = HeaderMap::new();
         headers.insert(
             SEC_WEBSOCKET_PROTOCOL,
-            "v5.channel.k8s.io, base64url.bearer.authorization.k8s.io.YWJj".parse().unwrap(),
+            "v5.channel.k8s.io, base64url.bearer.authorization.k8s.io.YWJj"
+                .parse()
+                .unwrap(),
         );
         assert_eq!(bearer_token(&headers).as_deref(), Some("abc"));
     }

@@ -8,12 +8,23 @@ use crate::request::UserInfo;
 
 /// Fills the status of a TokenReview.
 pub(crate) async fn token_review(authenticator: &Authenticator, mut review: Value) -> Value {
-    let token = review["spec"]["token"].as_str().unwrap_or_default().to_owned();
+    let token = review["spec"]["token"]
+        .as_str()
+        .unwrap_or_default()
+        .to_owned();
     let asked: Vec<String> = review["spec"]["audiences"]
         .as_array()
-        .map(|all| all.iter().filter_map(|a| a.as_str().map(ToOwned::to_owned)).collect())
+        .map(|all| {
+            all.iter()
+                .filter_map(|a| a.as_str().map(ToOwned::to_owned))
+                .collect()
+        })
         .unwrap_or_default();
-    let audiences = if asked.is_empty() { authenticator.tokens.audiences().to_vec() } else { asked };
+    let audiences = if asked.is_empty() {
+        authenticator.tokens.audiences().to_vec()
+    } else {
+        asked
+    };
     let status = if token.is_empty() {
         json!({"user": {}, "error": "no token is given"})
     } else {
@@ -22,7 +33,9 @@ pub(crate) async fn token_review(authenticator: &Authenticator, mut review: Valu
                 let user = super::authenticated(verified.user);
                 json!({"authenticated": true, "user": user.to_json(), "audiences": verified.audiences})
             }
-            Err(reason) => json!({"user": {}, "error": format!("[invalid bearer token, {reason}]")}),
+            Err(reason) => {
+                json!({"user": {}, "error": format!("[invalid bearer token, {reason}]")})
+            }
         }
     };
     review["status"] = status;

@@ -73,7 +73,10 @@ impl TokenIssuer {
         if point.len() != 65 || point[0] != 4 {
             return Err(Error::Key("not an ECDSA P-256 key".to_owned()));
         }
-        let (x, y) = (URL_SAFE_NO_PAD.encode(&point[1..33]), URL_SAFE_NO_PAD.encode(&point[33..]));
+        let (x, y) = (
+            URL_SAFE_NO_PAD.encode(&point[1..33]),
+            URL_SAFE_NO_PAD.encode(&point[33..]),
+        );
         let key = |e: jsonwebtoken::errors::Error| Error::Key(e.to_string());
         Ok(Self {
             issuer: issuer.to_owned(),
@@ -139,16 +142,31 @@ pub(super) async fn verify(
     audiences: &[String],
 ) -> Result<Verified, String> {
     let claims = issuer.decode(token)?;
-    let matching: Vec<String> = audiences.iter().filter(|a| claims.aud.contains(a)).cloned().collect();
+    let matching: Vec<String> = audiences
+        .iter()
+        .filter(|a| claims.aud.contains(a))
+        .cloned()
+        .collect();
     if matching.is_empty() {
-        return Err(format!("token audiences {:?} is invalid for the target audiences {audiences:?}", claims.aud));
+        return Err(format!(
+            "token audiences {:?} is invalid for the target audiences {audiences:?}",
+            claims.aud
+        ));
     }
     let private = &claims.private;
     let (namespace, account) = (private.namespace.as_str(), &private.serviceaccount);
     if claims.sub != format!("system:serviceaccount:{namespace}:{}", account.name) {
         return Err("the token's subject is not its service account".to_owned());
     }
-    bound(objects, "", "serviceaccounts", namespace, account, "ServiceAccount").await?;
+    bound(
+        objects,
+        "",
+        "serviceaccounts",
+        namespace,
+        account,
+        "ServiceAccount",
+    )
+    .await?;
     if let Some(pod) = &private.pod {
         bound(objects, "", "pods", namespace, pod, "Pod").await?;
     }
@@ -164,7 +182,10 @@ pub(super) async fn verify(
     user.uid.clone_from(&account.uid);
     let mut extra = |key: &str, value: &str| {
         if !value.is_empty() {
-            user.extra.insert(format!("authentication.kubernetes.io/{key}"), vec![value.to_owned()]);
+            user.extra.insert(
+                format!("authentication.kubernetes.io/{key}"),
+                vec![value.to_owned()],
+            );
         }
     };
     if !claims.jti.is_empty() {
@@ -178,7 +199,10 @@ pub(super) async fn verify(
         extra("node-name", &node.name);
         extra("node-uid", &node.uid);
     }
-    Ok(Verified { user, audiences: matching })
+    Ok(Verified {
+        user,
+        audiences: matching,
+    })
 }
 
 /// The cache may lag behind the creation of what the token names, so a miss asks the store.
@@ -197,12 +221,18 @@ async fn bound(
             .is_some_and(|deleted| time::now_unix() > deleted + 60);
         (wanted.uid.is_empty() || meta::uid(object) == wanted.uid) && !gone
     };
-    if objects.get(group, resource, namespace, &wanted.name).is_some_and(|object| holds(&object)) {
+    if objects
+        .get(group, resource, namespace, &wanted.name)
+        .is_some_and(|object| holds(&object))
+    {
         return Ok(());
     }
     match objects.read(group, resource, namespace, &wanted.name).await {
         Ok(Some(object)) if holds(&object) => Ok(()),
-        Ok(_) => Err(format!("{kind} {namespace}/{} of the token does not exist any more", wanted.name)),
+        Ok(_) => Err(format!(
+            "{kind} {namespace}/{} of the token does not exist any more",
+            wanted.name
+        )),
         Err(status) => Err(status.message),
     }
 }
@@ -213,7 +243,12 @@ mod tests {
 
     fn issuer() -> TokenIssuer {
         let key = rcgen::KeyPair::generate().unwrap().serialize_pem();
-        TokenIssuer::new(&key, "https://kubernetes.default.svc.cluster.local", vec!["api".to_owned()]).unwrap()
+        TokenIssuer::new(
+            &key,
+            "https://kubernetes.default.svc.cluster.local",
+            vec!["api".to_owned()],
+        )
+        .unwrap()
     }
 
     fn claims(exp: i64) -> Claims {
@@ -225,7 +260,10 @@ mod tests {
             jti: "id".to_owned(),
             private: Private {
                 namespace: "ns".to_owned(),
-                serviceaccount: Reference { name: "sa".to_owned(), uid: "u".to_owned() },
+                serviceaccount: Reference {
+                    name: "sa".to_owned(),
+                    uid: "u".to_owned(),
+                },
                 ..Private::default()
             },
             nbf: time::now_unix(),
@@ -237,7 +275,10 @@ mod tests {
     fn a_signed_token_decodes_and_a_changed_or_old_one_does_not() {
         let issuer = issuer();
         let token = issuer.sign(&claims(time::now_unix() + 600)).unwrap();
-        assert_eq!(issuer.decode(&token).unwrap().sub, "system:serviceaccount:ns:sa");
+        assert_eq!(
+            issuer.decode(&token).unwrap().sub,
+            "system:serviceaccount:ns:sa"
+        );
         let other = self::issuer();
         assert!(other.decode(&token).is_err(), "another server's key");
         let old = issuer.sign(&claims(time::now_unix() - 600)).unwrap();

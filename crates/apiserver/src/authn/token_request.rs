@@ -26,9 +26,10 @@ pub(crate) async fn create(
         .read("", "serviceaccounts", namespace, name)
         .await?
         .ok_or_else(|| Status::not_found("", "serviceaccounts", name))?;
-    for (field, given, expected) in
-        [("name", meta::name(&request), name), ("namespace", meta::namespace(&request), namespace)]
-    {
+    for (field, given, expected) in [
+        ("name", meta::name(&request), name),
+        ("namespace", meta::namespace(&request), namespace),
+    ] {
         if !given.is_empty() && given != expected {
             return Err(Status::bad_request(format!(
                 "metadata.{field} does not match the URL: expected {expected:?}, got {given:?}"
@@ -38,14 +39,21 @@ pub(crate) async fn create(
     let seconds = validate(&request, name)?;
     let mut audiences: Vec<String> = request["spec"]["audiences"]
         .as_array()
-        .map(|all| all.iter().filter_map(|a| a.as_str().map(ToOwned::to_owned)).collect())
+        .map(|all| {
+            all.iter()
+                .filter_map(|a| a.as_str().map(ToOwned::to_owned))
+                .collect()
+        })
         .unwrap_or_default();
     if audiences.is_empty() {
         audiences = issuer.audiences().to_vec();
     }
     let mut private = Private {
         namespace: namespace.to_owned(),
-        serviceaccount: Reference { name: name.to_owned(), uid: meta::uid(&account).to_owned() },
+        serviceaccount: Reference {
+            name: name.to_owned(),
+            uid: meta::uid(&account).to_owned(),
+        },
         ..Private::default()
     };
     let bound = &request["spec"]["boundObjectRef"];
@@ -63,14 +71,17 @@ pub(crate) async fn create(
         nbf: now,
         sub: format!("system:serviceaccount:{namespace}:{name}"),
     };
-    let token = issuer.sign(&claims).map_err(|e| Status::internal(format!("{e}")))?;
+    let token = issuer
+        .sign(&claims)
+        .map_err(|e| Status::internal(format!("{e}")))?;
     meta::set_type(&mut request, "authentication.k8s.io/v1", "TokenRequest");
     meta::set_name(&mut request, name);
     meta::set_namespace(&mut request, namespace);
     meta::set_creation_timestamp(&mut request, &time::format_unix(now));
     request["spec"]["audiences"] = json!(audiences);
     request["spec"]["expirationSeconds"] = json!(seconds);
-    request["status"] = json!({"token": token, "expirationTimestamp": time::format_unix(claims.exp)});
+    request["status"] =
+        json!({"token": token, "expirationTimestamp": time::format_unix(claims.exp)});
     Ok(request)
 }
 
@@ -86,7 +97,12 @@ fn validate(request: &Value, name: &str) -> Result<i64, Status> {
         return Ok(seconds);
     };
     let errors = vec![FieldError::invalid(&path, seconds, detail)];
-    Err(Status::invalid("authentication.k8s.io", "TokenRequest", name, &errors))
+    Err(Status::invalid(
+        "authentication.k8s.io",
+        "TokenRequest",
+        name,
+        &errors,
+    ))
 }
 
 async fn bind(
@@ -97,15 +113,22 @@ async fn bind(
     private: &mut Private,
 ) -> Result<(), Status> {
     let text = |key: &str| bound[key].as_str().unwrap_or_default();
-    let (api_version, kind, name, uid) = (text("apiVersion"), text("kind"), text("name"), text("uid"));
+    let (api_version, kind, name, uid) =
+        (text("apiVersion"), text("kind"), text("name"), text("uid"));
     let (resource, scope) = match (api_version, kind) {
         ("v1", "Pod") => ("pods", namespace),
         ("v1", "Secret") => ("secrets", namespace),
         ("v1", "Node") => ("nodes", ""),
-        _ => return Err(Status::bad_request(format!("cannot bind token to object of type {api_version}, Kind={kind}"))),
+        _ => {
+            return Err(Status::bad_request(format!(
+                "cannot bind token to object of type {api_version}, Kind={kind}"
+            )));
+        }
     };
-    let object =
-        objects.read("", resource, scope, name).await?.ok_or_else(|| Status::not_found("", resource, name))?;
+    let object = objects
+        .read("", resource, scope, name)
+        .await?
+        .ok_or_else(|| Status::not_found("", resource, name))?;
     if !uid.is_empty() && uid != meta::uid(&object) {
         return Err(Status::conflict(
             "",
@@ -116,17 +139,33 @@ async fn bind(
             ),
         ));
     }
-    let reference = Reference { name: name.to_owned(), uid: meta::uid(&object).to_owned() };
+    let reference = Reference {
+        name: name.to_owned(),
+        uid: meta::uid(&object).to_owned(),
+    };
     match kind {
         "Pod" => {
-            if object["spec"]["serviceAccountName"].as_str().unwrap_or_default() != account {
+            if object["spec"]["serviceAccountName"]
+                .as_str()
+                .unwrap_or_default()
+                != account
+            {
                 return Err(Status::bad_request(format!(
                     "cannot bind token for serviceaccount {account:?} to pod running with different serviceaccount name."
                 )));
             }
-            if let Some(node) = object["spec"]["nodeName"].as_str().filter(|n| !n.is_empty()) {
-                let uid = objects.get("", "nodes", "", node).map(|n| meta::uid(&n).to_owned()).unwrap_or_default();
-                private.node = Some(Reference { name: node.to_owned(), uid });
+            if let Some(node) = object["spec"]["nodeName"]
+                .as_str()
+                .filter(|n| !n.is_empty())
+            {
+                let uid = objects
+                    .get("", "nodes", "", node)
+                    .map(|n| meta::uid(&n).to_owned())
+                    .unwrap_or_default();
+                private.node = Some(Reference {
+                    name: node.to_owned(),
+                    uid,
+                });
             }
             private.pod = Some(reference);
         }

@@ -47,8 +47,26 @@ impl<'a> Attributes<'a> {
     }
 
     /// A verb on a main resource.
-    pub fn resource(user: &'a UserInfo, verb: &'a str, group: &'a str, resource: &'a str, namespace: &'a str, name: &'a str) -> Self {
-        Self { user, verb, group, version: "*", resource, subresource: "", namespace, name, is_resource: true, path: "" }
+    pub fn resource(
+        user: &'a UserInfo,
+        verb: &'a str,
+        group: &'a str,
+        resource: &'a str,
+        namespace: &'a str,
+        name: &'a str,
+    ) -> Self {
+        Self {
+            user,
+            verb,
+            group,
+            version: "*",
+            resource,
+            subresource: "",
+            namespace,
+            name,
+            is_resource: true,
+            path: "",
+        }
     }
 
     /// `resource/subresource`.
@@ -76,7 +94,11 @@ pub struct Authorizer {
 
 impl Authorizer {
     pub fn new(objects: Arc<dyn Objects>) -> Self {
-        Self { rbac: rbac::Rbac::new(Arc::clone(&objects)), node: node::NodeAuthorizer::new(), objects }
+        Self {
+            rbac: rbac::Rbac::new(Arc::clone(&objects)),
+            node: node::NodeAuthorizer::new(),
+            objects,
+        }
     }
 
     pub fn authorize(&self, attributes: &Attributes<'_>) -> Decision {
@@ -89,7 +111,10 @@ impl Authorizer {
         };
         match self.rbac.authorize(attributes) {
             Decision::NoOpinion(reason) => {
-                let reasons: Vec<_> = [node_reason, reason].into_iter().filter(|r| !r.is_empty()).collect();
+                let reasons: Vec<_> = [node_reason, reason]
+                    .into_iter()
+                    .filter(|r| !r.is_empty())
+                    .collect();
                 Decision::NoOpinion(reasons.join("\n"))
             }
             allowed @ Decision::Allow(_) => allowed,
@@ -123,7 +148,12 @@ fn forbidden(a: &Attributes<'_>, reason: &str) -> Status {
         } else {
             format!("in the namespace {:?}", a.namespace)
         };
-        format!("User {user:?} cannot {} resource {:?} in API group {:?} {scope}", a.verb, a.combined(), a.group)
+        format!(
+            "User {user:?} cannot {} resource {:?} in API group {:?} {scope}",
+            a.verb,
+            a.combined(),
+            a.group
+        )
     };
     if !reason.is_empty() {
         message.push_str(": ");
@@ -144,12 +174,28 @@ mod tests {
             forbidden(&a, "").message,
             r#"pods is forbidden: User "x" cannot list resource "pods" in API group "" in the namespace "y""#
         );
-        a = Attributes { subresource: "log", name: "p", verb: "get", namespace: "", ..a };
+        a = Attributes {
+            subresource: "log",
+            name: "p",
+            verb: "get",
+            namespace: "",
+            ..a
+        };
         assert_eq!(
             forbidden(&a, "because").message,
             r#"pods "p" is forbidden: User "x" cannot get resource "pods/log" in API group "" at the cluster scope: because"#
         );
-        let a = Attributes { is_resource: false, path: "/metrics", verb: "get", resource: "", name: "", ..a };
-        assert_eq!(forbidden(&a, "").message, r#"forbidden: User "x" cannot get path "/metrics""#);
+        let a = Attributes {
+            is_resource: false,
+            path: "/metrics",
+            verb: "get",
+            resource: "",
+            name: "",
+            ..a
+        };
+        assert_eq!(
+            forbidden(&a, "").message,
+            r#"forbidden: User "x" cannot get path "/metrics""#
+        );
     }
 }

@@ -16,13 +16,22 @@ pub(super) struct NodeAuthorizer {
 impl NodeAuthorizer {
     pub(super) fn new() -> Self {
         let rules = crate::bootstrap::cluster_role("system:node")
-            .map(|role| role["rules"].as_array().into_iter().flatten().map(Rule::from_json).collect())
+            .map(|role| {
+                role["rules"]
+                    .as_array()
+                    .into_iter()
+                    .flatten()
+                    .map(Rule::from_json)
+                    .collect()
+            })
             .unwrap_or_default();
         Self { rules }
     }
 
     pub(super) fn authorize(&self, a: &Attributes<'_>, objects: &dyn Objects) -> Decision {
-        let Some(node) = node_name(a) else { return Decision::NoOpinion(String::new()) };
+        let Some(node) = node_name(a) else {
+            return Decision::NoOpinion(String::new());
+        };
         if !a.is_resource {
             return Decision::NoOpinion(String::new());
         }
@@ -45,24 +54,29 @@ impl NodeAuthorizer {
                 if a.name.is_empty() || a.namespace.is_empty() {
                     return refused("No Object name found");
                 }
-                related(pods_of(objects, node, a.namespace).any(|pod| refers(&pod, a.resource, a.name)))
+                related(
+                    pods_of(objects, node, a.namespace).any(|pod| refers(&pod, a.resource, a.name)),
+                )
             }
             ("", "persistentvolumeclaims", "" | "status") => match (a.verb, a.subresource) {
-                ("get", "") | ("update" | "patch", "status") => {
-                    related(pods_of(objects, node, a.namespace).any(|pod| refers(&pod, a.resource, a.name)))
-                }
+                ("get", "") | ("update" | "patch", "status") => related(
+                    pods_of(objects, node, a.namespace).any(|pod| refers(&pod, a.resource, a.name)),
+                ),
                 _ => refused("can only get individual resources of this type"),
             },
             ("", "persistentvolumes", "") => {
                 if a.verb != "get" {
                     return refused("can only get individual resources of this type");
                 }
-                let claim = objects.get("", "persistentvolumes", "", a.name).map(|v| v["spec"]["claimRef"].clone());
+                let claim = objects
+                    .get("", "persistentvolumes", "", a.name)
+                    .map(|v| v["spec"]["claimRef"].clone());
                 let claim = claim.unwrap_or_default();
                 let (namespace, name) = (text(&claim["namespace"]), text(&claim["name"]));
                 related(
                     !name.is_empty()
-                        && pods_of(objects, node, namespace).any(|pod| refers(&pod, "persistentvolumeclaims", name)),
+                        && pods_of(objects, node, namespace)
+                            .any(|pod| refers(&pod, "persistentvolumeclaims", name)),
                 )
             }
             ("", "serviceaccounts", "token") => {
@@ -70,12 +84,15 @@ impl NodeAuthorizer {
                     return refused("only supports 'create' of this subresource");
                 }
                 related(
-                    pods_of(objects, node, a.namespace).any(|pod| text(&pod["spec"]["serviceAccountName"]) == a.name),
+                    pods_of(objects, node, a.namespace)
+                        .any(|pod| text(&pod["spec"]["serviceAccountName"]) == a.name),
                 )
             }
             ("coordination.k8s.io", "leases", "") => {
                 if a.namespace != "kube-node-lease" {
-                    return refused("can only access leases in the \"kube-node-lease\" system namespace");
+                    return refused(
+                        "can only access leases in the \"kube-node-lease\" system namespace",
+                    );
                 }
                 let own = a.name == node || (a.verb == "create" && a.name.is_empty());
                 if own && matches!(a.verb, "get" | "create" | "update" | "patch" | "delete") {
@@ -124,7 +141,10 @@ fn pods_of<'a>(
     node: &'a str,
     namespace: &'a str,
 ) -> impl Iterator<Item = std::sync::Arc<Value>> + 'a {
-    objects.list("", "pods", namespace).into_iter().filter(move |pod| text(&pod["spec"]["nodeName"]) == node)
+    objects
+        .list("", "pods", namespace)
+        .into_iter()
+        .filter(move |pod| text(&pod["spec"]["nodeName"]) == node)
 }
 
 /// Whether a pod refers to a secret, config map or claim of its namespace by name.
@@ -132,30 +152,44 @@ fn refers(pod: &Value, resource: &str, name: &str) -> bool {
     let spec = &pod["spec"];
     let array = |value: &'_ Value| value.as_array().cloned().unwrap_or_default();
     let volumes = array(&spec["volumes"]);
-    let containers =
-        ["initContainers", "containers", "ephemeralContainers"].iter().flat_map(|key| array(&spec[*key]));
+    let containers = ["initContainers", "containers", "ephemeralContainers"]
+        .iter()
+        .flat_map(|key| array(&spec[*key]));
     match resource {
         "persistentvolumeclaims" => volumes.iter().any(|v| {
             text(&v["persistentVolumeClaim"]["claimName"]) == name
-                || (v["ephemeral"].is_object() && format!("{}-{}", meta::name(pod), text(&v["name"])) == name)
+                || (v["ephemeral"].is_object()
+                    && format!("{}-{}", meta::name(pod), text(&v["name"])) == name)
         }),
         "secrets" => {
-            array(&spec["imagePullSecrets"]).iter().any(|r| text(&r["name"]) == name)
+            array(&spec["imagePullSecrets"])
+                .iter()
+                .any(|r| text(&r["name"]) == name)
                 || volumes.iter().any(|v| {
                     text(&v["secret"]["secretName"]) == name
                         || v.as_object().into_iter().flatten().any(|(_, source)| {
-                            ["secretRef", "nodePublishSecretRef"].iter().any(|key| text(&source[*key]["name"]) == name)
+                            ["secretRef", "nodePublishSecretRef"]
+                                .iter()
+                                .any(|key| text(&source[*key]["name"]) == name)
                                 || text(&source["secretName"]) == name
                         })
-                        || array(&v["projected"]["sources"]).iter().any(|s| text(&s["secret"]["name"]) == name)
+                        || array(&v["projected"]["sources"])
+                            .iter()
+                            .any(|s| text(&s["secret"]["name"]) == name)
                 })
-                || containers.into_iter().any(|c| from_environment(&c, "secretRef", "secretKeyRef", name))
+                || containers
+                    .into_iter()
+                    .any(|c| from_environment(&c, "secretRef", "secretKeyRef", name))
         }
         _ => {
             volumes.iter().any(|v| {
                 text(&v["configMap"]["name"]) == name
-                    || array(&v["projected"]["sources"]).iter().any(|s| text(&s["configMap"]["name"]) == name)
-            }) || containers.into_iter().any(|c| from_environment(&c, "configMapRef", "configMapKeyRef", name))
+                    || array(&v["projected"]["sources"])
+                        .iter()
+                        .any(|s| text(&s["configMap"]["name"]) == name)
+            }) || containers
+                .into_iter()
+                .any(|c| from_environment(&c, "configMapRef", "configMapKeyRef", name))
         }
     }
 }
@@ -163,8 +197,12 @@ fn refers(pod: &Value, resource: &str, name: &str) -> bool {
 fn from_environment(container: &Value, whole: &str, key: &str, name: &str) -> bool {
     let sources = container["envFrom"].as_array().into_iter().flatten();
     let variables = container["env"].as_array().into_iter().flatten();
-    sources.into_iter().any(|source| text(&source[whole]["name"]) == name)
-        || variables.into_iter().any(|variable| text(&variable["valueFrom"][key]["name"]) == name)
+    sources
+        .into_iter()
+        .any(|source| text(&source[whole]["name"]) == name)
+        || variables
+            .into_iter()
+            .any(|variable| text(&variable["valueFrom"][key]["name"]) == name)
 }
 
 #[cfg(test)]

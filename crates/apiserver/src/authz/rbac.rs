@@ -12,7 +12,12 @@ use crate::objects::Objects;
 use crate::request::UserInfo;
 
 pub(crate) const GROUP: &str = "rbac.authorization.k8s.io";
-const RESOURCES: [&str; 4] = ["clusterroles", "clusterrolebindings", "roles", "rolebindings"];
+const RESOURCES: [&str; 4] = [
+    "clusterroles",
+    "clusterrolebindings",
+    "roles",
+    "rolebindings",
+];
 
 /// A `PolicyRule`.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -31,7 +36,11 @@ impl Rule {
         let texts = |key: &str| {
             rule[key]
                 .as_array()
-                .map(|all| all.iter().filter_map(|v| v.as_str().map(ToOwned::to_owned)).collect())
+                .map(|all| {
+                    all.iter()
+                        .filter_map(|v| v.as_str().map(ToOwned::to_owned))
+                        .collect()
+                })
                 .unwrap_or_default()
         };
         Self {
@@ -52,10 +61,16 @@ impl Rule {
             return false;
         }
         if !a.is_resource {
-            return self.paths.iter().any(|pattern| path_matches(pattern, a.path));
+            return self
+                .paths
+                .iter()
+                .any(|pattern| path_matches(pattern, a.path));
         }
         Self::has(&self.groups, a.group)
-            && self.resources.iter().any(|r| resource_matches(r, a.resource, a.subresource))
+            && self
+                .resources
+                .iter()
+                .any(|r| resource_matches(r, a.resource, a.subresource))
             && (self.names.is_empty() || self.names.iter().any(|n| n == a.name))
     }
 
@@ -66,16 +81,28 @@ impl Rule {
         for verb in &self.verbs {
             for group in &self.groups {
                 for resource in &self.resources {
-                    let base = Rule { verbs: one(verb), groups: one(group), resources: one(resource), ..Rule::default() };
+                    let base = Rule {
+                        verbs: one(verb),
+                        groups: one(group),
+                        resources: one(resource),
+                        ..Rule::default()
+                    };
                     if self.names.is_empty() {
                         out.push(base);
                     } else {
-                        out.extend(self.names.iter().map(|n| Rule { names: one(n), ..base.clone() }));
+                        out.extend(self.names.iter().map(|n| Rule {
+                            names: one(n),
+                            ..base.clone()
+                        }));
                     }
                 }
             }
             for path in &self.paths {
-                out.push(Rule { verbs: one(verb), paths: one(path), ..Rule::default() });
+                out.push(Rule {
+                    verbs: one(verb),
+                    paths: one(path),
+                    ..Rule::default()
+                });
             }
         }
         out
@@ -92,9 +119,12 @@ impl Rule {
         atom.groups.iter().all(|g| Self::has(&self.groups, g))
             && atom.resources.iter().all(|r| {
                 let (resource, subresource) = r.split_once('/').unwrap_or((r, ""));
-                self.resources.iter().any(|own| own == r || resource_matches(own, resource, subresource))
+                self.resources
+                    .iter()
+                    .any(|own| own == r || resource_matches(own, resource, subresource))
             })
-            && (self.names.is_empty() || (!atom.names.is_empty() && atom.names.iter().all(|n| self.names.contains(n))))
+            && (self.names.is_empty()
+                || (!atom.names.is_empty() && atom.names.iter().all(|n| self.names.contains(n))))
     }
 
     pub(crate) fn to_json(&self) -> Value {
@@ -125,11 +155,16 @@ fn resource_matches(pattern: &str, resource: &str, subresource: &str) -> bool {
 }
 
 fn path_matches(pattern: &str, path: &str) -> bool {
-    pattern == "*" || pattern == path || pattern.strip_suffix('*').is_some_and(|prefix| path.starts_with(prefix))
+    pattern == "*"
+        || pattern == path
+        || pattern
+            .strip_suffix('*')
+            .is_some_and(|prefix| path.starts_with(prefix))
 }
 
 fn path_covers(own: &str, other: &str) -> bool {
-    path_matches(own, other.strip_suffix('*').unwrap_or(other)) && (!other.ends_with('*') || own.ends_with('*'))
+    path_matches(own, other.strip_suffix('*').unwrap_or(other))
+        && (!other.ends_with('*') || own.ends_with('*'))
 }
 
 /// What is granted to whom.
@@ -158,15 +193,27 @@ struct State {
 
 impl Rbac {
     pub(super) fn new(objects: Arc<dyn Objects>) -> Self {
-        Self { objects, state: Mutex::new(State { index: Arc::default(), changes: Vec::new() }) }
+        Self {
+            objects,
+            state: Mutex::new(State {
+                index: Arc::default(),
+                changes: Vec::new(),
+            }),
+        }
     }
 
     /// The index as of the last change the caches have seen.
     fn index(&self) -> Arc<Index> {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         if state.changes.is_empty() {
-            state.changes = RESOURCES.iter().map(|r| self.objects.changes(GROUP, r)).collect();
-            state.changes.iter_mut().for_each(watch::Receiver::mark_changed);
+            state.changes = RESOURCES
+                .iter()
+                .map(|r| self.objects.changes(GROUP, r))
+                .collect();
+            state
+                .changes
+                .iter_mut()
+                .for_each(watch::Receiver::mark_changed);
         }
         let changed = state.changes.iter_mut().fold(false, |any, receiver| {
             let changed = receiver.has_changed().unwrap_or(false);
@@ -187,7 +234,11 @@ impl Rbac {
             allowed = rules.iter().any(|rule| rule.allows(a));
             !allowed
         });
-        if allowed { Decision::Allow(String::new()) } else { Decision::NoOpinion(String::new()) }
+        if allowed {
+            Decision::Allow(String::new())
+        } else {
+            Decision::NoOpinion(String::new())
+        }
     }
 
     /// Calls `look` with each granted rule list until it answers false.
@@ -196,7 +247,9 @@ impl Rbac {
         let subjects: Vec<Subject> = std::iter::once(Subject::User(user.username.clone()))
             .chain(user.groups.iter().cloned().map(Subject::Group))
             .collect();
-        let local = (!namespace.is_empty()).then(|| index.namespaced.get(namespace)).flatten();
+        let local = (!namespace.is_empty())
+            .then(|| index.namespaced.get(namespace))
+            .flatten();
         for map in [Some(&index.cluster), local].into_iter().flatten() {
             for subject in &subjects {
                 for rules in map.get(subject).into_iter().flatten() {
@@ -213,7 +266,11 @@ impl Rbac {
         let mut out = Vec::new();
         if user.in_group("system:masters") {
             out.push(all_resources());
-            out.push(Rule { verbs: vec!["*".to_owned()], paths: vec!["*".to_owned()], ..Rule::default() });
+            out.push(Rule {
+                verbs: vec!["*".to_owned()],
+                paths: vec!["*".to_owned()],
+                ..Rule::default()
+            });
         }
         self.visit(user, namespace, &mut |rules| {
             out.extend(rules.iter().cloned());
@@ -225,7 +282,11 @@ impl Rbac {
     /// What of `wanted` the user does not hold in the namespace: empty means no escalation.
     pub(crate) fn missing(&self, user: &UserInfo, namespace: &str, wanted: &[Rule]) -> Vec<Rule> {
         let own = self.rules_for(user, namespace);
-        wanted.iter().flat_map(Rule::atoms).filter(|atom| !own.iter().any(|rule| rule.covers(atom))).collect()
+        wanted
+            .iter()
+            .flat_map(Rule::atoms)
+            .filter(|atom| !own.iter().any(|rule| rule.covers(atom)))
+            .collect()
     }
 
     /// The rules of the role a binding refers to; `None` when there is no such role.
@@ -236,13 +297,21 @@ impl Rbac {
             Some("Role") => self.objects.get(GROUP, "roles", namespace, name)?,
             _ => return None,
         };
-        Some(rules_of(&role, &self.objects.list(GROUP, "clusterroles", "")))
+        Some(rules_of(
+            &role,
+            &self.objects.list(GROUP, "clusterroles", ""),
+        ))
     }
 }
 
 fn all_resources() -> Rule {
     let any = || vec!["*".to_owned()];
-    Rule { verbs: any(), groups: any(), resources: any(), ..Rule::default() }
+    Rule {
+        verbs: any(),
+        groups: any(),
+        resources: any(),
+        ..Rule::default()
+    }
 }
 
 /// A role's rules; those of the roles it aggregates included, whether or not they have been
@@ -250,7 +319,12 @@ fn all_resources() -> Rule {
 pub(crate) fn rules_of(role: &Value, cluster_roles: &[Arc<Value>]) -> Vec<Rule> {
     match aggregate(role, cluster_roles) {
         Some(rules) => rules.iter().map(Rule::from_json).collect(),
-        None => role["rules"].as_array().into_iter().flatten().map(Rule::from_json).collect(),
+        None => role["rules"]
+            .as_array()
+            .into_iter()
+            .flatten()
+            .map(Rule::from_json)
+            .collect(),
     }
 }
 
@@ -260,9 +334,16 @@ pub(crate) fn aggregate(role: &Value, cluster_roles: &[Arc<Value>]) -> Option<Ve
     aggregate_to_depth(role, cluster_roles, 0)
 }
 
-fn aggregate_to_depth(role: &Value, cluster_roles: &[Arc<Value>], depth: usize) -> Option<Vec<Value>> {
+fn aggregate_to_depth(
+    role: &Value,
+    cluster_roles: &[Arc<Value>],
+    depth: usize,
+) -> Option<Vec<Value>> {
     let selectors = role["aggregationRule"]["clusterRoleSelectors"].as_array()?;
-    let selectors: Vec<_> = selectors.iter().filter_map(|s| labels::Selector::from_label_selector(s).ok()).collect();
+    let selectors: Vec<_> = selectors
+        .iter()
+        .filter_map(|s| labels::Selector::from_label_selector(s).ok())
+        .collect();
     let own_name = meta::name(role);
     let mut chosen: Vec<&Arc<Value>> = cluster_roles
         .iter()
@@ -276,8 +357,11 @@ fn aggregate_to_depth(role: &Value, cluster_roles: &[Arc<Value>], depth: usize) 
     let mut rules: Vec<Value> = Vec::new();
     for other in chosen {
         // Aggregates may select aggregates (admin selects edit selects view); a cycle ends here.
-        let nested = (depth < 4).then(|| aggregate_to_depth(other, cluster_roles, depth + 1)).flatten();
-        let theirs = nested.unwrap_or_else(|| other["rules"].as_array().cloned().unwrap_or_default());
+        let nested = (depth < 4)
+            .then(|| aggregate_to_depth(other, cluster_roles, depth + 1))
+            .flatten();
+        let theirs =
+            nested.unwrap_or_else(|| other["rules"].as_array().cloned().unwrap_or_default());
         for rule in theirs {
             if !rules.contains(&rule) {
                 rules.push(rule);
@@ -289,12 +373,19 @@ fn aggregate_to_depth(role: &Value, cluster_roles: &[Arc<Value>], depth: usize) 
 
 fn build(objects: &dyn Objects) -> Index {
     let cluster_roles = objects.list(GROUP, "clusterroles", "");
-    let by_name: HashMap<&str, Rules> =
-        cluster_roles.iter().map(|role| (meta::name(role), rules_of(role, &cluster_roles).into())).collect();
+    let by_name: HashMap<&str, Rules> = cluster_roles
+        .iter()
+        .map(|role| (meta::name(role), rules_of(role, &cluster_roles).into()))
+        .collect();
     let roles = objects.list(GROUP, "roles", "");
     let by_namespace: HashMap<(&str, &str), Rules> = roles
         .iter()
-        .map(|role| ((meta::namespace(role), meta::name(role)), rules_of(role, &[]).into()))
+        .map(|role| {
+            (
+                (meta::namespace(role), meta::name(role)),
+                rules_of(role, &[]).into(),
+            )
+        })
         .collect();
     let mut index = Index::default();
     for binding in objects.list(GROUP, "clusterrolebindings", "") {
@@ -311,7 +402,12 @@ fn build(objects: &dyn Objects) -> Index {
             _ => by_namespace.get(&(namespace, name)),
         };
         if let Some(rules) = rules {
-            grant(index.namespaced.entry(namespace.to_owned()).or_default(), &binding, rules, namespace);
+            grant(
+                index.namespaced.entry(namespace.to_owned()).or_default(),
+                &binding,
+                rules,
+                namespace,
+            );
         }
     }
     index
@@ -324,7 +420,10 @@ fn grant(map: &mut HashMap<Subject, Vec<Rules>>, binding: &Value, rules: &Rules,
             Some("User") => Subject::User(name),
             Some("Group") => Subject::Group(name),
             Some("ServiceAccount") => {
-                let own = subject["namespace"].as_str().filter(|n| !n.is_empty()).unwrap_or(namespace);
+                let own = subject["namespace"]
+                    .as_str()
+                    .filter(|n| !n.is_empty())
+                    .unwrap_or(namespace);
                 if own.is_empty() {
                     continue;
                 }
@@ -342,7 +441,13 @@ mod tests {
 
     fn rule(verbs: &[&str], groups: &[&str], resources: &[&str], names: &[&str]) -> Rule {
         let own = |l: &[&str]| l.iter().map(|s| (*s).to_owned()).collect();
-        Rule { verbs: own(verbs), groups: own(groups), resources: own(resources), names: own(names), paths: vec![] }
+        Rule {
+            verbs: own(verbs),
+            groups: own(groups),
+            resources: own(resources),
+            names: own(names),
+            paths: vec![],
+        }
     }
 
     #[test]
@@ -353,18 +458,58 @@ mod tests {
             ..Attributes::resource(&user, verb, group, resource, "ns", name)
         };
         let table = [
-            (rule(&["get"], &[""], &["pods"], &[]), ask("get", "", "pods", "", "a"), true),
-            (rule(&["get"], &[""], &["pods"], &[]), ask("get", "", "pods", "log", "a"), false),
-            (rule(&["get"], &[""], &["pods/log"], &[]), ask("get", "", "pods", "log", "a"), true),
-            (rule(&["get"], &[""], &["pods/log"], &[]), ask("get", "", "pods", "", "a"), false),
-            (rule(&["get"], &["*"], &["*/scale"], &[]), ask("get", "apps", "deployments", "scale", "a"), true),
-            (rule(&["*"], &["*"], &["*"], &[]), ask("bind", "x", "y", "z", "a"), true),
-            (rule(&["get"], &[""], &["pods"], &["b"]), ask("get", "", "pods", "", "a"), false),
-            (rule(&["list"], &[""], &["pods"], &["b"]), ask("list", "", "pods", "", ""), false),
-            (rule(&["get"], &["apps"], &["pods"], &[]), ask("get", "", "pods", "", "a"), false),
+            (
+                rule(&["get"], &[""], &["pods"], &[]),
+                ask("get", "", "pods", "", "a"),
+                true,
+            ),
+            (
+                rule(&["get"], &[""], &["pods"], &[]),
+                ask("get", "", "pods", "log", "a"),
+                false,
+            ),
+            (
+                rule(&["get"], &[""], &["pods/log"], &[]),
+                ask("get", "", "pods", "log", "a"),
+                true,
+            ),
+            (
+                rule(&["get"], &[""], &["pods/log"], &[]),
+                ask("get", "", "pods", "", "a"),
+                false,
+            ),
+            (
+                rule(&["get"], &["*"], &["*/scale"], &[]),
+                ask("get", "apps", "deployments", "scale", "a"),
+                true,
+            ),
+            (
+                rule(&["*"], &["*"], &["*"], &[]),
+                ask("bind", "x", "y", "z", "a"),
+                true,
+            ),
+            (
+                rule(&["get"], &[""], &["pods"], &["b"]),
+                ask("get", "", "pods", "", "a"),
+                false,
+            ),
+            (
+                rule(&["list"], &[""], &["pods"], &["b"]),
+                ask("list", "", "pods", "", ""),
+                false,
+            ),
+            (
+                rule(&["get"], &["apps"], &["pods"], &[]),
+                ask("get", "", "pods", "", "a"),
+                false,
+            ),
         ];
         for (rule, attributes, expected) in table {
-            assert_eq!(rule.allows(&attributes), expected, "{rule:?} {attributes:?}");
+            assert_eq!(
+                rule.allows(&attributes),
+                expected,
+                "{rule:?} {attributes:?}"
+            );
         }
     }
 
@@ -384,7 +529,12 @@ mod tests {
         let narrow = rule(&["get"], &[""], &["pods"], &["x"]);
         let wide = rule(&["get"], &[""], &["pods"], &[]);
         assert!(!wide.atoms().iter().all(|atom| narrow.covers(atom)));
-        assert!(!rule(&["*"], &[""], &["pods"], &[]).atoms().iter().all(|atom| own.covers(atom)));
+        assert!(
+            !rule(&["*"], &[""], &["pods"], &[])
+                .atoms()
+                .iter()
+                .all(|atom| own.covers(atom))
+        );
     }
 
     #[test]
@@ -394,7 +544,11 @@ mod tests {
         let mut view_labelled = view.clone();
         view_labelled["metadata"]["labels"] = json!({"e": "1"});
         let leaf = json!({"metadata": {"name": "leaf", "labels": {"v": "1"}}, "rules": [{"verbs": ["get"]}]});
-        let all = vec![Arc::new(view_labelled), Arc::new(edit.clone()), Arc::new(leaf)];
+        let all = vec![
+            Arc::new(view_labelled),
+            Arc::new(edit.clone()),
+            Arc::new(leaf),
+        ];
         assert_eq!(aggregate(&edit, &all).unwrap(), [json!({"verbs": ["get"]})]);
         assert_eq!(aggregate(&json!({"rules": []}), &all), None);
     }

@@ -16,7 +16,11 @@ pub(crate) fn subject_access_review(
     namespace: Option<&str>,
 ) -> Result<Value, Status> {
     let spec = review["spec"].clone();
-    let kind = if namespace.is_some() { "LocalSubjectAccessReview" } else { "SubjectAccessReview" };
+    let kind = if namespace.is_some() {
+        "LocalSubjectAccessReview"
+    } else {
+        "SubjectAccessReview"
+    };
     let path = Path::new("spec");
     let mut errors = check_attributes(&spec);
     if text(&spec["user"]).is_empty() && spec["groups"].as_array().is_none_or(Vec::is_empty) {
@@ -66,7 +70,12 @@ pub(crate) fn self_subject_access_review(
     let spec = review["spec"].clone();
     let errors = check_attributes(&spec);
     if !errors.is_empty() {
-        return Err(Status::invalid(GROUP, "SelfSubjectAccessReview", "", &errors));
+        return Err(Status::invalid(
+            GROUP,
+            "SelfSubjectAccessReview",
+            "",
+            &errors,
+        ));
     }
     review["status"] = decide(authorizer, user, &spec);
     Ok(review)
@@ -83,19 +92,27 @@ pub(crate) fn self_subject_rules_review(
     }
     let (mut resources, mut paths) = (Vec::new(), Vec::new());
     for rule in authorizer.rbac().rules_for(user, &namespace) {
-        let list = if rule.paths.is_empty() { &mut resources } else { &mut paths };
+        let list = if rule.paths.is_empty() {
+            &mut resources
+        } else {
+            &mut paths
+        };
         let rule = rule.to_json();
         if !list.contains(&rule) {
             list.push(rule);
         }
     }
-    review["status"] = json!({"resourceRules": resources, "nonResourceRules": paths, "incomplete": false});
+    review["status"] =
+        json!({"resourceRules": resources, "nonResourceRules": paths, "incomplete": false});
     Ok(review)
 }
 
 fn check_attributes(spec: &Value) -> Vec<FieldError> {
     let path = Path::new("spec");
-    let (resource, other) = (spec["resourceAttributes"].is_object(), spec["nonResourceAttributes"].is_object());
+    let (resource, other) = (
+        spec["resourceAttributes"].is_object(),
+        spec["nonResourceAttributes"].is_object(),
+    );
     if resource && other {
         vec![FieldError::invalid(
             &path.child("nonResourceAttributes"),
@@ -119,7 +136,11 @@ fn decide(authorizer: &Authorizer, user: &UserInfo, spec: &Value) -> Value {
     let is_resource = resource.is_object();
     let attributes = Attributes {
         user,
-        verb: text(if is_resource { &resource["verb"] } else { &other["verb"] }),
+        verb: text(if is_resource {
+            &resource["verb"]
+        } else {
+            &other["verb"]
+        }),
         group: text(&resource["group"]),
         version: text(&resource["version"]),
         resource: text(&resource["resource"]),
@@ -145,5 +166,10 @@ fn text(value: &Value) -> &str {
 }
 
 fn texts(value: &Value) -> Vec<String> {
-    value.as_array().into_iter().flatten().filter_map(|v| v.as_str().map(ToOwned::to_owned)).collect()
+    value
+        .as_array()
+        .into_iter()
+        .flatten()
+        .filter_map(|v| v.as_str().map(ToOwned::to_owned))
+        .collect()
 }

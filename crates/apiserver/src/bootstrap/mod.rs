@@ -22,12 +22,18 @@ const RBAC: &str = include_str!("rbac.jsonl");
 
 /// One default cluster role.
 pub(crate) fn cluster_role(name: &str) -> Option<&'static Value> {
-    roles().iter().find(|object| meta::kind(object) == "ClusterRole" && meta::name(object) == name)
+    roles()
+        .iter()
+        .find(|object| meta::kind(object) == "ClusterRole" && meta::name(object) == name)
 }
 
 fn roles() -> &'static [Value] {
     static ROLES: OnceLock<Vec<Value>> = OnceLock::new();
-    ROLES.get_or_init(|| RBAC.lines().filter_map(|line| serde_json::from_str(line).ok()).collect())
+    ROLES.get_or_init(|| {
+        RBAC.lines()
+            .filter_map(|line| serde_json::from_str(line).ok())
+            .collect()
+    })
 }
 
 /// Creates what is missing, and brings default roles that changed back to hold at least their
@@ -50,9 +56,14 @@ pub(crate) struct Wanted {
 
 fn role_of(mut object: Value) -> Wanted {
     if object["aggregationRule"].is_object() {
-        let cluster_roles: Vec<Arc<Value>> =
-            roles().iter().filter(|o| meta::kind(o) == "ClusterRole").cloned().map(Arc::new).collect();
-        object["rules"] = Value::Array(rbac::aggregate(&object, &cluster_roles).unwrap_or_default());
+        let cluster_roles: Vec<Arc<Value>> = roles()
+            .iter()
+            .filter(|o| meta::kind(o) == "ClusterRole")
+            .cloned()
+            .map(Arc::new)
+            .collect();
+        object["rules"] =
+            Value::Array(rbac::aggregate(&object, &cluster_roles).unwrap_or_default());
     }
     let resource = match meta::kind(&object) {
         "ClusterRole" => "clusterroles",
@@ -60,12 +71,16 @@ fn role_of(mut object: Value) -> Wanted {
         "Role" => "roles",
         _ => "rolebindings",
     };
-    Wanted { group: rbac::GROUP, resource, object }
+    Wanted {
+        group: rbac::GROUP,
+        resource,
+        object,
+    }
 }
 
 async fn run(objects: &Arc<dyn Objects>, wanted: Vec<Wanted>) -> Result<(), Status> {
-    let mut outcomes =
-        futures::stream::iter(wanted.into_iter().map(|one| ensure(objects, one))).buffer_unordered(256);
+    let mut outcomes = futures::stream::iter(wanted.into_iter().map(|one| ensure(objects, one)))
+        .buffer_unordered(256);
     // One object that cannot be written is no reason to leave out the others.
     let mut first = Ok(());
     while let Some(outcome) = outcomes.next().await {
@@ -75,8 +90,15 @@ async fn run(objects: &Arc<dyn Objects>, wanted: Vec<Wanted>) -> Result<(), Stat
 }
 
 async fn ensure(objects: &Arc<dyn Objects>, wanted: Wanted) -> Result<(), Status> {
-    let Wanted { group, resource, object } = wanted;
-    let (namespace, name) = (meta::namespace(&object).to_owned(), meta::name(&object).to_owned());
+    let Wanted {
+        group,
+        resource,
+        object,
+    } = wanted;
+    let (namespace, name) = (
+        meta::namespace(&object).to_owned(),
+        meta::name(&object).to_owned(),
+    );
     if let Some(found) = objects.get(group, resource, &namespace, &name) {
         if let Some(updated) = reconciled(&found, &object) {
             objects.update(group, resource, &namespace, updated).await?;
@@ -99,13 +121,20 @@ fn reconciled(found: &Value, default: &Value) -> Option<Value> {
     if meta::annotation(found, "rbac.authorization.kubernetes.io/autoupdate") != Some("true") {
         return None;
     }
-    let list = ["rules", "subjects"].into_iter().find(|key| default[*key].is_array())?;
+    let list = ["rules", "subjects"]
+        .into_iter()
+        .find(|key| default[*key].is_array())?;
     if default["aggregationRule"].is_object() {
         return None;
     }
     let have = found[list].as_array().cloned().unwrap_or_default();
-    let missing: Vec<Value> =
-        default[list].as_array().into_iter().flatten().filter(|item| !have.contains(item)).cloned().collect();
+    let missing: Vec<Value> = default[list]
+        .as_array()
+        .into_iter()
+        .flatten()
+        .filter(|item| !have.contains(item))
+        .cloned()
+        .collect();
     if missing.is_empty() {
         return None;
     }
@@ -127,7 +156,9 @@ pub(crate) async fn aggregate_roles(objects: Arc<dyn Objects>, stop: Cancellatio
         }
         let all = objects.list(rbac::GROUP, "clusterroles", "");
         for role in &all {
-            let Some(rules) = rbac::aggregate(role, &all) else { continue };
+            let Some(rules) = rbac::aggregate(role, &all) else {
+                continue;
+            };
             if role["rules"].as_array().is_some_and(|have| *have == rules)
                 || (rules.is_empty() && role["rules"].is_null())
             {
@@ -136,7 +167,9 @@ pub(crate) async fn aggregate_roles(objects: Arc<dyn Objects>, stop: Cancellatio
             let mut updated = Value::clone(role);
             updated["rules"] = Value::Array(rules);
             // A conflict means the role changed, which wakes this loop again.
-            if let Err(status) = objects.update(rbac::GROUP, "clusterroles", "", updated).await
+            if let Err(status) = objects
+                .update(rbac::GROUP, "clusterroles", "", updated)
+                .await
                 && !status.is_conflict()
             {
                 tracing::warn!(role = meta::name(role), %status, "writing aggregated rules");
@@ -146,7 +179,10 @@ pub(crate) async fn aggregate_roles(objects: Arc<dyn Objects>, stop: Cancellatio
 }
 
 /// Keeps the `kubernetes` Service and its endpoints true to the server's address.
-pub(crate) async fn publish_service(objects: &Arc<dyn Objects>, address: &ServerAddress) -> Result<(), Status> {
+pub(crate) async fn publish_service(
+    objects: &Arc<dyn Objects>,
+    address: &ServerAddress,
+) -> Result<(), Status> {
     service::publish(objects, address).await
 }
 
@@ -158,11 +194,21 @@ mod tests {
     #[test]
     fn every_default_object_is_read() {
         assert_eq!(roles().len(), RBAC.lines().count());
-        for name in ["cluster-admin", "admin", "edit", "view", "system:node", "system:discovery"] {
+        for name in [
+            "cluster-admin",
+            "admin",
+            "edit",
+            "view",
+            "system:node",
+            "system:discovery",
+        ] {
             assert!(cluster_role(name).is_some(), "{name}");
         }
         let admin = role_of(cluster_role("admin").unwrap().clone());
-        assert!(admin.object["rules"].as_array().unwrap().len() > 10, "admin aggregates");
+        assert!(
+            admin.object["rules"].as_array().unwrap().len() > 10,
+            "admin aggregates"
+        );
     }
 
     #[test]
@@ -171,7 +217,10 @@ mod tests {
         let found = json!({"metadata": {"name": "a", "annotations": annotations}, "rules": [{"verbs": ["own"]}]});
         let default = json!({"rules": [{"verbs": ["get"]}]});
         let updated = reconciled(&found, &default).unwrap();
-        assert_eq!(updated["rules"], json!([{"verbs": ["own"]}, {"verbs": ["get"]}]));
+        assert_eq!(
+            updated["rules"],
+            json!([{"verbs": ["own"]}, {"verbs": ["get"]}])
+        );
         assert!(reconciled(&updated, &default).is_none());
         let mut off = found;
         off["metadata"]["annotations"] = json!({});

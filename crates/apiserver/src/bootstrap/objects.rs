@@ -19,8 +19,16 @@ pub(super) fn namespaces() -> Vec<Wanted> {
 
 pub(super) fn priority_classes() -> Vec<Wanted> {
     [
-        ("system-cluster-critical", 2_000_000_000, "For pods the cluster cannot work without, wherever they run."),
-        ("system-node-critical", 2_000_001_000, "For pods a node cannot work without."),
+        (
+            "system-cluster-critical",
+            2_000_000_000,
+            "For pods the cluster cannot work without, wherever they run.",
+        ),
+        (
+            "system-node-critical",
+            2_000_001_000,
+            "For pods a node cannot work without.",
+        ),
     ]
     .iter()
     .map(|(name, value, description)| Wanted {
@@ -37,7 +45,10 @@ pub(super) fn priority_classes() -> Vec<Wanted> {
 /// Upstream's mandatory and suggested flow control.
 pub(super) fn flow_control() -> Vec<Wanted> {
     let mut out = Vec::new();
-    out.push(level("exempt", json!({"type": "Exempt", "exempt": {"nominalConcurrencyShares": 0, "lendablePercent": 0}})));
+    out.push(level(
+        "exempt",
+        json!({"type": "Exempt", "exempt": {"nominalConcurrencyShares": 0, "lendablePercent": 0}}),
+    ));
     out.push(level(
         "catch-all",
         json!({"type": "Limited", "limited": {
@@ -81,23 +92,35 @@ fn level(name: &str, spec: Value) -> Wanted {
 fn schemas() -> Vec<Wanted> {
     let group = |name: &str| json!({"kind": "Group", "group": {"name": name}});
     let user = |name: &str| json!({"kind": "User", "user": {"name": name}});
-    let account = |namespace: &str, name: &str| {
-        json!({"kind": "ServiceAccount", "serviceAccount": {"namespace": namespace, "name": name}})
-    };
-    let everything = || {
-        json!([{"verbs": ["*"], "apiGroups": ["*"], "resources": ["*"], "clusterScope": true, "namespaces": ["*"]}])
-    };
+    let account = |namespace: &str, name: &str| json!({"kind": "ServiceAccount", "serviceAccount": {"namespace": namespace, "name": name}});
+    let everything = || json!([{"verbs": ["*"], "apiGroups": ["*"], "resources": ["*"], "clusterScope": true, "namespaces": ["*"]}]);
     let any_path = || json!([{"verbs": ["*"], "nonResourceURLs": ["*"]}]);
     let all = |subjects: Vec<Value>| json!([{"subjects": subjects, "resourceRules": everything(), "nonResourceRules": any_path()}]);
-    let on = |subjects: Vec<Value>, verbs: Value, group: &str, resources: Value, namespaces: Value, cluster: bool| {
+    let on = |subjects: Vec<Value>,
+              verbs: Value,
+              group: &str,
+              resources: Value,
+              namespaces: Value,
+              cluster: bool| {
         json!({"subjects": subjects, "resourceRules": [{
             "verbs": verbs, "apiGroups": [group], "resources": resources,
             "clusterScope": cluster, "namespaces": namespaces}]})
     };
-    let managers = || vec![user("system:kube-controller-manager"), user("system:kube-scheduler")];
+    let managers = || {
+        vec![
+            user("system:kube-controller-manager"),
+            user("system:kube-scheduler"),
+        ]
+    };
     let lease = json!(["leases"]);
     vec![
-        schema("exempt", "exempt", 1, None, all(vec![group("system:masters")])),
+        schema(
+            "exempt",
+            "exempt",
+            1,
+            None,
+            all(vec![group("system:masters")]),
+        ),
         schema(
             "probes",
             "exempt",
@@ -111,7 +134,14 @@ fn schemas() -> Vec<Wanted> {
             "leader-election",
             100,
             Some("ByUser"),
-            json!([on(managers(), json!(["get", "create", "update"]), "coordination.k8s.io", lease.clone(), json!(["*"]), false)]),
+            json!([on(
+                managers(),
+                json!(["get", "create", "update"]),
+                "coordination.k8s.io",
+                lease.clone(),
+                json!(["*"]),
+                false
+            )]),
         ),
         schema(
             "endpoint-controller",
@@ -119,15 +149,31 @@ fn schemas() -> Vec<Wanted> {
             150,
             Some("ByUser"),
             json!([on(
-                vec![user("system:kube-controller-manager"), account("kube-system", "endpoint-controller"), account("kube-system", "endpointslicemirroring-controller")],
-                json!(["get", "create", "update"]), "", json!(["endpoints"]), json!(["*"]), false)]),
+                vec![
+                    user("system:kube-controller-manager"),
+                    account("kube-system", "endpoint-controller"),
+                    account("kube-system", "endpointslicemirroring-controller")
+                ],
+                json!(["get", "create", "update"]),
+                "",
+                json!(["endpoints"]),
+                json!(["*"]),
+                false
+            )]),
         ),
         schema(
             "workload-leader-election",
             "leader-election",
             200,
             Some("ByUser"),
-            json!([on(vec![account("kube-system", "*")], json!(["get", "create", "update"]), "coordination.k8s.io", lease, json!(["*"]), false)]),
+            json!([on(
+                vec![account("kube-system", "*")],
+                json!(["get", "create", "update"]),
+                "coordination.k8s.io",
+                lease,
+                json!(["*"]),
+                false
+            )]),
         ),
         schema(
             "system-node-high",
@@ -135,33 +181,89 @@ fn schemas() -> Vec<Wanted> {
             400,
             Some("ByUser"),
             json!([
-                on(vec![group("system:nodes")], json!(["*"]), "", json!(["nodes", "nodes/status"]), json!(["*"]), true),
-                on(vec![group("system:nodes")], json!(["*"]), "coordination.k8s.io", json!(["leases"]), json!(["*"]), false),
+                on(
+                    vec![group("system:nodes")],
+                    json!(["*"]),
+                    "",
+                    json!(["nodes", "nodes/status"]),
+                    json!(["*"]),
+                    true
+                ),
+                on(
+                    vec![group("system:nodes")],
+                    json!(["*"]),
+                    "coordination.k8s.io",
+                    json!(["leases"]),
+                    json!(["*"]),
+                    false
+                ),
             ]),
         ),
-        schema("system-nodes", "system", 500, Some("ByUser"), all(vec![group("system:nodes")])),
-        schema("kube-controller-manager", "workload-high", 800, Some("ByNamespace"), all(vec![user("system:kube-controller-manager")])),
-        schema("kube-scheduler", "workload-high", 800, Some("ByNamespace"), all(vec![user("system:kube-scheduler")])),
-        schema("kube-system-service-accounts", "workload-high", 900, Some("ByNamespace"), all(vec![account("kube-system", "*")])),
-        schema("service-accounts", "workload-low", 9000, Some("ByUser"), all(vec![group("system:serviceaccounts")])),
+        schema(
+            "system-nodes",
+            "system",
+            500,
+            Some("ByUser"),
+            all(vec![group("system:nodes")]),
+        ),
+        schema(
+            "kube-controller-manager",
+            "workload-high",
+            800,
+            Some("ByNamespace"),
+            all(vec![user("system:kube-controller-manager")]),
+        ),
+        schema(
+            "kube-scheduler",
+            "workload-high",
+            800,
+            Some("ByNamespace"),
+            all(vec![user("system:kube-scheduler")]),
+        ),
+        schema(
+            "kube-system-service-accounts",
+            "workload-high",
+            900,
+            Some("ByNamespace"),
+            all(vec![account("kube-system", "*")]),
+        ),
+        schema(
+            "service-accounts",
+            "workload-low",
+            9000,
+            Some("ByUser"),
+            all(vec![group("system:serviceaccounts")]),
+        ),
         schema(
             "global-default",
             "global-default",
             9900,
             Some("ByUser"),
-            all(vec![group("system:unauthenticated"), group("system:authenticated")]),
+            all(vec![
+                group("system:unauthenticated"),
+                group("system:authenticated"),
+            ]),
         ),
         schema(
             "catch-all",
             "catch-all",
             10_000,
             Some("ByUser"),
-            all(vec![group("system:unauthenticated"), group("system:authenticated")]),
+            all(vec![
+                group("system:unauthenticated"),
+                group("system:authenticated"),
+            ]),
         ),
     ]
 }
 
-fn schema(name: &str, level: &str, precedence: i64, distinguisher: Option<&str>, rules: Value) -> Wanted {
+fn schema(
+    name: &str,
+    level: &str,
+    precedence: i64,
+    distinguisher: Option<&str>,
+    rules: Value,
+) -> Wanted {
     let mut spec = json!({
         "priorityLevelConfiguration": {"name": level}, "matchingPrecedence": precedence, "rules": rules,
     });

@@ -17,7 +17,10 @@ pub(crate) struct ServerAddress {
     pub(crate) port: u16,
 }
 
-pub(super) async fn publish(objects: &Arc<dyn Objects>, server: &ServerAddress) -> Result<(), Status> {
+pub(super) async fn publish(
+    objects: &Arc<dyn Objects>,
+    server: &ServerAddress,
+) -> Result<(), Status> {
     ensure(objects, "", "services", service(server), |found, wanted| {
         // The address range may have changed; ports follow the server's.
         found["spec"]["clusterIP"] == wanted["spec"]["clusterIP"]
@@ -32,7 +35,10 @@ pub(super) async fn publish(objects: &Arc<dyn Objects>, server: &ServerAddress) 
             "ports": [{"name": "https", "port": server.port, "protocol": "TCP"}],
         }],
     });
-    ensure(objects, "", "endpoints", endpoints, |found, wanted| found["subsets"] == wanted["subsets"]).await?;
+    ensure(objects, "", "endpoints", endpoints, |found, wanted| {
+        found["subsets"] == wanted["subsets"]
+    })
+    .await?;
     let slice = json!({
         "apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice",
         "metadata": {"name": "kubernetes", "namespace": "default", "labels": {"kubernetes.io/service-name": "kubernetes"}},
@@ -40,9 +46,15 @@ pub(super) async fn publish(objects: &Arc<dyn Objects>, server: &ServerAddress) 
         "endpoints": [{"addresses": [server.address], "conditions": {"ready": true}}],
         "ports": [{"name": "https", "port": server.port, "protocol": "TCP"}],
     });
-    ensure(objects, "discovery.k8s.io", "endpointslices", slice, |found, wanted| {
-        found["endpoints"] == wanted["endpoints"] && found["ports"] == wanted["ports"]
-    })
+    ensure(
+        objects,
+        "discovery.k8s.io",
+        "endpointslices",
+        slice,
+        |found, wanted| {
+            found["endpoints"] == wanted["endpoints"] && found["ports"] == wanted["ports"]
+        },
+    )
     .await
 }
 
@@ -78,7 +90,10 @@ async fn ensure(
     wanted: Value,
     same: impl Fn(&Value, &Value) -> bool,
 ) -> Result<(), Status> {
-    match objects.read(group, resource, "default", "kubernetes").await? {
+    match objects
+        .read(group, resource, "default", "kubernetes")
+        .await?
+    {
         Some(found) if same(&found, &wanted) => Ok(()),
         Some(mut found) => {
             for key in ["spec", "subsets", "endpoints", "ports", "addressType"] {
@@ -86,7 +101,10 @@ async fn ensure(
                     found[key] = wanted[key].clone();
                 }
             }
-            objects.update(group, resource, "default", found).await.map(drop)
+            objects
+                .update(group, resource, "default", found)
+                .await
+                .map(drop)
         }
         None => match objects.create(group, resource, "default", wanted).await {
             Err(status) if !status.is_already_exists() => Err(status),

@@ -11,7 +11,11 @@ use crate::registry::{ResourceEntry, ScalePaths, SchemaRef, SubresourceEntry};
 pub(super) fn entries(definition: &Value, terminating: bool) -> Vec<ResourceEntry> {
     let spec = &definition["spec"];
     let versions = spec["versions"].as_array().cloned().unwrap_or_default();
-    let storage = versions.iter().find(|v| v["storage"] == true).map(|v| text(&v["name"])).unwrap_or_default();
+    let storage = versions
+        .iter()
+        .find(|v| v["storage"] == true)
+        .map(|v| text(&v["name"]))
+        .unwrap_or_default();
     versions
         .iter()
         .filter(|version| version["served"] == true)
@@ -39,12 +43,26 @@ fn entry(definition: &Value, version: &Value, storage: &str, terminating: bool) 
     let mut subresources = Vec::new();
     let own_version = text(&version["name"]);
     if has_status {
-        subresources.push(subresource("status", &group, &own_version, &text(&names["kind"])));
+        subresources.push(subresource(
+            "status",
+            &group,
+            &own_version,
+            &text(&names["kind"]),
+        ));
     }
     if scale.is_object() {
         subresources.push(subresource("scale", "autoscaling", "v1", "Scale"));
     }
-    let mut verbs = vec!["delete", "deletecollection", "get", "list", "patch", "create", "update", "watch"];
+    let mut verbs = vec![
+        "delete",
+        "deletecollection",
+        "get",
+        "list",
+        "patch",
+        "create",
+        "update",
+        "watch",
+    ];
     if terminating {
         // What is being deleted takes no new objects.
         verbs.retain(|v| *v != "create");
@@ -81,7 +99,10 @@ fn subresource(name: &str, group: &str, version: &str, kind: &str) -> Subresourc
         group: group.to_owned(),
         version: version.to_owned(),
         kind: kind.to_owned(),
-        verbs: ["get", "patch", "update"].iter().map(|v| (*v).to_owned()).collect(),
+        verbs: ["get", "patch", "update"]
+            .iter()
+            .map(|v| (*v).to_owned())
+            .collect(),
     }
 }
 
@@ -90,5 +111,10 @@ fn text(value: &Value) -> String {
 }
 
 fn texts(value: &Value) -> Vec<String> {
-    value.as_array().into_iter().flatten().filter_map(|v| v.as_str().map(ToOwned::to_owned)).collect()
+    value
+        .as_array()
+        .into_iter()
+        .flatten()
+        .filter_map(|v| v.as_str().map(ToOwned::to_owned))
+        .collect()
 }

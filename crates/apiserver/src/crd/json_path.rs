@@ -15,7 +15,11 @@ enum Step {
     Index(i64),
     All,
     /// Items whose field compares equal (or unequal) to a constant.
-    Filter { path: Vec<String>, equal: bool, value: Value },
+    Filter {
+        path: Vec<String>,
+        equal: bool,
+        value: Value,
+    },
 }
 
 impl JsonPath {
@@ -25,10 +29,15 @@ impl JsonPath {
     }
 
     pub(super) fn find<'a>(&self, root: &'a Value) -> Vec<&'a Value> {
-        let Some(steps) = &self.steps else { return Vec::new() };
+        let Some(steps) = &self.steps else {
+            return Vec::new();
+        };
         let mut current = vec![root];
         for step in steps {
-            current = current.into_iter().flat_map(|value| apply(step, value)).collect();
+            current = current
+                .into_iter()
+                .flat_map(|value| apply(step, value))
+                .collect();
         }
         current
     }
@@ -52,12 +61,27 @@ fn apply<'a>(step: &Step, value: &'a Value) -> Vec<&'a Value> {
     match (step, value) {
         (Step::Field(name), Value::Object(map)) => map.get(name).into_iter().collect(),
         (Step::Index(index), Value::Array(items)) => {
-            let at = if *index < 0 { index + items.len() as i64 } else { *index };
-            usize::try_from(at).ok().and_then(|at| items.get(at)).into_iter().collect()
+            let at = if *index < 0 {
+                index + items.len() as i64
+            } else {
+                *index
+            };
+            usize::try_from(at)
+                .ok()
+                .and_then(|at| items.get(at))
+                .into_iter()
+                .collect()
         }
         (Step::All, Value::Array(items)) => items.iter().collect(),
         (Step::All, Value::Object(map)) => map.values().collect(),
-        (Step::Filter { path, equal, value: wanted }, Value::Array(items)) => items
+        (
+            Step::Filter {
+                path,
+                equal,
+                value: wanted,
+            },
+            Value::Array(items),
+        ) => items
             .iter()
             .filter(|item| {
                 let found = path.iter().try_fold(*item, |value, name| value.get(name));
@@ -164,7 +188,9 @@ fn bracket(inner: &str) -> Option<Step> {
 
 fn unquote(text: &str) -> Option<String> {
     let quote = text.chars().next().filter(|c| matches!(c, '\'' | '"'))?;
-    text.strip_prefix(quote)?.strip_suffix(quote).map(ToOwned::to_owned)
+    text.strip_prefix(quote)?
+        .strip_suffix(quote)
+        .map(ToOwned::to_owned)
 }
 
 #[cfg(test)]
@@ -186,11 +212,18 @@ mod tests {
             (".spec.list[*]", Some("a,b")),
             (".spec['x.y']", Some("dotted")),
             (".spec.x\\.y", Some("dotted")),
-            (".status.conditions[?(@.type==\"Ready\")].status", Some("True")),
+            (
+                ".status.conditions[?(@.type==\"Ready\")].status",
+                Some("True"),
+            ),
             (".status.conditions[?(@.type=='Missing')].status", None),
             (".spec.nothing", None),
         ] {
-            assert_eq!(JsonPath::parse(path).text(&object).as_deref(), expected, "{path}");
+            assert_eq!(
+                JsonPath::parse(path).text(&object).as_deref(),
+                expected,
+                "{path}"
+            );
         }
     }
 }

@@ -78,7 +78,12 @@ pub(crate) async fn run(server: Arc<Server>) {
 }
 
 /// Brings one definition to what it should be; true while its deletion is not over.
-async fn sync(server: &Arc<Server>, table: &mut Table, definition: &Arc<Value>, all: &[Arc<Value>]) -> bool {
+async fn sync(
+    server: &Arc<Server>,
+    table: &mut Table,
+    definition: &Arc<Value>,
+    all: &[Arc<Value>],
+) -> bool {
     if meta::deletion_timestamp(definition).is_some() {
         return finalize(server, table, definition).await;
     }
@@ -88,7 +93,10 @@ async fn sync(server: &Arc<Server>, table: &mut Table, definition: &Arc<Value>, 
     let established = is_established(&updated);
     if established {
         install(server, table, &updated).await;
-        let mut finalizers: Vec<String> = meta::finalizers(&updated).into_iter().map(ToOwned::to_owned).collect();
+        let mut finalizers: Vec<String> = meta::finalizers(&updated)
+            .into_iter()
+            .map(ToOwned::to_owned)
+            .collect();
         if !finalizers.iter().any(|f| f == FINALIZER) {
             finalizers.push(FINALIZER.to_owned());
             let all: Vec<&str> = finalizers.iter().map(String::as_str).collect();
@@ -117,11 +125,21 @@ pub(crate) fn is_established(definition: &Value) -> bool {
 }
 
 fn condition<'a>(definition: &'a Value, kind: &str) -> Option<&'a Value> {
-    definition["status"]["conditions"].as_array()?.iter().find(|c| c["type"] == kind)
+    definition["status"]["conditions"]
+        .as_array()?
+        .iter()
+        .find(|c| c["type"] == kind)
 }
 
 /// Sets a condition; its transition time moves when its status does.
-fn set_condition(definition: &mut Value, kind: &str, status: &str, reason: &str, message: &str, now: &str) {
+fn set_condition(
+    definition: &mut Value,
+    kind: &str,
+    status: &str,
+    reason: &str,
+    message: &str,
+    now: &str,
+) {
     let since = condition(definition, kind)
         .filter(|c| c["status"] == status)
         .and_then(|c| c["lastTransitionTime"].as_str())
@@ -130,7 +148,10 @@ fn set_condition(definition: &mut Value, kind: &str, status: &str, reason: &str,
     let new = json!({
         "type": kind, "status": status, "reason": reason, "message": message, "lastTransitionTime": since,
     });
-    let mut conditions = definition["status"]["conditions"].as_array().cloned().unwrap_or_default();
+    let mut conditions = definition["status"]["conditions"]
+        .as_array()
+        .cloned()
+        .unwrap_or_default();
     match conditions.iter_mut().find(|c| c["type"] == kind) {
         Some(found) => *found = new,
         None => conditions.push(new),
@@ -144,7 +165,10 @@ fn set_condition(definition: &mut Value, kind: &str, status: &str, reason: &str,
 async fn install(server: &Arc<Server>, table: &mut Table, definition: &Value) {
     let name = meta::name(definition);
     let terminating = meta::deletion_timestamp(definition).is_some();
-    if table.get(name).is_some_and(|i| i.spec == definition["spec"] && i.terminating == terminating) {
+    if table
+        .get(name)
+        .is_some_and(|i| i.spec == definition["spec"] && i.terminating == terminating)
+    {
         return;
     }
     let entries = entry::entries(definition, terminating);
@@ -152,8 +176,14 @@ async fn install(server: &Arc<Server>, table: &mut Table, definition: &Value) {
     let installed = Installed {
         spec: definition["spec"].clone(),
         terminating,
-        group: definition["spec"]["group"].as_str().unwrap_or_default().to_owned(),
-        resource: definition["spec"]["names"]["plural"].as_str().unwrap_or_default().to_owned(),
+        group: definition["spec"]["group"]
+            .as_str()
+            .unwrap_or_default()
+            .to_owned(),
+        resource: definition["spec"]["names"]["plural"]
+            .as_str()
+            .unwrap_or_default()
+            .to_owned(),
         versions: versions.clone(),
     };
     let all: Vec<ResourceEntry> = entries;
@@ -169,7 +199,9 @@ async fn install(server: &Arc<Server>, table: &mut Table, definition: &Value) {
 
 fn uninstall(server: &Arc<Server>, installed: &Installed, except: &[String]) {
     for version in installed.versions.iter().filter(|v| !except.contains(v)) {
-        server.registry.uninstall(&installed.group, version, &installed.resource);
+        server
+            .registry
+            .uninstall(&installed.group, version, &installed.resource);
     }
 }
 
@@ -200,8 +232,19 @@ async fn finalize(server: &Arc<Server>, table: &mut Table, definition: &Arc<Valu
     let (group, resource) = (text(&spec["group"]), text(&spec["names"]["plural"]));
     let objects = server.objects.list(&group, &resource, "");
     if !objects.is_empty() {
-        for object in objects.iter().filter(|o| meta::deletion_timestamp(o).is_none()) {
-            let deleted = server.objects.delete(&group, &resource, meta::namespace(object), meta::name(object)).await;
+        for object in objects
+            .iter()
+            .filter(|o| meta::deletion_timestamp(o).is_none())
+        {
+            let deleted = server
+                .objects
+                .delete(
+                    &group,
+                    &resource,
+                    meta::namespace(object),
+                    meta::name(object),
+                )
+                .await;
             if let Err(status) = deleted
                 && !status.is_not_found()
             {
@@ -218,8 +261,11 @@ async fn finalize(server: &Arc<Server>, table: &mut Table, definition: &Arc<Valu
         "removed all instances",
         &now,
     );
-    let kept: Vec<String> =
-        meta::finalizers(&updated).into_iter().filter(|f| *f != FINALIZER).map(ToOwned::to_owned).collect();
+    let kept: Vec<String> = meta::finalizers(&updated)
+        .into_iter()
+        .filter(|f| *f != FINALIZER)
+        .map(ToOwned::to_owned)
+        .collect();
     let kept: Vec<&str> = kept.iter().map(String::as_str).collect();
     meta::set_finalizers(&mut updated, &kept);
     write(server, updated).await;

@@ -28,11 +28,20 @@ pub(super) fn settle(definition: &mut Value, all: &[Arc<Value>], now: &str) {
         others.iter().any(|o| {
             o["plural"] == name
                 || o["singular"] == name
-                || o["shortNames"].as_array().is_some_and(|all| all.iter().any(|s| s == name))
+                || o["shortNames"]
+                    .as_array()
+                    .is_some_and(|all| all.iter().any(|s| s == name))
         })
     };
-    let kind_taken = |name: &str| others.iter().any(|o| o["kind"] == name || o["listKind"] == name);
-    for (field, reason) in [("plural", "PluralConflict"), ("singular", "SingularConflict")] {
+    let kind_taken = |name: &str| {
+        others
+            .iter()
+            .any(|o| o["kind"] == name || o["listKind"] == name)
+    };
+    for (field, reason) in [
+        ("plural", "PluralConflict"),
+        ("singular", "SingularConflict"),
+    ] {
         let name = wanted[field].as_str().unwrap_or_default();
         if !name.is_empty() && resource_taken(name) {
             conflicts.push((reason, format!("{name:?} is already in use")));
@@ -40,8 +49,17 @@ pub(super) fn settle(definition: &mut Value, all: &[Arc<Value>], now: &str) {
             accepted[field] = wanted[field].clone();
         }
     }
-    let short: Vec<&str> = wanted["shortNames"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
-    let taken: Vec<String> = short.iter().filter(|s| resource_taken(s)).map(|s| format!("{s:?} is already in use")).collect();
+    let short: Vec<&str> = wanted["shortNames"]
+        .as_array()
+        .into_iter()
+        .flatten()
+        .filter_map(Value::as_str)
+        .collect();
+    let taken: Vec<String> = short
+        .iter()
+        .filter(|s| resource_taken(s))
+        .map(|s| format!("{s:?} is already in use"))
+        .collect();
     if taken.is_empty() {
         accepted["shortNames"] = wanted["shortNames"].clone();
     } else {
@@ -66,7 +84,14 @@ pub(super) fn settle(definition: &mut Value, all: &[Arc<Value>], now: &str) {
     store_version(definition);
     match conflicts.first() {
         None => {
-            set_condition(definition, "NamesAccepted", "True", "NoConflicts", "no conflicts found", now);
+            set_condition(
+                definition,
+                "NamesAccepted",
+                "True",
+                "NoConflicts",
+                "no conflicts found",
+                now,
+            );
             set_condition(
                 definition,
                 "Established",
@@ -80,7 +105,14 @@ pub(super) fn settle(definition: &mut Value, all: &[Arc<Value>], now: &str) {
             set_condition(definition, "NamesAccepted", "False", reason, message, now);
             // What was established stays so: its objects exist.
             if !super::is_established(definition) {
-                set_condition(definition, "Established", "False", "NotAccepted", "not all names are accepted", now);
+                set_condition(
+                    definition,
+                    "Established",
+                    "False",
+                    "NotAccepted",
+                    "not all names are accepted",
+                    now,
+                );
             }
         }
     }
@@ -88,10 +120,21 @@ pub(super) fn settle(definition: &mut Value, all: &[Arc<Value>], now: &str) {
 
 /// The version objects are written in joins those that objects may be stored in.
 fn store_version(definition: &mut Value) {
-    let versions = definition["spec"]["versions"].as_array().into_iter().flatten();
-    let storage = versions.into_iter().find(|v| v["storage"] == true).and_then(|v| v["name"].as_str());
-    let Some(storage) = storage.map(ToOwned::to_owned) else { return };
-    let mut stored = definition["status"]["storedVersions"].as_array().cloned().unwrap_or_default();
+    let versions = definition["spec"]["versions"]
+        .as_array()
+        .into_iter()
+        .flatten();
+    let storage = versions
+        .into_iter()
+        .find(|v| v["storage"] == true)
+        .and_then(|v| v["name"].as_str());
+    let Some(storage) = storage.map(ToOwned::to_owned) else {
+        return;
+    };
+    let mut stored = definition["status"]["storedVersions"]
+        .as_array()
+        .cloned()
+        .unwrap_or_default();
     if !stored.iter().any(|v| *v == storage.as_str()) {
         stored.push(json!(storage));
     }
@@ -122,7 +165,10 @@ mod tests {
         let mut second = definition("bars", "Foo", &["f"]);
         settle(&mut second, &[Arc::new(first.clone())], "now");
         assert!(!super::super::is_established(&second));
-        assert_eq!(second["status"]["conditions"][0]["reason"], "ShortNamesConflict");
+        assert_eq!(
+            second["status"]["conditions"][0]["reason"],
+            "ShortNamesConflict"
+        );
         let before = first.clone();
         settle(&mut first, &[Arc::new(second)], "later");
         assert_eq!(first, before, "settled definitions do not change");

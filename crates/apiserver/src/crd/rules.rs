@@ -34,7 +34,10 @@ impl CustomRules {
                     kind: text(&column["type"]),
                     format: text(&column["format"]),
                     description: text(&column["description"]),
-                    priority: column["priority"].as_i64().and_then(|p| i32::try_from(p).ok()).unwrap_or(0),
+                    priority: column["priority"]
+                        .as_i64()
+                        .and_then(|p| i32::try_from(p).ok())
+                        .unwrap_or(0),
                 };
                 (definition, JsonPath::parse(&text(&column["jsonPath"])))
             })
@@ -54,9 +57,19 @@ impl CustomRules {
             .into_iter()
             .flatten()
             .map(|field| text(&field["jsonPath"]))
-            .map(|path| (path.trim_start_matches('.').to_owned(), JsonPath::parse(&path)))
+            .map(|path| {
+                (
+                    path.trim_start_matches('.').to_owned(),
+                    JsonPath::parse(&path),
+                )
+            })
             .collect();
-        Self { schema, has_status, columns, selectable }
+        Self {
+            schema,
+            has_status,
+            columns,
+            selectable,
+        }
     }
 }
 
@@ -66,7 +79,9 @@ impl KindRules for CustomRules {
     }
 
     fn prepare_create(&self, obj: &mut Value) {
-        if self.has_status && let Some(map) = obj.as_object_mut() {
+        if self.has_status
+            && let Some(map) = obj.as_object_mut()
+        {
             map.remove("status");
         }
         meta::set_generation(obj, 1);
@@ -106,19 +121,31 @@ impl KindRules for CustomRules {
     }
 
     fn columns(&self) -> Vec<ColumnDefinition> {
-        self.columns.iter().map(|(definition, _)| definition.clone()).collect()
+        self.columns
+            .iter()
+            .map(|(definition, _)| definition.clone())
+            .collect()
     }
 
     fn cells(&self, obj: &Value, now: i64) -> Vec<Value> {
-        self.columns.iter().map(|(column, path)| cell(column, path, obj, now)).collect()
+        self.columns
+            .iter()
+            .map(|(column, path)| cell(column, path, obj, now))
+            .collect()
     }
 
     fn selectable(&self, obj: &Value) -> Vec<(String, String)> {
-        self.selectable.iter().map(|(name, path)| (name.clone(), path.text(obj).unwrap_or_default())).collect()
+        self.selectable
+            .iter()
+            .map(|(name, path)| (name.clone(), path.text(obj).unwrap_or_default()))
+            .collect()
     }
 
     fn selectable_names(&self) -> Vec<String> {
-        self.selectable.iter().map(|(name, _)| name.clone()).collect()
+        self.selectable
+            .iter()
+            .map(|(name, _)| name.clone())
+            .collect()
     }
 
     fn convert(&self, _obj: &mut Value, _from: &str, _to: &str) -> Result<(), Status> {
@@ -152,7 +179,9 @@ impl KindRules for CustomRules {
 }
 
 fn set_or_remove(object: &mut Value, key: &str, value: Option<Value>) {
-    let Some(map) = object.as_object_mut() else { return };
+    let Some(map) = object.as_object_mut() else {
+        return;
+    };
     match value {
         Some(value) => drop(map.insert(key.to_owned(), value)),
         None => drop(map.remove(key)),
@@ -191,7 +220,10 @@ fn fill(schema: &Schema, value: &mut Value, root: bool) {
             if let Additional::Of(values) = schema.additional() {
                 for (name, child) in map.iter_mut() {
                     if schema.field(name).is_none() {
-                        if child.is_null() && !values.nullable && let Some(default) = &values.default {
+                        if child.is_null()
+                            && !values.nullable
+                            && let Some(default) = &values.default
+                        {
                             *child = default.clone();
                         }
                         fill(values, child, false);
@@ -202,7 +234,10 @@ fn fill(schema: &Schema, value: &mut Value, root: bool) {
         Value::Array(items) => {
             if let Some(schema) = schema.items() {
                 for item in items {
-                    if item.is_null() && !schema.nullable && let Some(default) = &schema.default {
+                    if item.is_null()
+                        && !schema.nullable
+                        && let Some(default) = &schema.default
+                    {
                         *item = default.clone();
                     }
                     fill(schema, item, false);
@@ -215,7 +250,9 @@ fn fill(schema: &Schema, value: &mut Value, root: bool) {
 
 fn cell(column: &ColumnDefinition, path: &JsonPath, obj: &Value, now: i64) -> Value {
     let found = path.find(obj);
-    let Some(first) = found.first() else { return Value::Null };
+    let Some(first) = found.first() else {
+        return Value::Null;
+    };
     match column.kind.as_str() {
         "integer" => first.as_i64().map_or(Value::Null, Value::from),
         "number" => first.as_f64().map_or(Value::Null, Value::from),
@@ -247,7 +284,11 @@ fn age(seconds: i64) -> String {
 }
 
 fn two(large: i64, large_unit: &str, small: i64, small_unit: &str) -> String {
-    if small == 0 { format!("{large}{large_unit}") } else { format!("{large}{large_unit}{small}{small_unit}") }
+    if small == 0 {
+        format!("{large}{large_unit}")
+    } else {
+        format!("{large}{large_unit}{small}{small_unit}")
+    }
 }
 
 #[cfg(test)]
@@ -256,7 +297,11 @@ mod tests {
     use serde_json::json;
 
     fn rules(openapi: Value, version: Value) -> CustomRules {
-        CustomRules::new(Arc::new(Schema::custom_resource(&openapi).unwrap()), &version, true)
+        CustomRules::new(
+            Arc::new(Schema::custom_resource(&openapi).unwrap()),
+            &version,
+            true,
+        )
     }
 
     #[test]
@@ -273,7 +318,10 @@ mod tests {
         assert_eq!(object["spec"], json!({"replicas": 1}));
         let mut object = json!({"spec": {"items": [{}]}});
         rules.default(&mut object);
-        assert_eq!(object["spec"], json!({"replicas": 1, "items": [{"p": "x"}]}));
+        assert_eq!(
+            object["spec"],
+            json!({"replicas": 1, "items": [{"p": "x"}]})
+        );
         let once = object.clone();
         rules.default(&mut object);
         assert_eq!(object, once);
@@ -284,19 +332,42 @@ mod tests {
         let rules = rules(json!({"type": "object"}), json!({}));
         let old = json!({"metadata": {"generation": 3}, "spec": {"a": 1}, "status": {"s": 1}});
         let mut new = json!({"metadata": {}, "spec": {"a": 2}, "status": {"s": 2}});
-        let ctx = UpdateContext { subresource: "", now: "" };
+        let ctx = UpdateContext {
+            subresource: "",
+            now: "",
+        };
         rules.prepare_update(&mut new, &old, &ctx);
-        assert_eq!((&new["status"], meta::generation(&new)), (&json!({"s": 1}), 4));
-        let mut new = json!({"metadata": {"resourceVersion": "7"}, "spec": {"a": 2}, "status": {"s": 2}});
-        rules.prepare_update(&mut new, &old, &UpdateContext { subresource: "status", now: "" });
-        assert_eq!((&new["status"], &new["spec"], meta::generation(&new)), (&json!({"s": 2}), &json!({"a": 1}), 3));
+        assert_eq!(
+            (&new["status"], meta::generation(&new)),
+            (&json!({"s": 1}), 4)
+        );
+        let mut new =
+            json!({"metadata": {"resourceVersion": "7"}, "spec": {"a": 2}, "status": {"s": 2}});
+        rules.prepare_update(
+            &mut new,
+            &old,
+            &UpdateContext {
+                subresource: "status",
+                now: "",
+            },
+        );
+        assert_eq!(
+            (&new["status"], &new["spec"], meta::generation(&new)),
+            (&json!({"s": 2}), &json!({"a": 1}), 3)
+        );
     }
 
     #[test]
     fn ages_read_as_kubectl_writes_them() {
-        for (seconds, expected) in
-            [(5, "5s"), (119, "119s"), (130, "2m10s"), (3599, "59m"), (10_860, "3h1m"), (90_000, "25h"), (259_200, "3d")]
-        {
+        for (seconds, expected) in [
+            (5, "5s"),
+            (119, "119s"),
+            (130, "2m10s"),
+            (3599, "59m"),
+            (10_860, "3h1m"),
+            (90_000, "25h"),
+            (259_200, "3d"),
+        ] {
             assert_eq!(age(seconds), expected);
         }
     }

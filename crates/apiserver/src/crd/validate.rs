@@ -13,7 +13,9 @@ const MAX_ERRORS: usize = 100;
 const PATTERN_BYTES: usize = 1 << 20;
 
 pub(super) fn object(schema: &Schema, value: &Value, old: Option<&Value>) -> ErrorList {
-    let mut walk = Walk { errors: ErrorList::new() };
+    let mut walk = Walk {
+        errors: ErrorList::new(),
+    };
     walk.value(schema, value, old, &Path::root(), true);
     walk.errors
 }
@@ -23,7 +25,14 @@ struct Walk {
 }
 
 impl Walk {
-    fn value(&mut self, schema: &Schema, value: &Value, old: Option<&Value>, path: &Path, root: bool) {
+    fn value(
+        &mut self,
+        schema: &Schema,
+        value: &Value,
+        old: Option<&Value>,
+        path: &Path,
+        root: bool,
+    ) {
         if old == Some(value) || self.errors.len() >= MAX_ERRORS {
             return;
         }
@@ -44,7 +53,8 @@ impl Walk {
             && !has_format(&schema.format, text)
         {
             let detail = format!("{path} in body must be of type {}: {text:?}", schema.format);
-            self.errors.push(FieldError::invalid(path, value.clone(), detail));
+            self.errors
+                .push(FieldError::invalid(path, value.clone(), detail));
         }
         match value {
             Value::Object(map) => {
@@ -52,18 +62,38 @@ impl Walk {
                     if root && matches!(field.name.as_ref(), "apiVersion" | "kind" | "metadata") {
                         continue;
                     }
-                    let at = if path.is_root() { Path::new(&field.name) } else { path.child(&field.name) };
+                    let at = if path.is_root() {
+                        Path::new(&field.name)
+                    } else {
+                        path.child(&field.name)
+                    };
                     match map.get(field.name.as_ref()) {
                         Some(child) => {
-                            self.value(&field.schema, child, old.and_then(|o| o.get(field.name.as_ref())), &at, false);
+                            self.value(
+                                &field.schema,
+                                child,
+                                old.and_then(|o| o.get(field.name.as_ref())),
+                                &at,
+                                false,
+                            );
                         }
-                        None if field.required => self.errors.push(FieldError::required(&at, "")),
+                        None if field.required => {
+                            let error = FieldError::required(&at, "");
+                            if !self.errors.contains(&error) {
+                                self.errors.push(error);
+                            }
+                        }
                         None => {}
                     }
                 }
                 if let Additional::Of(values) = schema.additional() {
-                    for (name, child) in map.iter().filter(|(name, _)| schema.field(name).is_none()) {
-                        let at = if path.is_root() { Path::new(name) } else { path.child(name) };
+                    for (name, child) in map.iter().filter(|(name, _)| schema.field(name).is_none())
+                    {
+                        let at = if path.is_root() {
+                            Path::new(name)
+                        } else {
+                            path.child(name)
+                        };
                         self.value(values, child, old.and_then(|o| o.get(name)), &at, false);
                     }
                 }
@@ -78,19 +108,28 @@ impl Walk {
             ListType::Set => {
                 for (at, item) in items.iter().enumerate() {
                     if items[..at].contains(item) {
-                        self.errors.push(FieldError::duplicate(&path.index(at), item.clone()));
+                        self.errors
+                            .push(FieldError::duplicate(&path.index(at), item.clone()));
                     }
                 }
             }
             ListType::Map => {
                 let key = |item: &Value| -> Vec<Value> {
-                    schema.list_keys().iter().map(|k| item[k.as_ref()].clone()).collect()
+                    schema
+                        .list_keys()
+                        .iter()
+                        .map(|k| item[k.as_ref()].clone())
+                        .collect()
                 };
                 for (at, item) in items.iter().enumerate() {
                     if items[..at].iter().any(|other| key(other) == key(item)) {
-                        let shown: serde_json::Map<String, Value> =
-                            schema.list_keys().iter().map(|k| (k.to_string(), item[k.as_ref()].clone())).collect();
-                        self.errors.push(FieldError::duplicate(&path.index(at), Value::Object(shown)));
+                        let shown: serde_json::Map<String, Value> = schema
+                            .list_keys()
+                            .iter()
+                            .map(|k| (k.to_string(), item[k.as_ref()].clone()))
+                            .collect();
+                        self.errors
+                            .push(FieldError::duplicate(&path.index(at), Value::Object(shown)));
                     }
                 }
             }
@@ -100,7 +139,12 @@ impl Walk {
         for (at, item) in items.iter().enumerate() {
             // An item is what it was when its key is (in maps) or its value (elsewhere).
             let before = old.and_then(|old| match schema.list_type() {
-                ListType::Map => old.iter().find(|o| schema.list_keys().iter().all(|k| o[k.as_ref()] == item[k.as_ref()])),
+                ListType::Map => old.iter().find(|o| {
+                    schema
+                        .list_keys()
+                        .iter()
+                        .all(|k| o[k.as_ref()] == item[k.as_ref()])
+                }),
                 _ => old.iter().find(|o| *o == item),
             });
             self.value(of, item, before, &path.index(at), false);
@@ -133,10 +177,15 @@ impl Walk {
                 .map(|v| v.as_str().map_or_else(|| v.to_string(), ToOwned::to_owned))
                 .collect();
             let allowed: Vec<&str> = allowed.iter().map(String::as_str).collect();
-            self.errors.push(FieldError::not_supported(path, value.clone(), &allowed));
+            self.errors
+                .push(FieldError::not_supported(path, value.clone(), &allowed));
         }
         let mut invalid = |detail: String| {
-            self.errors.push(FieldError::invalid(path, value.clone(), format!("{path} in body {detail}")));
+            self.errors.push(FieldError::invalid(
+                path,
+                value.clone(),
+                format!("{path} in body {detail}"),
+            ));
         };
         match value {
             Value::Number(number) => {
@@ -165,7 +214,10 @@ impl Walk {
             Value::String(text) => {
                 let length = text.chars().count() as u64;
                 if rules.min_length.is_some_and(|minimum| length < minimum) {
-                    invalid(format!("should be at least {} chars long", rules.min_length.unwrap_or_default()));
+                    invalid(format!(
+                        "should be at least {} chars long",
+                        rules.min_length.unwrap_or_default()
+                    ));
                 }
                 if let Some(pattern) = &rules.pattern
                     && !matches_pattern(pattern, text)
@@ -173,7 +225,10 @@ impl Walk {
                     invalid(format!("should match '{pattern}'"));
                 }
                 if let Some(maximum) = rules.max_length.filter(|maximum| length > *maximum) {
-                    self.errors.push(FieldError::too_long(path, usize::try_from(maximum).unwrap_or(usize::MAX)));
+                    self.errors.push(FieldError::too_long(
+                        path,
+                        usize::try_from(maximum).unwrap_or(usize::MAX),
+                    ));
                 }
             }
             Value::Array(items) => {
@@ -183,7 +238,8 @@ impl Walk {
                 }
                 if let Some(maximum) = rules.max_items.filter(|maximum| count > *maximum) {
                     let maximum = usize::try_from(maximum).unwrap_or(usize::MAX);
-                    self.errors.push(FieldError::too_many(path, items.len(), maximum));
+                    self.errors
+                        .push(FieldError::too_many(path, items.len(), maximum));
                 }
             }
             Value::Object(map) => {
@@ -193,10 +249,19 @@ impl Walk {
                 }
                 if let Some(maximum) = rules.max_properties.filter(|maximum| count > *maximum) {
                     let maximum = usize::try_from(maximum).unwrap_or(usize::MAX);
-                    self.errors.push(FieldError::too_many(path, map.len(), maximum));
+                    self.errors
+                        .push(FieldError::too_many(path, map.len(), maximum));
                 }
-                for name in rules.required.iter().filter(|name| !map.contains_key(name.as_str())) {
-                    let at = if path.is_root() { Path::new(name) } else { path.child(name) };
+                for name in rules
+                    .required
+                    .iter()
+                    .filter(|name| !map.contains_key(name.as_str()))
+                {
+                    let at = if path.is_root() {
+                        Path::new(name)
+                    } else {
+                        path.child(name)
+                    };
                     let error = FieldError::required(&at, "");
                     if !self.errors.contains(&error) {
                         self.errors.push(error);
@@ -210,21 +275,32 @@ impl Walk {
 
     fn combinations(&mut self, rules: &Rules, value: &Value, path: &Path) {
         let holds = |schema: &Schema| {
-            let mut inner = Walk { errors: ErrorList::new() };
+            let mut inner = Walk {
+                errors: ErrorList::new(),
+            };
             inner.value(schema, value, None, path, false);
             inner.errors.is_empty()
         };
         let name = path.to_string();
-        let mut invalid = |detail: String| self.errors.push(FieldError::invalid(path, value.clone(), detail));
+        let mut invalid = |detail: String| {
+            self.errors
+                .push(FieldError::invalid(path, value.clone(), detail))
+        };
         if !rules.any_of.is_empty() && !rules.any_of.iter().any(holds) {
-            invalid(format!("{name:?} must validate at least one schema (anyOf)"));
+            invalid(format!(
+                "{name:?} must validate at least one schema (anyOf)"
+            ));
         }
         if !rules.one_of.is_empty() {
             match rules.one_of.iter().filter(|s| holds(s)).count() {
                 1 => {}
-                0 => invalid(format!("{name:?} must validate one and only one schema (oneOf). Found none valid")),
+                0 => invalid(format!(
+                    "{name:?} must validate one and only one schema (oneOf). Found none valid"
+                )),
                 many => {
-                    invalid(format!("{name:?} must validate one and only one schema (oneOf). Found {many} valid alternatives"));
+                    invalid(format!(
+                        "{name:?} must validate one and only one schema (oneOf). Found {many} valid alternatives"
+                    ));
                 }
             }
         }
@@ -232,7 +308,9 @@ impl Walk {
             invalid(format!("{name:?} must not validate the schema (not)"));
         }
         for schema in &rules.all_of {
-            let mut inner = Walk { errors: ErrorList::new() };
+            let mut inner = Walk {
+                errors: ErrorList::new(),
+            };
             inner.value(schema, value, None, path, false);
             self.errors.extend(inner.errors);
         }
@@ -277,11 +355,15 @@ fn has_format(format: &str, text: &str) -> bool {
         "cidr" => text.parse::<ipnet::IpNet>().is_ok(),
         "byte" => {
             use base64::Engine;
-            base64::engine::general_purpose::STANDARD.decode(text).is_ok()
+            base64::engine::general_purpose::STANDARD
+                .decode(text)
+                .is_ok()
         }
         "uuid" | "uuid3" | "uuid4" | "uuid5" => uuid::Uuid::parse_str(text).is_ok(),
         "quantity" => quantity::Quantity::parse(text).is_ok(),
-        "uri" => text.parse::<http::Uri>().is_ok_and(|uri| uri.scheme().is_some() || text.starts_with('/')),
+        "uri" => text
+            .parse::<http::Uri>()
+            .is_ok_and(|uri| uri.scheme().is_some() || text.starts_with('/')),
         _ => true,
     }
 }
@@ -300,7 +382,10 @@ mod tests {
 
     fn errors(openapi: Value, value: Value) -> Vec<String> {
         let schema = Schema::custom_resource(&openapi).unwrap();
-        object(&schema, &value, None).iter().map(ToString::to_string).collect()
+        object(&schema, &value, None)
+            .iter()
+            .map(ToString::to_string)
+            .collect()
     }
 
     fn spec(properties: Value) -> Value {
@@ -319,19 +404,25 @@ mod tests {
         assert_eq!(
             errors(schema.clone(), value),
             [
-                r#"spec.e: Unsupported value: "z": supported values: "x", "y""#,
                 "spec.must: Required value",
+                r#"spec.e: Unsupported value: "z": supported values: "x", "y""#,
                 r#"spec.n: Invalid value: "string": spec.n in body must be of type integer: "string""#,
                 r#"spec.s: Invalid value: "b": spec.s in body should match '^a+$'"#,
             ]
         );
         let value = json!({"spec": {"n": 0, "must": "x"}});
-        assert_eq!(errors(schema, value), ["spec.n: Invalid value: 0: spec.n in body should be greater than or equal to 1"]);
+        assert_eq!(
+            errors(schema, value),
+            ["spec.n: Invalid value: 0: spec.n in body should be greater than or equal to 1"]
+        );
     }
 
     #[test]
     fn what_was_wrong_before_and_did_not_change_is_let_be() {
-        let schema = Schema::custom_resource(&spec(json!({"n": {"type": "integer", "minimum": 1}, "m": {"type": "string"}}))).unwrap();
+        let schema = Schema::custom_resource(&spec(
+            json!({"n": {"type": "integer", "minimum": 1}, "m": {"type": "string"}}),
+        ))
+        .unwrap();
         let old = json!({"spec": {"n": 0, "m": "a"}});
         let new = json!({"spec": {"n": 0, "m": "b", "must": 1}});
         assert!(object(&schema, &new, Some(&old)).is_empty());

@@ -42,7 +42,12 @@ pub(super) fn core_versions(endpoint: &str) -> Value {
 
 /// `/apis`.
 pub(super) fn group_list(snapshot: &Snapshot, aggregated: &[Value]) -> Value {
-    let mut groups: Vec<Value> = snapshot.groups.iter().filter(|g| !g.name.is_empty()).map(group).collect();
+    let mut groups: Vec<Value> = snapshot
+        .groups
+        .iter()
+        .filter(|g| !g.name.is_empty())
+        .map(group)
+        .collect();
     groups.extend(aggregated.iter().cloned());
     json!({"kind": "APIGroupList", "apiVersion": "v1", "groups": groups})
 }
@@ -95,7 +100,10 @@ fn resource(entry: &ResourceEntry) -> Value {
 fn storage_version_hash(entry: &ResourceEntry) -> String {
     use base64::Engine;
     use sha2::Digest;
-    let stored = format!("{}/{}/{}", entry.storage_group, entry.storage_version, entry.kind);
+    let stored = format!(
+        "{}/{}/{}",
+        entry.storage_group, entry.storage_version, entry.kind
+    );
     base64::engine::general_purpose::STANDARD.encode(&sha2::Sha256::digest(stored.as_bytes())[..8])
 }
 
@@ -140,7 +148,11 @@ pub(super) fn aggregated(snapshot: &Snapshot, version: &str, core: bool) -> Valu
 }
 
 fn aggregated_version(version: &Version) -> Value {
-    let resources: Vec<Value> = version.resources.iter().map(|entry| aggregated_resource(entry)).collect();
+    let resources: Vec<Value> = version
+        .resources
+        .iter()
+        .map(|entry| aggregated_resource(entry))
+        .collect();
     json!({"version": version.version, "freshness": "Current", "resources": resources})
 }
 

@@ -35,7 +35,11 @@ pub(crate) struct Version {
 
 impl Group {
     pub(crate) fn group_version(&self, version: &str) -> String {
-        if self.name.is_empty() { version.to_owned() } else { format!("{}/{version}", self.name) }
+        if self.name.is_empty() {
+            version.to_owned()
+        } else {
+            format!("{}/{version}", self.name)
+        }
     }
 }
 
@@ -53,7 +57,10 @@ impl Discovery {
         {
             return Arc::clone(snapshot);
         }
-        let snapshot = Arc::new(Snapshot { generation, groups: group(server.resources.all()) });
+        let snapshot = Arc::new(Snapshot {
+            generation,
+            groups: group(server.resources.all()),
+        });
         *current = Some(Arc::clone(&snapshot));
         snapshot
     }
@@ -62,21 +69,37 @@ impl Discovery {
 fn group(entries: Vec<Arc<ResourceEntry>>) -> Vec<Group> {
     let mut groups: Vec<Group> = Vec::new();
     for entry in entries {
-        let at = groups.iter().position(|g| g.name == entry.group).unwrap_or_else(|| {
-            groups.push(Group { name: entry.group.clone(), versions: Vec::new() });
-            groups.len() - 1
-        });
+        let at = groups
+            .iter()
+            .position(|g| g.name == entry.group)
+            .unwrap_or_else(|| {
+                groups.push(Group {
+                    name: entry.group.clone(),
+                    versions: Vec::new(),
+                });
+                groups.len() - 1
+            });
         let versions = &mut groups[at].versions;
-        let at = versions.iter().position(|v| v.version == entry.version).unwrap_or_else(|| {
-            versions.push(Version { version: entry.version.clone(), resources: Vec::new() });
-            versions.len() - 1
-        });
+        let at = versions
+            .iter()
+            .position(|v| v.version == entry.version)
+            .unwrap_or_else(|| {
+                versions.push(Version {
+                    version: entry.version.clone(),
+                    resources: Vec::new(),
+                });
+                versions.len() - 1
+            });
         versions[at].resources.push(entry);
     }
     for group in &mut groups {
-        group.versions.sort_by_key(|v| Reverse(version_priority(&v.version)));
+        group
+            .versions
+            .sort_by_key(|v| Reverse(version_priority(&v.version)));
         for version in &mut group.versions {
-            version.resources.sort_by(|a, b| a.resource.cmp(&b.resource));
+            version
+                .resources
+                .sort_by(|a, b| a.resource.cmp(&b.resource));
         }
     }
     groups.sort_by(|a, b| (group_rank(&a.name), &a.name).cmp(&(group_rank(&b.name), &b.name)));
@@ -88,16 +111,25 @@ fn group_rank(name: &str) -> usize {
     if name.is_empty() {
         return 0;
     }
-    document::GROUP_ORDER.iter().position(|g| *g == name).map_or(usize::MAX, |at| at + 1)
+    document::GROUP_ORDER
+        .iter()
+        .position(|g| *g == name)
+        .map_or(usize::MAX, |at| at + 1)
 }
 
 /// Kubernetes' order of versions: stable before beta before alpha, higher numbers first, and
 /// what is no such version last. Greater is better.
 pub(crate) fn version_priority(version: &str) -> (u8, u64, u64, Reverse<String>) {
     let other = || (0, 0, 0, Reverse(version.to_owned()));
-    let Some(rest) = version.strip_prefix('v') else { return other() };
-    let digits = rest.find(|c: char| !c.is_ascii_digit()).unwrap_or(rest.len());
-    let Ok(major) = rest[..digits].parse::<u64>() else { return other() };
+    let Some(rest) = version.strip_prefix('v') else {
+        return other();
+    };
+    let digits = rest
+        .find(|c: char| !c.is_ascii_digit())
+        .unwrap_or(rest.len());
+    let Ok(major) = rest[..digits].parse::<u64>() else {
+        return other();
+    };
     let named = || Reverse(String::new());
     match &rest[digits..] {
         "" => (3, major, 0, named()),
@@ -107,30 +139,52 @@ pub(crate) fn version_priority(version: &str) -> (u8, u64, u64, Reverse<String>)
                 (_, Some(minor)) => (1, minor),
                 _ => return other(),
             };
-            minor.parse().map_or_else(|_| other(), |minor| (level, major, minor, named()))
+            minor
+                .parse()
+                .map_or_else(|_| other(), |minor| (level, major, minor, named()))
         }
     }
 }
 
 /// Whether the path belongs to discovery, for the answer to wrong methods.
 pub(crate) fn is_path(segments: &[&str]) -> bool {
-    matches!(segments, ["api"] | ["api", _] | ["apis"] | ["apis", _] | ["apis", _, _])
+    matches!(
+        segments,
+        ["api"] | ["api", _] | ["apis"] | ["apis", _] | ["apis", _, _]
+    )
 }
 
-pub(crate) fn answer(server: &Arc<Server>, context: &RequestContext, segments: &[&str]) -> Result<Response, Status> {
+pub(crate) fn answer(
+    server: &Arc<Server>,
+    context: &RequestContext,
+    segments: &[&str],
+) -> Result<Response, Status> {
     let snapshot = server.discovery.current(server);
     match segments {
         ["api"] => match aggregated_version(context) {
             Some(version) => Ok(aggregated(context, &snapshot, version, true, server)),
-            None => Ok(respond_json(200, &document::core_versions(&server.endpoint()))),
+            None => Ok(respond_json(
+                200,
+                &document::core_versions(&server.endpoint()),
+            )),
         },
         ["apis"] => match aggregated_version(context) {
             Some(version) => Ok(aggregated(context, &snapshot, version, false, server)),
-            None => Ok(respond_json(200, &document::group_list(&snapshot, &server.aggregation.groups()))),
+            None => Ok(respond_json(
+                200,
+                &document::group_list(&snapshot, &server.aggregation.groups()),
+            )),
         },
         ["apis", name] if !name.is_empty() => {
-            let groups = snapshot.groups.iter().map(document::group).collect::<Vec<Value>>();
-            let found = groups.into_iter().chain(server.aggregation.groups()).find(|g| g["name"] == **name);
+            let groups = snapshot
+                .groups
+                .iter()
+                .map(document::group)
+                .collect::<Vec<Value>>();
+            let found = groups
+                .into_iter()
+                .chain(server.aggregation.groups())
+                .find(|g| g["name"] == **name);
             let mut found = found.ok_or_else(Status::path_not_found)?;
             found["kind"] = "APIGroup".into();
             found["apiVersion"] = "v1".into();
@@ -147,7 +201,12 @@ fn resource_list(snapshot: &Snapshot, group: &str, version: &str) -> Result<Resp
         .groups
         .iter()
         .find(|g| g.name == group)
-        .and_then(|g| g.versions.iter().find(|v| v.version == version).map(|v| (g, v)));
+        .and_then(|g| {
+            g.versions
+                .iter()
+                .find(|v| v.version == version)
+                .map(|v| (g, v))
+        });
     let (group, version) = found.ok_or_else(Status::path_not_found)?;
     Ok(respond_json(200, &document::resource_list(group, version)))
 }
@@ -163,8 +222,12 @@ fn aggregated_version(context: &RequestContext) -> Option<&'static str> {
         let parameters: Vec<(&str, &str)> = parts.filter_map(|p| p.split_once('=')).collect();
         let get = |name: &str| parameters.iter().find(|(k, _)| *k == name).map(|(_, v)| *v);
         match (get("g"), get("v"), get("as")) {
-            (Some("apidiscovery.k8s.io"), Some("v2"), Some("APIGroupDiscoveryList")) => return Some("v2"),
-            (Some("apidiscovery.k8s.io"), Some("v2beta1"), Some("APIGroupDiscoveryList")) => return Some("v2beta1"),
+            (Some("apidiscovery.k8s.io"), Some("v2"), Some("APIGroupDiscoveryList")) => {
+                return Some("v2");
+            }
+            (Some("apidiscovery.k8s.io"), Some("v2beta1"), Some("APIGroupDiscoveryList")) => {
+                return Some("v2beta1");
+            }
             (None, None, None) => return None,
             _ => {}
         }
@@ -172,22 +235,39 @@ fn aggregated_version(context: &RequestContext) -> Option<&'static str> {
     None
 }
 
-fn aggregated(context: &RequestContext, snapshot: &Snapshot, version: &str, core: bool, server: &Server) -> Response {
+fn aggregated(
+    context: &RequestContext,
+    snapshot: &Snapshot,
+    version: &str,
+    core: bool,
+    server: &Server,
+) -> Response {
     let mut value = document::aggregated(snapshot, version, core);
     if !core && let Some(items) = value["items"].as_array_mut() {
         items.extend(server.aggregation.stale_groups());
     }
     let bytes = serde_json::to_vec(&value).unwrap_or_default();
-    let digest: String = Sha256::digest(&bytes).iter().map(|byte| format!("{byte:02X}")).collect();
+    let digest: String = Sha256::digest(&bytes)
+        .iter()
+        .map(|byte| format!("{byte:02X}"))
+        .collect();
     let etag = format!("\"{digest}\"");
     let mut response = if context.header("if-none-match") == Some(etag.as_str()) {
         let mut response = http::Response::new(empty());
         *response.status_mut() = http::StatusCode::NOT_MODIFIED;
         response
     } else {
-        respond(200, &format!("application/json;g=apidiscovery.k8s.io;v={version};as=APIGroupDiscoveryList"), bytes)
+        respond(
+            200,
+            &format!("application/json;g=apidiscovery.k8s.io;v={version};as=APIGroupDiscoveryList"),
+            bytes,
+        )
     };
-    for (name, value) in [("etag", etag.as_str()), ("vary", "Accept"), ("cache-control", "public")] {
+    for (name, value) in [
+        ("etag", etag.as_str()),
+        ("vary", "Accept"),
+        ("cache-control", "public"),
+    ] {
         if let Ok(value) = http::HeaderValue::from_str(value) {
             response.headers_mut().insert(name, value);
         }
@@ -201,8 +281,15 @@ mod tests {
 
     #[test]
     fn versions_are_ordered_as_kubernetes_does() {
-        let mut versions = vec!["v1alpha1", "v10", "foo", "v2", "v1", "v2beta1", "v1beta2", "v11beta2", "a1"];
+        let mut versions = vec![
+            "v1alpha1", "v10", "foo", "v2", "v1", "v2beta1", "v1beta2", "v11beta2", "a1",
+        ];
         versions.sort_by_key(|v| Reverse(version_priority(v)));
-        assert_eq!(versions, ["v10", "v2", "v1", "v11beta2", "v2beta1", "v1beta2", "v1alpha1", "a1", "foo"]);
+        assert_eq!(
+            versions,
+            [
+                "v10", "v2", "v1", "v11beta2", "v2beta1", "v1beta2", "v1alpha1", "a1", "foo"
+            ]
+        );
     }
 }

@@ -18,12 +18,16 @@ use crate::request::{Body, BoxError, RequestContext, Response};
 const GZIP_THRESHOLD_BYTES: u64 = 128 * 1024;
 
 pub(super) fn accepts_gzip(headers: &HeaderMap) -> bool {
-    headers.get_all(ACCEPT_ENCODING).iter().filter_map(|v| v.to_str().ok()).any(|value| {
-        value.split(',').any(|item| {
-            let (coding, quality) = item.split_once(';').unwrap_or((item, ""));
-            coding.trim().eq_ignore_ascii_case("gzip") && quality.trim() != "q=0"
+    headers
+        .get_all(ACCEPT_ENCODING)
+        .iter()
+        .filter_map(|v| v.to_str().ok())
+        .any(|value| {
+            value.split(',').any(|item| {
+                let (coding, quality) = item.split_once(';').unwrap_or((item, ""));
+                coding.trim().eq_ignore_ascii_case("gzip") && quality.trim() != "q=0"
+            })
         })
-    })
 }
 
 /// Compresses large JSON and protobuf answers of get and list.
@@ -36,17 +40,30 @@ pub(super) fn compress(context: &RequestContext, response: Response) -> Response
             .headers()
             .get(CONTENT_TYPE)
             .and_then(|v| v.to_str().ok())
-            .is_some_and(|v| v.starts_with("application/json") || v.starts_with("application/vnd.kubernetes"))
+            .is_some_and(|v| {
+                v.starts_with("application/json") || v.starts_with("application/vnd.kubernetes")
+            })
         && accepts_gzip(&context.headers);
-    let large = response.body().size_hint().exact().is_none_or(|size| size >= GZIP_THRESHOLD_BYTES);
+    let large = response
+        .body()
+        .size_hint()
+        .exact()
+        .is_none_or(|size| size >= GZIP_THRESHOLD_BYTES);
     if !eligible || !large {
         return response;
     }
     let (mut parts, body) = response.into_parts();
     parts.headers.remove(CONTENT_LENGTH);
-    parts.headers.insert(CONTENT_ENCODING, HeaderValue::from_static("gzip"));
-    parts.headers.append(VARY, HeaderValue::from_static("Accept-Encoding"));
-    let body = Gzip { inner: Some(body), encoder: Some(GzEncoder::new(Vec::new(), Compression::new(1))) };
+    parts
+        .headers
+        .insert(CONTENT_ENCODING, HeaderValue::from_static("gzip"));
+    parts
+        .headers
+        .append(VARY, HeaderValue::from_static("Accept-Encoding"));
+    let body = Gzip {
+        inner: Some(body),
+        encoder: Some(GzEncoder::new(Vec::new(), Compression::new(1))),
+    };
     Response::from_parts(parts, body.boxed_unsync())
 }
 
@@ -58,7 +75,9 @@ struct Gzip {
 
 impl Gzip {
     fn push(&mut self, data: &[u8]) -> std::io::Result<Option<Bytes>> {
-        let Some(encoder) = &mut self.encoder else { return Ok(None) };
+        let Some(encoder) = &mut self.encoder else {
+            return Ok(None);
+        };
         encoder.write_all(data)?;
         let out = encoder.get_mut();
         Ok((out.len() >= 16 * 1024).then(|| Bytes::from(std::mem::take(out))))
@@ -66,7 +85,10 @@ impl Gzip {
 
     fn finish(&mut self) -> std::io::Result<Option<Bytes>> {
         self.inner = None;
-        self.encoder.take().map(|encoder| encoder.finish().map(Bytes::from)).transpose()
+        self.encoder
+            .take()
+            .map(|encoder| encoder.finish().map(Bytes::from))
+            .transpose()
     }
 }
 
@@ -74,9 +96,14 @@ impl http_body::Body for Gzip {
     type Data = Bytes;
     type Error = BoxError;
 
-    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
         loop {
-            let Some(inner) = &mut self.inner else { return Poll::Ready(None) };
+            let Some(inner) = &mut self.inner else {
+                return Poll::Ready(None);
+            };
             let out = match std::task::ready!(Pin::new(inner).poll_frame(cx)) {
                 Some(Ok(frame)) => match frame.into_data() {
                     Ok(data) => self.push(&data),
@@ -100,7 +127,9 @@ pub(super) fn finish_headers(context: &RequestContext, response: &mut Response) 
     if let Ok(value) = HeaderValue::from_str(&context.audit_id) {
         headers.insert("audit-id", value);
     }
-    headers.entry("cache-control").or_insert(HeaderValue::from_static("no-cache, private"));
+    headers
+        .entry("cache-control")
+        .or_insert(HeaderValue::from_static("no-cache, private"));
     for warning in context.warnings.take() {
         if let Ok(value) = HeaderValue::from_str(&warning_value(&warning)) {
             headers.append("warning", value);
@@ -131,7 +160,10 @@ mod tests {
 
     #[test]
     fn quotes_in_warnings_are_escaped() {
-        assert_eq!(warning_value("unknown field \"a\"\n"), "299 - \"unknown field \\\"a\\\" \"");
+        assert_eq!(
+            warning_value("unknown field \"a\"\n"),
+            "299 - \"unknown field \\\"a\\\" \""
+        );
     }
 
     #[test]
@@ -156,7 +188,9 @@ mod tests {
         };
         let packed = body.collect().await.unwrap().to_bytes();
         let mut unpacked = Vec::new();
-        flate2::read::GzDecoder::new(&packed[..]).read_to_end(&mut unpacked).unwrap();
+        flate2::read::GzDecoder::new(&packed[..])
+            .read_to_end(&mut unpacked)
+            .unwrap();
         assert_eq!(unpacked, text);
     }
 }

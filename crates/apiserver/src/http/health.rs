@@ -35,11 +35,18 @@ impl Health {
     }
 
     pub(crate) fn set(&self, name: &'static str, failure: Option<String>, live: bool) {
-        self.checks.lock().unwrap_or_else(PoisonError::into_inner).insert(name, Check { failure, live });
+        self.checks
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .insert(name, Check { failure, live });
     }
 
     pub(crate) fn is_ready(&self) -> bool {
-        self.checks.lock().unwrap_or_else(PoisonError::into_inner).values().all(|check| check.failure.is_none())
+        self.checks
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .values()
+            .all(|check| check.failure.is_none())
     }
 
     pub(super) fn answer(&self, info: &RequestInfo) -> Result<Response, Status> {
@@ -91,7 +98,9 @@ mod tests {
 
     fn ask(health: &Health, uri: &str) -> u16 {
         let info = RequestInfo::parse(&http::Method::GET, &uri.parse().unwrap());
-        health.answer(&info).map_or_else(|s| s.code, |r| r.status().as_u16())
+        health
+            .answer(&info)
+            .map_or_else(|s| s.code, |r| r.status().as_u16())
     }
 
     #[test]
@@ -100,8 +109,17 @@ mod tests {
         health.expect("poststarthook/rbac/bootstrap-roles");
         assert_eq!(ask(&health, "/livez"), 200);
         assert_eq!(ask(&health, "/readyz"), 500);
-        assert_eq!(ask(&health, "/readyz?exclude=poststarthook/rbac/bootstrap-roles"), 200);
-        assert_eq!(ask(&health, "/readyz/poststarthook/rbac/bootstrap-roles"), 500);
+        assert_eq!(
+            ask(
+                &health,
+                "/readyz?exclude=poststarthook/rbac/bootstrap-roles"
+            ),
+            200
+        );
+        assert_eq!(
+            ask(&health, "/readyz/poststarthook/rbac/bootstrap-roles"),
+            500
+        );
         assert_eq!(ask(&health, "/readyz/unknown"), 404);
         health.done("poststarthook/rbac/bootstrap-roles");
         assert_eq!(ask(&health, "/readyz?verbose"), 200);

@@ -37,7 +37,11 @@ pub(crate) struct Peer {
 }
 
 pub(crate) trait Serve: Send + Sync + 'static {
-    fn serve(self: Arc<Self>, request: http::Request<Incoming>, peer: Peer) -> impl Future<Output = Response> + Send;
+    fn serve(
+        self: Arc<Self>,
+        request: http::Request<Incoming>,
+        peer: Peer,
+    ) -> impl Future<Output = Response> + Send;
 }
 
 /// Serves until `stop`, then lets open requests end for a moment.
@@ -51,7 +55,9 @@ pub(crate) async fn listen<S: Serve>(
     let slots = Arc::new(Semaphore::new(MAX_CONNECTIONS));
     let tasks = TaskTracker::new();
     loop {
-        let Ok(slot) = Arc::clone(&slots).acquire_owned().await else { break };
+        let Ok(slot) = Arc::clone(&slots).acquire_owned().await else {
+            break;
+        };
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
             () = stop.cancelled() => break,
@@ -98,15 +104,26 @@ async fn connection<S: Serve>(
         }
         Err(_) => return,
     };
-    let certificates = tls.get_ref().1.peer_certificates().map(|chain| chain.to_vec()).unwrap_or_default();
-    let peer = Peer { address, certificates: Arc::new(certificates) };
+    let certificates = tls
+        .get_ref()
+        .1
+        .peer_certificates()
+        .map(|chain| chain.to_vec())
+        .unwrap_or_default();
+    let peer = Peer {
+        address,
+        certificates: Arc::new(certificates),
+    };
     let handler = service_fn(move |request| {
         let (service, peer) = (Arc::clone(&service), peer.clone());
         async move { Ok::<_, Infallible>(service.serve(request, peer).await) }
     });
 
     let mut builder = auto::Builder::new(TokioExecutor::new());
-    builder.http1().timer(TokioTimer::new()).header_read_timeout(HEADER_TIMEOUT);
+    builder
+        .http1()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEADER_TIMEOUT);
     builder
         .http2()
         .timer(TokioTimer::new())

@@ -49,13 +49,19 @@ pub(crate) enum Caller {
 impl Serve for Server {
     async fn serve(self: Arc<Self>, request: http::Request<Incoming>, peer: Peer) -> Response {
         let (parts, body) = request.into_parts();
-        self.handle(parts, RequestBody::Stream(body), Caller::Peer(peer)).await
+        self.handle(parts, RequestBody::Stream(body), Caller::Peer(peer))
+            .await
     }
 }
 
 impl Server {
     /// Serves one request; never panics, never hangs unless it is a long-running one.
-    pub(crate) async fn handle(self: Arc<Self>, parts: Parts, body: RequestBody, caller: Caller) -> Response {
+    pub(crate) async fn handle(
+        self: Arc<Self>,
+        parts: Parts,
+        body: RequestBody,
+        caller: Caller,
+    ) -> Response {
         let started = Instant::now();
         let info = Arc::new(RequestInfo::parse(&parts.method, &parts.uri));
         let context = RequestContext {
@@ -68,13 +74,17 @@ impl Server {
         };
         let long_running = info.is_long_running();
         let measured = self.metrics.begin(&info);
-        let work = AssertUnwindSafe(Arc::clone(&self).admitted(context.clone(), parts, body, caller)).catch_unwind();
+        let work =
+            AssertUnwindSafe(Arc::clone(&self).admitted(context.clone(), parts, body, caller))
+                .catch_unwind();
         let outcome = if long_running {
             work.await
         } else {
             match tokio::time::timeout(REQUEST_TIMEOUT, work).await {
                 Ok(outcome) => outcome,
-                Err(_) => Ok(Err(Status::timeout("request did not complete within the allotted timeout"))),
+                Err(_) => Ok(Err(Status::timeout(
+                    "request did not complete within the allotted timeout",
+                ))),
             }
         };
         let mut response = match outcome {
@@ -104,14 +114,19 @@ impl Server {
     ) -> Result<Response, Status> {
         let user = match caller {
             Caller::Known(user) => (*user).clone(),
-            Caller::Peer(peer) => self.authenticator.authenticate(&parts.headers, &peer.certificates).await?,
+            Caller::Peer(peer) => {
+                self.authenticator
+                    .authenticate(&parts.headers, &peer.certificates)
+                    .await?
+            }
         };
         parts.headers.remove(http::header::AUTHORIZATION);
         let user = crate::authn::impersonate::apply(&self.authorizer, user, &mut parts.headers)?;
         context.user = Arc::new(user);
         context.headers = Arc::new(parts.headers.clone());
         if !health::is_always_allowed(&context.info.path) {
-            self.authorizer.require(&Attributes::of(&context.user, &context.info))?;
+            self.authorizer
+                .require(&Attributes::of(&context.user, &context.info))?;
         }
         let permit = self.flow.enter(&context).await?;
         let mut response = Box::pin(route::route(&self, &context, parts, body)).await?;
@@ -128,7 +143,9 @@ pub(crate) async fn collect(body: RequestBody) -> Result<Bytes, Status> {
         RequestBody::Stream(stream) => match Limited::new(stream, MAX_BODY_BYTES).collect().await {
             Ok(collected) => Ok(collected.to_bytes()),
             Err(error) if error.downcast_ref::<LengthLimitError>().is_some() => Err(too_large()),
-            Err(error) => Err(Status::bad_request(format!("reading the request body: {error}"))),
+            Err(error) => Err(Status::bad_request(format!(
+                "reading the request body: {error}"
+            ))),
         },
     }
 }

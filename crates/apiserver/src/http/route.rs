@@ -18,7 +18,10 @@ pub(super) async fn route(
     body: RequestBody,
 ) -> Result<Response, Status> {
     if context.info.is_resource {
-        if let Some(target) = server.aggregation.remote(&context.info.group, &context.info.version) {
+        if let Some(target) = server
+            .aggregation
+            .remote(&context.info.group, &context.info.version)
+        {
             return streaming::forward_to_aggregated(server, context, &target, parts, body).await;
         }
         return resource(server, context, parts, body).await;
@@ -54,7 +57,9 @@ async fn other(
     let segments: Vec<&str> = path.trim_start_matches('/').split('/').collect();
     if !matches!(context.method.as_str(), "GET" | "HEAD") {
         return Err(if discovery::is_path(&segments) {
-            Status::method_not_allowed("the server does not allow this method on the requested resource")
+            Status::method_not_allowed(
+                "the server does not allow this method on the requested resource",
+            )
         } else {
             Status::path_not_found()
         });
@@ -63,9 +68,16 @@ async fn other(
         [""] => Ok(respond_json(200, &json!({"paths": root_paths(server)}))),
         ["version"] => Ok(respond_json(200, &version())),
         ["healthz" | "livez" | "readyz", ..] => server.health.answer(info),
-        ["metrics"] => Ok(respond(200, "text/plain; version=0.0.4; charset=utf-8", server.metrics.render())),
+        ["metrics"] => Ok(respond(
+            200,
+            "text/plain; version=0.0.4; charset=utf-8",
+            server.metrics.render(),
+        )),
         ["apis", group, version] if server.aggregation.remote(group, version).is_some() => {
-            let target = server.aggregation.remote(group, version).ok_or_else(Status::path_not_found)?;
+            let target = server
+                .aggregation
+                .remote(group, version)
+                .ok_or_else(Status::path_not_found)?;
             streaming::forward_to_aggregated(server, context, &target, parts, body).await
         }
         ["api" | "apis", ..] => discovery::answer(server, context, &segments),
@@ -73,7 +85,10 @@ async fn other(
         ["openapi", "v3"] => openapi::v3::index(server),
         ["openapi", "v3", rest @ ..] => openapi::v3::document(server, context, &rest.join("/")),
         [".well-known", "openid-configuration"] => {
-            let uri = format!("https://{}:{}/openid/v1/jwks", server.advertise_address, server.config.port);
+            let uri = format!(
+                "https://{}:{}/openid/v1/jwks",
+                server.advertise_address, server.config.port
+            );
             let mut response = respond_json(200, &server.tokens.openid_configuration(&uri));
             cacheable(&mut response);
             Ok(response)
@@ -89,7 +104,10 @@ async fn other(
 }
 
 fn cacheable(response: &mut Response) {
-    response.headers_mut().insert("cache-control", http::HeaderValue::from_static("public, max-age=3600"));
+    response.headers_mut().insert(
+        "cache-control",
+        http::HeaderValue::from_static("public, max-age=3600"),
+    );
 }
 
 /// The version this server is compatible with, in the form clients parse.
@@ -112,15 +130,41 @@ pub(crate) fn version() -> serde_json::Value {
 }
 
 fn root_paths(server: &Server) -> Vec<String> {
-    let mut paths: Vec<String> = ["/.well-known/openid-configuration", "/api", "/api/v1", "/apis", "/apis/"]
+    let mut paths: Vec<String> = [
+        "/.well-known/openid-configuration",
+        "/api",
+        "/api/v1",
+        "/apis",
+        "/apis/",
+    ]
+    .iter()
+    .map(|p| (*p).to_owned())
+    .collect();
+    for group in server
+        .discovery
+        .current(server)
+        .groups
         .iter()
-        .map(|p| (*p).to_owned())
-        .collect();
-    for group in server.discovery.current(server).groups.iter().filter(|g| !g.name.is_empty()) {
+        .filter(|g| !g.name.is_empty())
+    {
         paths.push(format!("/apis/{}", group.name));
-        paths.extend(group.versions.iter().map(|v| format!("/apis/{}/{}", group.name, v.version)));
+        paths.extend(
+            group
+                .versions
+                .iter()
+                .map(|v| format!("/apis/{}/{}", group.name, v.version)),
+        );
     }
-    let fixed = ["/healthz", "/livez", "/metrics", "/openapi/v2", "/openapi/v3", "/openid/v1/jwks", "/readyz", "/version"];
+    let fixed = [
+        "/healthz",
+        "/livez",
+        "/metrics",
+        "/openapi/v2",
+        "/openapi/v3",
+        "/openid/v1/jwks",
+        "/readyz",
+        "/version",
+    ];
     paths.extend(fixed.iter().map(|p| (*p).to_owned()));
     paths.sort();
     paths.dedup();

@@ -27,7 +27,12 @@ pub(super) fn add(
     };
     for entry in &version.resources {
         let (kind, list) = definitions.resource(entry);
-        let writer = Writer { dialect, entry, kind: &kind, list: &list };
+        let writer = Writer {
+            dialect,
+            entry,
+            kind: &kind,
+            list: &list,
+        };
         let collection = if entry.namespaced {
             format!("{base}/namespaces/{{namespace}}/{}", entry.resource)
         } else {
@@ -35,11 +40,17 @@ pub(super) fn add(
         };
         paths.insert(collection.clone(), writer.collection(definitions));
         if entry.namespaced && entry.has_verb("list") {
-            paths.insert(format!("{base}/{}", entry.resource), writer.list_all(definitions));
+            paths.insert(
+                format!("{base}/{}", entry.resource),
+                writer.list_all(definitions),
+            );
         }
         let item = format!("{collection}/{{name}}");
         let operations = writer.item(definitions);
-        if operations.as_object().is_some_and(|o| o.keys().any(|k| k != "parameters")) {
+        if operations
+            .as_object()
+            .is_some_and(|o| o.keys().any(|k| k != "parameters"))
+        {
             paths.insert(item.clone(), operations);
         }
         for sub in &entry.subresources {
@@ -54,7 +65,10 @@ pub(super) fn add(
                     _ => continue,
                 };
                 let gvk = json!({"group": sub.group, "version": sub.version, "kind": sub.kind});
-                operations.insert(method.to_owned(), writer.operation(definitions, method, action, &kind, &gvk));
+                operations.insert(
+                    method.to_owned(),
+                    writer.operation(definitions, method, action, &kind, &gvk),
+                );
             }
             operations.insert("parameters".to_owned(), writer.path_parameters(true));
             paths.insert(format!("{item}/{}", sub.name), Value::Object(operations));
@@ -82,7 +96,10 @@ impl Writer<'_> {
             ("deletecollection", "delete", "deletecollection", STATUS),
         ] {
             if self.entry.has_verb(verb) {
-                out.insert(method.to_owned(), self.operation(definitions, method, action, result, &self.gvk()));
+                out.insert(
+                    method.to_owned(),
+                    self.operation(definitions, method, action, result, &self.gvk()),
+                );
             }
         }
         out.insert("parameters".to_owned(), self.path_parameters(false));
@@ -102,7 +119,10 @@ impl Writer<'_> {
             ("delete", "delete", "delete", STATUS),
         ] {
             if self.entry.has_verb(verb) {
-                out.insert(method.to_owned(), self.operation(definitions, method, action, result, &self.gvk()));
+                out.insert(
+                    method.to_owned(),
+                    self.operation(definitions, method, action, result, &self.gvk()),
+                );
             }
         }
         out.insert("parameters".to_owned(), self.path_parameters(true));
@@ -124,7 +144,9 @@ impl Writer<'_> {
     fn parameter(&self, name: &str, place: &str, kind: &str) -> Value {
         let mut out = match self.dialect {
             Dialect::V2 => json!({"name": name, "in": place, "type": kind, "uniqueItems": true}),
-            Dialect::V3 => json!({"name": name, "in": place, "schema": {"type": kind, "uniqueItems": true}}),
+            Dialect::V3 => {
+                json!({"name": name, "in": place, "schema": {"type": kind, "uniqueItems": true}})
+            }
         };
         if place == "path" {
             out["required"] = json!(true);
@@ -134,10 +156,17 @@ impl Writer<'_> {
 
     fn query(&self, action: &str) -> Vec<Value> {
         let names: &[(&str, &str)] = match action {
-            "post" | "put" => &[("dryRun", "string"), ("fieldManager", "string"), ("fieldValidation", "string")],
-            "patch" => {
-                &[("dryRun", "string"), ("fieldManager", "string"), ("fieldValidation", "string"), ("force", "boolean")]
-            }
+            "post" | "put" => &[
+                ("dryRun", "string"),
+                ("fieldManager", "string"),
+                ("fieldValidation", "string"),
+            ],
+            "patch" => &[
+                ("dryRun", "string"),
+                ("fieldManager", "string"),
+                ("fieldValidation", "string"),
+                ("force", "boolean"),
+            ],
             "delete" => &[
                 ("dryRun", "string"),
                 ("gracePeriodSeconds", "integer"),
@@ -158,7 +187,10 @@ impl Writer<'_> {
             ],
             _ => &[],
         };
-        names.iter().map(|(name, kind)| self.parameter(name, "query", kind)).collect()
+        names
+            .iter()
+            .map(|(name, kind)| self.parameter(name, "query", kind))
+            .collect()
     }
 
     fn operation(
@@ -176,7 +208,11 @@ impl Writer<'_> {
             _ => None,
         };
         let result = self.reference(definitions, result);
-        let id = format!("{action}{}{}", capital(&self.entry.version), self.entry.kind);
+        let id = format!(
+            "{action}{}{}",
+            capital(&self.entry.version),
+            self.entry.kind
+        );
         let mut out = json!({
             "operationId": id,
             "x-kubernetes-action": action,
@@ -196,17 +232,25 @@ impl Writer<'_> {
         match self.dialect {
             Dialect::V2 => {
                 if let Some(body) = body {
-                    parameters.push(json!({"name": "body", "in": "body", "required": true, "schema": body}));
+                    parameters.push(
+                        json!({"name": "body", "in": "body", "required": true, "schema": body}),
+                    );
                 }
                 out["consumes"] = json!(media);
-                out["produces"] = json!([JSON, "application/yaml", "application/vnd.kubernetes.protobuf"]);
+                out["produces"] = json!([
+                    JSON,
+                    "application/yaml",
+                    "application/vnd.kubernetes.protobuf"
+                ]);
                 out["schemes"] = json!(["https"]);
                 out["responses"] = json!({"200": {"description": "OK", "schema": result}, "401": {"description": "Unauthorized"}});
             }
             Dialect::V3 => {
                 if let Some(body) = body {
-                    let content: Map<String, Value> =
-                        media.iter().map(|m| ((*m).to_owned(), json!({"schema": body}))).collect();
+                    let content: Map<String, Value> = media
+                        .iter()
+                        .map(|m| ((*m).to_owned(), json!({"schema": body})))
+                        .collect();
                     out["requestBody"] = json!({"content": content, "required": true});
                 }
                 out["responses"] = json!({
@@ -231,5 +275,7 @@ impl Writer<'_> {
 
 fn capital(text: &str) -> String {
     let mut chars = text.chars();
-    chars.next().map_or_else(String::new, |first| first.to_uppercase().chain(chars).collect())
+    chars.next().map_or_else(String::new, |first| {
+        first.to_uppercase().chain(chars).collect()
+    })
 }

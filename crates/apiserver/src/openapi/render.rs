@@ -17,7 +17,11 @@ pub(super) struct Definitions {
 
 impl Definitions {
     pub(super) fn new(dialect: Dialect) -> Self {
-        Self { dialect, done: BTreeMap::new(), waiting: BTreeSet::new() }
+        Self {
+            dialect,
+            done: BTreeMap::new(),
+            waiting: BTreeSet::new(),
+        }
     }
 
     /// A use of a built-in type by name.
@@ -111,10 +115,16 @@ impl Definitions {
                 out.insert("type".to_owned(), json!("object"));
                 let fields = schema.fields();
                 if !fields.is_empty() {
-                    let properties: Map<String, Value> =
-                        fields.iter().map(|f| (f.name.to_string(), self.field(&f.schema))).collect();
+                    let properties: Map<String, Value> = fields
+                        .iter()
+                        .map(|f| (f.name.to_string(), self.field(&f.schema)))
+                        .collect();
                     out.insert("properties".to_owned(), Value::Object(properties));
-                    let required: Vec<&str> = fields.iter().filter(|f| f.required).map(|f| f.name.as_ref()).collect();
+                    let required: Vec<&str> = fields
+                        .iter()
+                        .filter(|f| f.required)
+                        .map(|f| f.name.as_ref())
+                        .collect();
                     if !required.is_empty() {
                         out.insert("required".to_owned(), json!(required));
                     }
@@ -126,7 +136,9 @@ impl Definitions {
             }
             Type::Array => {
                 out.insert("type".to_owned(), json!("array"));
-                let items = schema.items().map_or_else(|| json!({}), |items| self.field(items));
+                let items = schema
+                    .items()
+                    .map_or_else(|| json!({}), |items| self.field(items));
                 out.insert("items".to_owned(), items);
             }
             Type::Bytes => scalar(&mut out, "string", "byte"),
@@ -138,21 +150,32 @@ impl Definitions {
             Type::IntOrString if schema.type_name().is_empty() => {
                 out.insert("x-kubernetes-int-or-string".to_owned(), json!(true));
             }
-            Type::IntOrString if self.dialect == Dialect::V2 => scalar(&mut out, "string", "int-or-string"),
+            Type::IntOrString if self.dialect == Dialect::V2 => {
+                scalar(&mut out, "string", "int-or-string")
+            }
             Type::IntOrString => {
                 out.insert("format".to_owned(), json!("int-or-string"));
-                out.insert("oneOf".to_owned(), json!([{"type": "integer"}, {"type": "string"}]));
+                out.insert(
+                    "oneOf".to_owned(),
+                    json!([{"type": "integer"}, {"type": "string"}]),
+                );
             }
             Type::Quantity if self.dialect == Dialect::V2 => scalar(&mut out, "string", ""),
             Type::Quantity => {
-                out.insert("oneOf".to_owned(), json!([{"type": "string"}, {"type": "number"}]));
+                out.insert(
+                    "oneOf".to_owned(),
+                    json!([{"type": "string"}, {"type": "number"}]),
+                );
             }
             Type::Any => {}
         }
         describe(schema, &mut out);
         if schema.type_name().is_empty() {
             if schema.preserve_unknown && !matches!(schema.kind(), Type::Any) {
-                out.insert("x-kubernetes-preserve-unknown-fields".to_owned(), json!(true));
+                out.insert(
+                    "x-kubernetes-preserve-unknown-fields".to_owned(),
+                    json!(true),
+                );
             }
             if schema.embedded_resource {
                 out.insert("x-kubernetes-embedded-resource".to_owned(), json!(true));
@@ -173,11 +196,20 @@ impl Definitions {
                 out.insert(key.to_owned(), value);
             }
         };
-        put("enum", (!rules.enum_values.is_empty()).then(|| Value::Array(rules.enum_values.clone())));
+        put(
+            "enum",
+            (!rules.enum_values.is_empty()).then(|| Value::Array(rules.enum_values.clone())),
+        );
         put("minimum", rules.minimum.map(number));
         put("maximum", rules.maximum.map(number));
-        put("exclusiveMinimum", rules.exclusive_minimum.then_some(json!(true)));
-        put("exclusiveMaximum", rules.exclusive_maximum.then_some(json!(true)));
+        put(
+            "exclusiveMinimum",
+            rules.exclusive_minimum.then_some(json!(true)),
+        );
+        put(
+            "exclusiveMaximum",
+            rules.exclusive_maximum.then_some(json!(true)),
+        );
         put("multipleOf", rules.multiple_of.map(number));
         put("minLength", rules.min_length.map(Value::from));
         put("maxLength", rules.max_length.map(Value::from));
@@ -186,11 +218,18 @@ impl Definitions {
         put("maxItems", rules.max_items.map(Value::from));
         put("minProperties", rules.min_properties.map(Value::from));
         put("maxProperties", rules.max_properties.map(Value::from));
-        put("required", (!rules.required.is_empty()).then(|| json!(rules.required)));
+        put(
+            "required",
+            (!rules.required.is_empty()).then(|| json!(rules.required)),
+        );
         if self.dialect == Dialect::V2 {
             return;
         }
-        for (key, list) in [("allOf", &rules.all_of), ("anyOf", &rules.any_of), ("oneOf", &rules.one_of)] {
+        for (key, list) in [
+            ("allOf", &rules.all_of),
+            ("anyOf", &rules.any_of),
+            ("oneOf", &rules.one_of),
+        ] {
             if !list.is_empty() {
                 let list: Vec<Value> = list.iter().map(|s| self.inline(s)).collect();
                 out.insert(key.to_owned(), Value::Array(list));
@@ -205,7 +244,11 @@ impl Definitions {
 
 /// Whole numbers are written as such.
 fn number(value: f64) -> Value {
-    if value.fract() == 0.0 && value.abs() < 9e15 { json!(value as i64) } else { json!(value) }
+    if value.fract() == 0.0 && value.abs() < 9e15 {
+        json!(value as i64)
+    } else {
+        json!(value)
+    }
 }
 
 fn scalar(out: &mut Map<String, Value>, kind: &str, format: &str) {
@@ -231,17 +274,25 @@ fn describe(schema: &Schema, out: &mut Map<String, Value>) {
                 let keys: Vec<&str> = schema.list_keys().iter().map(AsRef::as_ref).collect();
                 out.insert("x-kubernetes-list-map-keys".to_owned(), json!(keys));
             }
-            ListType::Atomic => drop(out.insert("x-kubernetes-list-type".to_owned(), json!("atomic"))),
+            ListType::Atomic => {
+                drop(out.insert("x-kubernetes-list-type".to_owned(), json!("atomic")))
+            }
         }
     }
     if schema.map_type() == MapType::Atomic {
         out.insert("x-kubernetes-map-type".to_owned(), json!("atomic"));
     }
     if !schema.patch_strategy.is_empty() {
-        out.insert("x-kubernetes-patch-strategy".to_owned(), json!(schema.patch_strategy));
+        out.insert(
+            "x-kubernetes-patch-strategy".to_owned(),
+            json!(schema.patch_strategy),
+        );
     }
     if !schema.patch_merge_key.is_empty() {
-        out.insert("x-kubernetes-patch-merge-key".to_owned(), json!(schema.patch_merge_key));
+        out.insert(
+            "x-kubernetes-patch-merge-key".to_owned(),
+            json!(schema.patch_merge_key),
+        );
     }
 }
 

@@ -6,9 +6,9 @@ use keelson_machinery::status::Status;
 use serde_json::{Map, Value, json};
 use sha2::{Digest, Sha256};
 
+use super::Dialect;
 use super::paths;
 use super::render::Definitions;
-use super::Dialect;
 use crate::discovery::Snapshot;
 use crate::request::{RequestContext, Response, empty, respond};
 use crate::server::Server;
@@ -16,7 +16,10 @@ use crate::server::Server;
 pub(crate) fn answer(server: &Arc<Server>, context: &RequestContext) -> Result<Response, Status> {
     let snapshot = server.discovery.current(server);
     let bytes = serde_json::to_vec(&render(&snapshot)).unwrap_or_default();
-    let digest: String = Sha256::digest(&bytes).iter().map(|byte| format!("{byte:02X}")).collect();
+    let digest: String = Sha256::digest(&bytes)
+        .iter()
+        .map(|byte| format!("{byte:02X}"))
+        .collect();
     let etag = format!("\"{digest}\"");
     let mut response = if context.header("if-none-match") == Some(etag.as_str()) {
         let mut response = http::Response::new(empty());
@@ -28,7 +31,9 @@ pub(crate) fn answer(server: &Arc<Server>, context: &RequestContext) -> Result<R
     if let Ok(value) = http::HeaderValue::from_str(&etag) {
         response.headers_mut().insert("etag", value);
     }
-    response.headers_mut().insert("vary", http::HeaderValue::from_static("Accept"));
+    response
+        .headers_mut()
+        .insert("vary", http::HeaderValue::from_static("Accept"));
     Ok(response)
 }
 

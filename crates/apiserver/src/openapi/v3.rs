@@ -6,9 +6,9 @@ use keelson_machinery::status::Status;
 use serde_json::{Map, Value, json};
 use sha2::{Digest, Sha256};
 
+use super::Dialect;
 use super::paths;
 use super::render::Definitions;
-use super::Dialect;
 use crate::discovery::{Group, Version};
 use crate::request::{RequestContext, Response, empty, respond, respond_json};
 use crate::server::Server;
@@ -35,7 +35,11 @@ pub(crate) fn index(server: &Arc<Server>) -> Result<Response, Status> {
     Ok(respond_json(200, &json!({"paths": listed})))
 }
 
-pub(crate) fn document(server: &Arc<Server>, context: &RequestContext, name: &str) -> Result<Response, Status> {
+pub(crate) fn document(
+    server: &Arc<Server>,
+    context: &RequestContext,
+    name: &str,
+) -> Result<Response, Status> {
     let snapshot = server.discovery.current(server);
     let found = snapshot
         .groups
@@ -50,11 +54,23 @@ pub(crate) fn document(server: &Arc<Server>, context: &RequestContext, name: &st
         *response.status_mut() = http::StatusCode::NOT_MODIFIED;
         response
     } else {
-        respond(200, "application/json", serde_json::to_vec(&render(group, version)).unwrap_or_default())
+        respond(
+            200,
+            "application/json",
+            serde_json::to_vec(&render(group, version)).unwrap_or_default(),
+        )
     };
     let immutable = context.query().get("hash") == Some(hash.as_str());
-    let cache = if immutable { "public, immutable" } else { "no-cache, private" };
-    for (name, value) in [("etag", etag.as_str()), ("cache-control", cache), ("vary", "Accept")] {
+    let cache = if immutable {
+        "public, immutable"
+    } else {
+        "no-cache, private"
+    };
+    for (name, value) in [
+        ("etag", etag.as_str()),
+        ("cache-control", cache),
+        ("vary", "Accept"),
+    ] {
         if let Ok(value) = http::HeaderValue::from_str(value) {
             response.headers_mut().insert(name, value);
         }
@@ -82,7 +98,11 @@ fn fingerprint(server: &Arc<Server>, group: &Group, version: &Version) -> String
     }
     let generation = *server.resources.changes().borrow();
     let name = name_of(group, version);
-    let mut hashes = server.openapi.hashes.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut hashes = server
+        .openapi
+        .hashes
+        .lock()
+        .unwrap_or_else(PoisonError::into_inner);
     match hashes.get(&name) {
         Some((at, hash)) if *at == generation => hash.clone(),
         _ => {
@@ -94,5 +114,8 @@ fn fingerprint(server: &Arc<Server>, group: &Group, version: &Version) -> String
 }
 
 fn hex(bytes: &[u8]) -> String {
-    Sha256::digest(bytes).iter().map(|byte| format!("{byte:02X}")).collect()
+    Sha256::digest(bytes)
+        .iter()
+        .map(|byte| format!("{byte:02X}"))
+        .collect()
 }

@@ -21,11 +21,23 @@ pub(crate) use serving::chain_and_key;
 #[derive(Debug, Error)]
 pub enum Error {
     #[error("reading {path}")]
-    Read { path: PathBuf, #[source] source: std::io::Error },
+    Read {
+        path: PathBuf,
+        #[source]
+        source: std::io::Error,
+    },
     #[error("writing {path}")]
-    Write { path: PathBuf, #[source] source: std::io::Error },
+    Write {
+        path: PathBuf,
+        #[source]
+        source: std::io::Error,
+    },
     #[error("issuing the certificate for {subject}")]
-    Issue { subject: String, #[source] source: rcgen::Error },
+    Issue {
+        subject: String,
+        #[source]
+        source: rcgen::Error,
+    },
     #[error("{what} is not usable: {reason}")]
     Unusable { what: String, reason: String },
 }
@@ -54,12 +66,27 @@ impl Pki {
             .recursive(true)
             .mode(0o700)
             .create(dir)
-            .map_err(|source| Error::Write { path: dir.to_owned(), source })?;
+            .map_err(|source| Error::Write {
+                path: dir.to_owned(),
+                source,
+            })?;
         let cluster_ca = authority(dir, "ca", "keelson-ca")?;
         let front_proxy_ca = authority(dir, "front-proxy-ca", "keelson-front-proxy-ca")?;
         let service_account_key = service_account_key(dir)?;
-        let kubelet_client = client(dir, "apiserver-kubelet-client", &cluster_ca, "kube-apiserver-kubelet-client", "system:masters")?;
-        let front_proxy_client = client(dir, "front-proxy-client", &front_proxy_ca, "front-proxy-client", "")?;
+        let kubelet_client = client(
+            dir,
+            "apiserver-kubelet-client",
+            &cluster_ca,
+            "kube-apiserver-kubelet-client",
+            "system:masters",
+        )?;
+        let front_proxy_client = client(
+            dir,
+            "front-proxy-client",
+            &front_proxy_ca,
+            "front-proxy-client",
+            "",
+        )?;
         Ok(Self {
             dir: dir.to_owned(),
             cluster_ca,
@@ -71,7 +98,12 @@ impl Pki {
     }
 
     /// A client certificate kept in a file of this directory and renewed when it is due.
-    pub fn client(&self, file: &str, common_name: &str, organization: &str) -> Result<Identity, Error> {
+    pub fn client(
+        &self,
+        file: &str,
+        common_name: &str,
+        organization: &str,
+    ) -> Result<Identity, Error> {
         client(&self.dir, file, &self.cluster_ca, common_name, organization)
     }
 
@@ -89,14 +121,24 @@ impl Pki {
     }
 
     pub fn kubelet(&self, node: &str) -> Result<Identity, Error> {
-        self.client("kubelet-client", &format!("system:node:{node}"), "system:nodes")
+        self.client(
+            "kubelet-client",
+            &format!("system:node:{node}"),
+            "system:nodes",
+        )
     }
 
     /// A kubelet's serving certificate; not kept on disk.
     pub fn kubelet_serving(&self, node: &str, addresses: &[IpAddr]) -> Result<Identity, Error> {
         let mut names = vec![node.to_owned(), "localhost".to_owned()];
         names.extend(addresses.iter().map(ToString::to_string));
-        self.cluster_ca.issue(&format!("system:node:{node}"), "system:nodes", &names, &[Usage::Server], LEAF_DAYS)
+        self.cluster_ca.issue(
+            &format!("system:node:{node}"),
+            "system:nodes",
+            &names,
+            &[Usage::Server],
+            LEAF_DAYS,
+        )
     }
 
     /// The server's serving certificate for these names and addresses.
@@ -128,9 +170,18 @@ fn authority(dir: &Path, file: &str, common_name: &str) -> Result<Authority, Err
     Ok(authority)
 }
 
-fn client(dir: &Path, file: &str, ca: &Authority, common_name: &str, organization: &str) -> Result<Identity, Error> {
+fn client(
+    dir: &Path,
+    file: &str,
+    ca: &Authority,
+    common_name: &str,
+    organization: &str,
+) -> Result<Identity, Error> {
     if let Some((certificate_pem, key_pem)) = read_pair(dir, file)? {
-        let identity = Identity { certificate_pem, key_pem };
+        let identity = Identity {
+            certificate_pem,
+            key_pem,
+        };
         if identity.is_for(ca, common_name) && !identity.is_due() {
             return Ok(identity);
         }
@@ -145,8 +196,10 @@ fn service_account_key(dir: &Path) -> Result<String, Error> {
     if let Some(pem) = read(&path)? {
         return Ok(pem);
     }
-    let key = rcgen::KeyPair::generate()
-        .map_err(|source| Error::Issue { subject: "service account tokens".to_owned(), source })?;
+    let key = rcgen::KeyPair::generate().map_err(|source| Error::Issue {
+        subject: "service account tokens".to_owned(),
+        source,
+    })?;
     write_private(&path, key.serialize_pem().as_bytes())?;
     write_private(&dir.join("sa.pub"), key.public_key_pem().as_bytes())?;
     Ok(key.serialize_pem())
@@ -168,13 +221,19 @@ fn read(path: &Path) -> Result<Option<String>, Error> {
     match fs::read_to_string(path) {
         Ok(text) => Ok(Some(text)),
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(None),
-        Err(source) => Err(Error::Read { path: path.to_owned(), source }),
+        Err(source) => Err(Error::Read {
+            path: path.to_owned(),
+            source,
+        }),
     }
 }
 
 /// Replaces the file at once, readable by its owner alone.
 pub fn write_private(path: &Path, bytes: &[u8]) -> Result<(), Error> {
-    let failed = |source| Error::Write { path: path.to_owned(), source };
+    let failed = |source| Error::Write {
+        path: path.to_owned(),
+        source,
+    };
     let temporary = path.with_extension("tmp");
     let mut file = fs::OpenOptions::new()
         .write(true)
@@ -183,7 +242,9 @@ pub fn write_private(path: &Path, bytes: &[u8]) -> Result<(), Error> {
         .mode(0o600)
         .open(&temporary)
         .map_err(failed)?;
-    file.write_all(bytes).and_then(|()| file.sync_all()).map_err(failed)?;
+    file.write_all(bytes)
+        .and_then(|()| file.sync_all())
+        .map_err(failed)?;
     fs::rename(&temporary, path).map_err(failed)
 }
 
@@ -201,9 +262,15 @@ mod tests {
         let first = Pki::load_or_create(&dir).unwrap();
         let admin = first.admin().unwrap();
         let second = Pki::load_or_create(&dir).unwrap();
-        assert_eq!(first.cluster_ca.certificate_pem, second.cluster_ca.certificate_pem);
+        assert_eq!(
+            first.cluster_ca.certificate_pem,
+            second.cluster_ca.certificate_pem
+        );
         assert_eq!(first.service_account_key, second.service_account_key);
-        assert_eq!(admin.certificate_pem, second.admin().unwrap().certificate_pem);
+        assert_eq!(
+            admin.certificate_pem,
+            second.admin().unwrap().certificate_pem
+        );
         fs::remove_dir_all(dir).unwrap();
     }
 
@@ -222,7 +289,9 @@ mod tests {
     #[test]
     fn an_authority_issues_what_names_its_subject() {
         let ca = Authority::create("test-ca", 10).unwrap();
-        let identity = ca.issue("alice", "system:masters", &[], &[Usage::Client], 1).unwrap();
+        let identity = ca
+            .issue("alice", "system:masters", &[], &[Usage::Client], 1)
+            .unwrap();
         assert!(identity.is_for(&ca, "alice"));
         assert!(!identity.is_for(&ca, "bob"));
         let other = Authority::create("other-ca", 10).unwrap();

@@ -33,23 +33,40 @@ struct State {
 
 impl std::fmt::Debug for ServingCertificate {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("ServingCertificate").field("path", &self.path).finish_non_exhaustive()
+        f.debug_struct("ServingCertificate")
+            .field("path", &self.path)
+            .finish_non_exhaustive()
     }
 }
 
 impl ServingCertificate {
     pub(super) fn new(ca: Authority, path: PathBuf, names: Vec<String>) -> Result<Self, Error> {
         let kept = read(&path.with_extension("crt"))?.zip(read(&path.with_extension("key"))?);
-        let kept = kept.map(|(certificate_pem, key_pem)| Identity { certificate_pem, key_pem });
+        let kept = kept.map(|(certificate_pem, key_pem)| Identity {
+            certificate_pem,
+            key_pem,
+        });
         let identity = match kept {
-            Some(identity) if identity.is_for(&ca, "kube-apiserver") && !identity.is_due() && identity.covers(&names) => {
+            Some(identity)
+                if identity.is_for(&ca, "kube-apiserver")
+                    && !identity.is_due()
+                    && identity.covers(&names) =>
+            {
                 identity
             }
             _ => issue(&ca, &path, &names)?,
         };
         let current = ArcSwap::from_pointee(certified(&identity)?);
-        let state = Mutex::new(State { names: names.into_iter().collect(), identity });
-        Ok(Self { ca, path, current, state })
+        let state = Mutex::new(State {
+            names: names.into_iter().collect(),
+            identity,
+        });
+        Ok(Self {
+            ca,
+            path,
+            current,
+            state,
+        })
     }
 
     /// Called with the local address of every connection before its handshake: when the
@@ -95,14 +112,20 @@ impl ResolvesServerCert for ServingCertificate {
 fn issue(ca: &Authority, path: &std::path::Path, names: &[String]) -> Result<Identity, Error> {
     let identity = ca.issue("kube-apiserver", "", names, &[Usage::Server], LEAF_DAYS)?;
     write_private(&path.with_extension("key"), identity.key_pem.as_bytes())?;
-    write_private(&path.with_extension("crt"), identity.certificate_pem.as_bytes())?;
+    write_private(
+        &path.with_extension("crt"),
+        identity.certificate_pem.as_bytes(),
+    )?;
     Ok(identity)
 }
 
 fn certified(identity: &Identity) -> Result<CertifiedKey, Error> {
     let (chain, key) = chain_and_key(identity)?;
-    let key = rustls::crypto::aws_lc_rs::sign::any_supported_type(&key)
-        .map_err(|e| Error::Unusable { what: "a private key".to_owned(), reason: e.to_string() })?;
+    let key =
+        rustls::crypto::aws_lc_rs::sign::any_supported_type(&key).map_err(|e| Error::Unusable {
+            what: "a private key".to_owned(),
+            reason: e.to_string(),
+        })?;
     Ok(CertifiedKey::new(chain, key))
 }
 
@@ -110,10 +133,14 @@ fn certified(identity: &Identity) -> Result<CertifiedKey, Error> {
 pub(crate) fn chain_and_key(
     identity: &Identity,
 ) -> Result<(Vec<CertificateDer<'static>>, PrivateKeyDer<'static>), Error> {
-    let unusable = |reason: String| Error::Unusable { what: "a certificate".to_owned(), reason };
+    let unusable = |reason: String| Error::Unusable {
+        what: "a certificate".to_owned(),
+        reason,
+    };
     let chain = CertificateDer::pem_slice_iter(identity.certificate_pem.as_bytes())
         .collect::<Result<Vec<_>, _>>()
         .map_err(|e| unusable(e.to_string()))?;
-    let key = PrivateKeyDer::from_pem_slice(identity.key_pem.as_bytes()).map_err(|e| unusable(e.to_string()))?;
+    let key = PrivateKeyDer::from_pem_slice(identity.key_pem.as_bytes())
+        .map_err(|e| unusable(e.to_string()))?;
     Ok((chain, key))
 }

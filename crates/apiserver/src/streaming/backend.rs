@@ -29,7 +29,10 @@ pub(crate) struct Kubelets {
 impl Kubelets {
     pub(crate) fn new(pki: &Pki, verify: bool) -> Result<Self, pki::Error> {
         let tls = if verify {
-            verified_tls(&[pki.cluster_ca.certificate_der()?], Some(&pki.kubelet_client))?
+            verified_tls(
+                &[pki.cluster_ca.certificate_der()?],
+                Some(&pki.kubelet_client),
+            )?
         } else {
             unverified_tls(Some(&pki.kubelet_client))?
         };
@@ -43,12 +46,24 @@ impl Kubelets {
         node: &str,
         port: Option<u16>,
     ) -> Result<(TlsStream<TcpStream>, String), Status> {
-        let object = objects.get("", "nodes", "", node).ok_or_else(|| Status::not_found("", "nodes", node))?;
-        let host = kubelet_host(&object)
-            .ok_or_else(|| Status::internal(format!("no preferred addresses found; known addresses: [] of node {node}")))?;
+        let object = objects
+            .get("", "nodes", "", node)
+            .ok_or_else(|| Status::not_found("", "nodes", node))?;
+        let host = kubelet_host(&object).ok_or_else(|| {
+            Status::internal(format!(
+                "no preferred addresses found; known addresses: [] of node {node}"
+            ))
+        })?;
         let default = object["status"]["daemonEndpoints"]["kubeletEndpoint"]["Port"].as_u64();
-        let port = port.or(default.and_then(|p| u16::try_from(p).ok())).filter(|p| *p != 0).unwrap_or(10250);
-        let authority = if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") };
+        let port = port
+            .or(default.and_then(|p| u16::try_from(p).ok()))
+            .filter(|p| *p != 0)
+            .unwrap_or(10250);
+        let authority = if host.contains(':') {
+            format!("[{host}]:{port}")
+        } else {
+            format!("{host}:{port}")
+        };
         let stream = dial_tls(&authority, &host, Arc::clone(&self.tls))
             .await
             .map_err(|reason| Status::internal(format!("error dialing backend: {reason}")))?;
@@ -59,13 +74,19 @@ impl Kubelets {
 /// The address types upstream prefers, in order.
 fn kubelet_host(node: &Value) -> Option<String> {
     let addresses = node["status"]["addresses"].as_array()?;
-    ["Hostname", "InternalDNS", "InternalIP", "ExternalDNS", "ExternalIP"]
-        .iter()
-        .filter(|kind| **kind != "Hostname")
-        .find_map(|kind| addresses.iter().find(|a| a["type"] == **kind))
-        .or_else(|| addresses.iter().find(|a| a["type"] == "Hostname"))
-        .and_then(|a| a["address"].as_str())
-        .map(ToOwned::to_owned)
+    [
+        "Hostname",
+        "InternalDNS",
+        "InternalIP",
+        "ExternalDNS",
+        "ExternalIP",
+    ]
+    .iter()
+    .filter(|kind| **kind != "Hostname")
+    .find_map(|kind| addresses.iter().find(|a| a["type"] == **kind))
+    .or_else(|| addresses.iter().find(|a| a["type"] == "Hostname"))
+    .and_then(|a| a["address"].as_str())
+    .map(ToOwned::to_owned)
 }
 
 pub(super) async fn dial(authority: &str) -> Result<TcpStream, String> {
@@ -97,10 +118,15 @@ pub(crate) fn verified_tls(
     authorities: &[CertificateDer<'static>],
     identity: Option<&Identity>,
 ) -> Result<Arc<ClientConfig>, pki::Error> {
-    let unusable = |reason: String| pki::Error::Unusable { what: "a certificate authority".to_owned(), reason };
+    let unusable = |reason: String| pki::Error::Unusable {
+        what: "a certificate authority".to_owned(),
+        reason,
+    };
     let mut roots = RootCertStore::empty();
     for authority in authorities {
-        roots.add(authority.clone()).map_err(|e| unusable(e.to_string()))?;
+        roots
+            .add(authority.clone())
+            .map_err(|e| unusable(e.to_string()))?;
     }
     let provider = Arc::new(aws_lc_rs::default_provider());
     let verifier = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider)
@@ -118,7 +144,10 @@ fn client_config(
     verifier: Arc<dyn ServerCertVerifier>,
     identity: Option<&Identity>,
 ) -> Result<Arc<ClientConfig>, pki::Error> {
-    let unusable = |e: rustls::Error| pki::Error::Unusable { what: "TLS".to_owned(), reason: e.to_string() };
+    let unusable = |e: rustls::Error| pki::Error::Unusable {
+        what: "TLS".to_owned(),
+        reason: e.to_string(),
+    };
     let builder = ClientConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
         .with_safe_default_protocol_versions()
         .map_err(unusable)?
@@ -127,7 +156,9 @@ fn client_config(
     let config = match identity {
         Some(identity) => {
             let (chain, key) = pki::chain_and_key(identity)?;
-            builder.with_client_auth_cert(chain, key).map_err(unusable)?
+            builder
+                .with_client_auth_cert(chain, key)
+                .map_err(unusable)?
         }
         None => builder.with_no_client_auth(),
     };
@@ -170,7 +201,9 @@ impl ServerCertVerifier for AnyServer {
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        aws_lc_rs::default_provider().signature_verification_algorithms.supported_schemes()
+        aws_lc_rs::default_provider()
+            .signature_verification_algorithms
+            .supported_schemes()
     }
 }
 
@@ -192,16 +225,26 @@ pub(crate) fn resolve_service(
     name: &str,
     port: &str,
 ) -> Result<ServiceAddress, Status> {
-    let service = objects.get("", "services", namespace, name).ok_or_else(|| Status::not_found("", "services", name))?;
-    let ports = service["spec"]["ports"].as_array().cloned().unwrap_or_default();
+    let service = objects
+        .get("", "services", namespace, name)
+        .ok_or_else(|| Status::not_found("", "services", name))?;
+    let ports = service["spec"]["ports"]
+        .as_array()
+        .cloned()
+        .unwrap_or_default();
     let chosen = ports.iter().find(|p| {
         (port.is_empty() && ports.len() == 1)
             || p["name"].as_str().unwrap_or_default() == port
-            || p["port"].as_u64().is_some_and(|number| number.to_string() == port)
+            || p["port"]
+                .as_u64()
+                .is_some_and(|number| number.to_string() == port)
     });
-    let unavailable = || Status::service_unavailable(format!("no endpoints available for service {name:?}"));
+    let unavailable =
+        || Status::service_unavailable(format!("no endpoints available for service {name:?}"));
     let chosen = chosen.ok_or_else(|| {
-        Status::service_unavailable(format!("no service port {port:?} found for service {name:?}"))
+        Status::service_unavailable(format!(
+            "no service port {port:?} found for service {name:?}"
+        ))
     })?;
     if service["spec"]["type"] == "ExternalName" {
         return Err(unavailable());
@@ -224,9 +267,15 @@ pub(crate) fn resolve_service(
             if endpoint["conditions"]["ready"] == false {
                 continue;
             }
-            let addresses = endpoint["addresses"].as_array().into_iter().flatten().filter_map(Value::as_str);
+            let addresses = endpoint["addresses"]
+                .as_array()
+                .into_iter()
+                .flatten()
+                .filter_map(Value::as_str);
             found.extend(
-                addresses.filter_map(|a| a.parse::<IpAddr>().ok()).map(|ip| SocketAddr::new(ip, number)),
+                addresses
+                    .filter_map(|a| a.parse::<IpAddr>().ok())
+                    .map(|ip| SocketAddr::new(ip, number)),
             );
         }
     }

@@ -12,8 +12,14 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use crate::http::RequestBody;
 use crate::request::{Body, BoxError, Response, UserInfo, empty};
 
-const HOP_BY_HOP: [&str; 6] =
-    ["connection", "keep-alive", "proxy-authenticate", "proxy-authorization", "te", "transfer-encoding"];
+const HOP_BY_HOP: [&str; 6] = [
+    "connection",
+    "keep-alive",
+    "proxy-authenticate",
+    "proxy-authorization",
+    "te",
+    "transfer-encoding",
+];
 
 /// Sends the request to `stream` as `uri` and returns the answer, streaming.
 pub(super) async fn forward<S>(
@@ -27,15 +33,17 @@ where
     S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
 {
     let failed = |e: String| Status::internal(format!("error trying to reach backend: {e}"));
-    let (mut sender, connection) =
-        hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(|e| failed(e.to_string()))?;
+    let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
+        .await
+        .map_err(|e| failed(e.to_string()))?;
     tokio::spawn(async move {
         if let Err(error) = connection.with_upgrades().await {
             tracing::debug!(%error, "backend connection ended");
         }
     });
     let upgrading = parts.headers.contains_key(UPGRADE);
-    let client = upgrading.then(|| hyper::upgrade::on(Request::from_parts(upgrade_parts(&mut parts), ())));
+    let client =
+        upgrading.then(|| hyper::upgrade::on(Request::from_parts(upgrade_parts(&mut parts), ())));
     let request = Request::builder()
         .method(parts.method.clone())
         .uri(uri)
@@ -43,15 +51,22 @@ where
         .map_err(|e| failed(e.to_string()))?;
     let mut request = request;
     *request.headers_mut() = headers(&parts.headers, upgrading, host);
-    let mut response = sender.send_request(request).await.map_err(|e| failed(e.to_string()))?;
+    let mut response = sender
+        .send_request(request)
+        .await
+        .map_err(|e| failed(e.to_string()))?;
     if response.status() == StatusCode::SWITCHING_PROTOCOLS {
-        let Some(client) = client else { return Err(failed("an upgrade nobody asked for".to_owned())) };
+        let Some(client) = client else {
+            return Err(failed("an upgrade nobody asked for".to_owned()));
+        };
         let backend = hyper::upgrade::on(&mut response);
         tokio::spawn(async move {
             match tokio::try_join!(client, backend) {
                 Ok((client, backend)) => {
                     let (mut client, mut backend) = (TokioIo::new(client), TokioIo::new(backend));
-                    if let Err(error) = tokio::io::copy_bidirectional(&mut client, &mut backend).await {
+                    if let Err(error) =
+                        tokio::io::copy_bidirectional(&mut client, &mut backend).await
+                    {
                         tracing::debug!(%error, "a piped connection ended");
                     }
                 }
@@ -65,7 +80,11 @@ where
     for name in HOP_BY_HOP {
         parts.headers.remove(name);
     }
-    let body: Body = Sending { body, _sender: sender }.boxed_unsync();
+    let body: Body = Sending {
+        body,
+        _sender: sender,
+    }
+    .boxed_unsync();
     Ok(http::Response::from_parts(parts, body))
 }
 
@@ -78,8 +97,12 @@ fn upgrade_parts(parts: &mut Parts) -> Parts {
 
 fn outgoing(body: RequestBody) -> Body {
     match body {
-        RequestBody::Whole(bytes) => Full::new(bytes).map_err(|never| match never {}).boxed_unsync(),
-        RequestBody::Stream(stream) => stream.map_err(|error| -> BoxError { Box::new(error) }).boxed_unsync(),
+        RequestBody::Whole(bytes) => Full::new(bytes)
+            .map_err(|never| match never {})
+            .boxed_unsync(),
+        RequestBody::Stream(stream) => stream
+            .map_err(|error| -> BoxError { Box::new(error) })
+            .boxed_unsync(),
     }
 }
 
@@ -92,8 +115,11 @@ fn headers(original: &HeaderMap, upgrading: bool, host: &str) -> HeaderMap {
         if *name == SEC_WEBSOCKET_PROTOCOL {
             // The caller's token is for this server alone.
             let text = value.to_str().unwrap_or_default();
-            let kept: Vec<_> =
-                text.split(',').map(str::trim).filter(|p| !p.starts_with("base64url.bearer.")).collect();
+            let kept: Vec<_> = text
+                .split(',')
+                .map(str::trim)
+                .filter(|p| !p.starts_with("base64url.bearer."))
+                .collect();
             if let Ok(value) = HeaderValue::from_str(&kept.join(", ")) {
                 out.append(name, value);
             }
@@ -113,8 +139,11 @@ fn headers(original: &HeaderMap, upgrading: bool, host: &str) -> HeaderMap {
 
 /// Tells an aggregated server who is asking.
 pub(super) fn set_identity(headers: &mut HeaderMap, user: &UserInfo) {
-    let names: Vec<HeaderName> =
-        headers.keys().filter(|name| name.as_str().starts_with("x-remote-")).cloned().collect();
+    let names: Vec<HeaderName> = headers
+        .keys()
+        .filter(|name| name.as_str().starts_with("x-remote-"))
+        .cloned()
+        .collect();
     for name in names {
         headers.remove(name);
     }
@@ -132,7 +161,10 @@ pub(super) fn set_identity(headers: &mut HeaderMap, user: &UserInfo) {
     }
     for (key, values) in &user.extra {
         for value in values {
-            add(&format!("x-remote-extra-{}", key.replace('/', "%2f")), value);
+            add(
+                &format!("x-remote-extra-{}", key.replace('/', "%2f")),
+                value,
+            );
         }
     }
 }
@@ -151,7 +183,9 @@ impl http_body::Body for Sending {
         mut self: std::pin::Pin<&mut Self>,
         cx: &mut std::task::Context<'_>,
     ) -> std::task::Poll<Option<Result<http_body::Frame<Bytes>, Self::Error>>> {
-        std::pin::Pin::new(&mut self.body).poll_frame(cx).map(|frame| frame.map(|f| f.map_err(|error| -> BoxError { Box::new(error) })))
+        std::pin::Pin::new(&mut self.body)
+            .poll_frame(cx)
+            .map(|frame| frame.map(|f| f.map_err(|error| -> BoxError { Box::new(error) })))
     }
 
     fn size_hint(&self) -> http_body::SizeHint {

@@ -2,8 +2,20 @@
 
 /// Attributes that hold one URL.
 const ATTRIBUTES: [&str; 14] = [
-    "action", "background", "cite", "classid", "codebase", "data", "formaction", "href", "icon", "longdesc", "manifest",
-    "poster", "src", "usemap",
+    "action",
+    "background",
+    "cite",
+    "classid",
+    "codebase",
+    "data",
+    "formaction",
+    "href",
+    "icon",
+    "longdesc",
+    "manifest",
+    "poster",
+    "src",
+    "usemap",
 ];
 
 /// A URL of the proxied host under the proxy's prefix; `None` leaves it as it is.
@@ -67,7 +79,11 @@ fn rewrite_tag(tag: &str, prefix: &str, host: &str, out: &mut String) {
     while let Some(equals) = rest.find('=') {
         let (before, after) = rest.split_at(equals + 1);
         out.push_str(before);
-        let name = before[..equals].trim_end().rsplit(|c: char| c.is_whitespace() || c == '/').next().unwrap_or_default();
+        let name = before[..equals]
+            .trim_end()
+            .rsplit(|c: char| c.is_whitespace() || c == '/')
+            .next()
+            .unwrap_or_default();
         let spaces = after.len() - after.trim_start().len();
         out.push_str(&after[..spaces]);
         let after = &after[spaces..];
@@ -76,7 +92,12 @@ fn rewrite_tag(tag: &str, prefix: &str, host: &str, out: &mut String) {
                 let quote = *quote as char;
                 (1, after[1..].find(quote).unwrap_or(after.len() - 1))
             }
-            _ => (0, after.find(|c: char| c.is_whitespace() || c == '>').unwrap_or(after.len())),
+            _ => (
+                0,
+                after
+                    .find(|c: char| c.is_whitespace() || c == '>')
+                    .unwrap_or(after.len()),
+            ),
         };
         let value = &after[open..open + length];
         out.push_str(&after[..open]);
@@ -97,10 +118,19 @@ mod tests {
     #[test]
     fn links_to_the_host_go_through_the_proxy_and_others_stay() {
         let cases = [
-            (r#"<a href="/rewriteme">test</a>"#, r#"<a href="/p/rewriteme">test</a>"#),
-            (r#"<img alt='a > b' src='/x.png'>"#, r#"<img alt='a > b' src='/p/x.png'>"#),
+            (
+                r#"<a href="/rewriteme">test</a>"#,
+                r#"<a href="/p/rewriteme">test</a>"#,
+            ),
+            (
+                r#"<img alt='a > b' src='/x.png'>"#,
+                r#"<img alt='a > b' src='/p/x.png'>"#,
+            ),
             (r#"<a href="http://h:1/x?y=/z">"#, r#"<a href="/p/x?y=/z">"#),
-            (r#"<a href="http://other/x">"#, r#"<a href="http://other/x">"#),
+            (
+                r#"<a href="http://other/x">"#,
+                r#"<a href="http://other/x">"#,
+            ),
             (r#"<a href="relative">/text"#, r#"<a href="relative">/text"#),
             (r#"<a href="//cdn/x">"#, r#"<a href="//cdn/x">"#),
             (r#"<!-- <a href="/x"> -->"#, r#"<!-- <a href="/x"> -->"#),

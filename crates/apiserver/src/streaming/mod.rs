@@ -20,7 +20,9 @@ use crate::http::RequestBody;
 use crate::request::{RequestContext, RequestInfo, Response};
 use crate::server::Server;
 
-pub(crate) use backend::{Kubelets, ServiceAddress, dial_tls, resolve_service, unverified_tls, verified_tls};
+pub(crate) use backend::{
+    Kubelets, ServiceAddress, dial_tls, resolve_service, unverified_tls, verified_tls,
+};
 
 /// A subresource that is a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -75,13 +77,21 @@ pub(crate) async fn connect(
     match connect {
         Connect::Log => {
             if info.verb != "get" {
-                return Err(Status::method_not_supported(&info.group, &info.resource, &info.verb));
+                return Err(Status::method_not_supported(
+                    &info.group,
+                    &info.resource,
+                    &info.verb,
+                ));
             }
             pods::log(server, context, parts).await
         }
         Connect::Exec | Connect::Attach | Connect::PortForward => {
             if !matches!(info.verb.as_str(), "get" | "create") {
-                return Err(Status::method_not_supported(&info.group, &info.resource, &info.verb));
+                return Err(Status::method_not_supported(
+                    &info.group,
+                    &info.resource,
+                    &info.verb,
+                ));
             }
             require_create(server, context)?;
             admit(server, context, connect).await?;
@@ -100,10 +110,17 @@ fn require_create(server: &Arc<Server>, context: &RequestContext) -> Result<(), 
     if context.info.verb != "get" {
         return Ok(());
     }
-    server.authorizer.require(&Attributes { verb: "create", ..Attributes::of(&context.user, &context.info) })
+    server.authorizer.require(&Attributes {
+        verb: "create",
+        ..Attributes::of(&context.user, &context.info)
+    })
 }
 
-async fn admit(server: &Arc<Server>, context: &RequestContext, connect: Connect) -> Result<(), Status> {
+async fn admit(
+    server: &Arc<Server>,
+    context: &RequestContext,
+    connect: Connect,
+) -> Result<(), Status> {
     let info = &context.info;
     let mut options = Map::new();
     options.insert("kind".to_owned(), json!(connect.options_kind()));
@@ -111,7 +128,11 @@ async fn admit(server: &Arc<Server>, context: &RequestContext, connect: Connect)
     for (key, value) in &info.query.0 {
         let value = match (key.as_str(), connect) {
             ("command" | "ports", _) => {
-                let mut all = options.get(key).and_then(Value::as_array).cloned().unwrap_or_default();
+                let mut all = options
+                    .get(key)
+                    .and_then(Value::as_array)
+                    .cloned()
+                    .unwrap_or_default();
                 all.push(json!(value));
                 Value::Array(all)
             }
@@ -154,8 +175,14 @@ pub(crate) async fn forward_to_aggregated(
     };
     let address = target.address(&server.objects).map_err(&unavailable)?;
     let tls = target.tls(server).map_err(&unavailable)?;
-    let stream = backend::dial_tls(&address.to_string(), &target.host(), tls).await.map_err(unavailable)?;
+    let stream = backend::dial_tls(&address.to_string(), &target.host(), tls)
+        .await
+        .map_err(unavailable)?;
     forward::set_identity(&mut parts.headers, &context.user);
-    let uri = parts.uri.path_and_query().map_or("/", |p| p.as_str()).to_owned();
+    let uri = parts
+        .uri
+        .path_and_query()
+        .map_or("/", |p| p.as_str())
+        .to_owned();
     forward::forward(stream, parts, &uri, &target.host(), body).await
 }

@@ -33,12 +33,18 @@ pub(super) async fn stream(
         Connect::PortForward => format!("/portForward/{}/{name}", info.namespace),
         _ => {
             let container = container(&pod, name, info.query.get("container").unwrap_or_default())?;
-            let verb = if connect == Connect::Exec { "exec" } else { "attach" };
+            let verb = if connect == Connect::Exec {
+                "exec"
+            } else {
+                "attach"
+            };
             format!("/{verb}/{}/{name}/{container}", info.namespace)
         }
     };
     if node.is_empty() {
-        return Err(Status::bad_request(format!("pod {name} does not have a host assigned")));
+        return Err(Status::bad_request(format!(
+            "pod {name} does not have a host assigned"
+        )));
     }
     let query = stream_query(connect, &info.query)?;
     if !query.is_empty() {
@@ -68,7 +74,12 @@ fn stream_query(connect: Connect, query: &Query) -> Result<String, Status> {
         }
         return Ok(out);
     }
-    for (option, name) in [("stdin", "input"), ("stdout", "output"), ("stderr", "error"), ("tty", "tty")] {
+    for (option, name) in [
+        ("stdin", "input"),
+        ("stdout", "output"),
+        ("stderr", "error"),
+        ("tty", "tty"),
+    ] {
         if query.flag(option) {
             add(name, "1");
         }
@@ -81,26 +92,47 @@ fn stream_query(connect: Connect, query: &Query) -> Result<String, Status> {
     Ok(out)
 }
 
-pub(super) async fn log(server: &Arc<Server>, context: &RequestContext, parts: Parts) -> Result<Response, Status> {
+pub(super) async fn log(
+    server: &Arc<Server>,
+    context: &RequestContext,
+    parts: Parts,
+) -> Result<Response, Status> {
     let info = &context.info;
     let query = log_query(&info.query, &info.name)?;
     let pod = read_pod(server, context).await?;
-    let container = container(&pod, &info.name, info.query.get("container").unwrap_or_default())?;
+    let container = container(
+        &pod,
+        &info.name,
+        info.query.get("container").unwrap_or_default(),
+    )?;
     let node = pod["spec"]["nodeName"].as_str().unwrap_or_default();
     if node.is_empty() {
         // A pod that runs nowhere yet has said nothing yet.
         return Ok(respond_text(200, ""));
     }
-    let mut uri = format!("/containerLogs/{}/{}/{container}", info.namespace, info.name);
+    let mut uri = format!(
+        "/containerLogs/{}/{}/{container}",
+        info.namespace, info.name
+    );
     if !query.is_empty() {
         uri.push('?');
         uri.push_str(&query);
     }
     let (kubelet, authority) = server.kubelets.dial(&server.objects, node, None).await?;
-    let response = forward::forward(kubelet, parts, &uri, &authority, RequestBody::Whole(bytes::Bytes::new())).await?;
+    let response = forward::forward(
+        kubelet,
+        parts,
+        &uri,
+        &authority,
+        RequestBody::Whole(bytes::Bytes::new()),
+    )
+    .await?;
     if response.status().is_success() {
         let (mut parts, body) = response.into_parts();
-        parts.headers.insert(http::header::CONTENT_TYPE, http::HeaderValue::from_static("text/plain"));
+        parts.headers.insert(
+            http::header::CONTENT_TYPE,
+            http::HeaderValue::from_static("text/plain"),
+        );
         return Ok(http::Response::from_parts(parts, body));
     }
     Err(refusal(response).await)
@@ -113,7 +145,12 @@ async fn refusal(response: Response) -> Status {
     let text = String::from_utf8_lossy(&bytes).trim().to_owned();
     match code {
         400 => Status::bad_request(text),
-        404 => Status { code: 404, reason: "NotFound".to_owned(), message: text, details: None },
+        404 => Status {
+            code: 404,
+            reason: "NotFound".to_owned(),
+            message: text,
+            details: None,
+        },
         401 | 403 => Status::internal(format!("the kubelet refused this server: {text}")),
         _ => Status::internal(text),
     }
@@ -136,9 +173,13 @@ fn log_query(query: &Query, pod: &str) -> Result<String, Status> {
         ("tailLines", 0, "must be greater than or equal to 0"),
         ("limitBytes", 1, "must be greater than 0"),
     ] {
-        let Some(text) = query.get(name) else { continue };
+        let Some(text) = query.get(name) else {
+            continue;
+        };
         let Ok(value) = text.parse::<i64>() else {
-            return Err(Status::bad_request(format!("strconv.ParseInt: parsing {text:?}: invalid syntax")));
+            return Err(Status::bad_request(format!(
+                "strconv.ParseInt: parsing {text:?}: invalid syntax"
+            )));
         };
         if value < minimum {
             errors.push(FieldError::invalid(&Path::new(name), value, complaint));
@@ -147,7 +188,9 @@ fn log_query(query: &Query, pod: &str) -> Result<String, Status> {
     }
     if let Some(text) = query.get("sinceTime") {
         if time::parse(text).is_none() {
-            return Err(Status::bad_request(format!("parsing time {text:?} as RFC 3339 failed")));
+            return Err(Status::bad_request(format!(
+                "parsing time {text:?} as RFC 3339 failed"
+            )));
         }
         if query.get("sinceSeconds").is_some() {
             errors.push(FieldError::forbidden(
@@ -159,7 +202,11 @@ fn log_query(query: &Query, pod: &str) -> Result<String, Status> {
     }
     if let Some(stream) = query.get("stream") {
         if !matches!(stream, "All" | "Stdout" | "Stderr") {
-            errors.push(FieldError::not_supported(&Path::new("stream"), stream, &["All", "Stdout", "Stderr"]));
+            errors.push(FieldError::not_supported(
+                &Path::new("stream"),
+                stream,
+                &["All", "Stdout", "Stderr"],
+            ));
         }
         if stream != "All" && query.get("tailLines").is_some() {
             errors.push(FieldError::forbidden(
@@ -169,7 +216,11 @@ fn log_query(query: &Query, pod: &str) -> Result<String, Status> {
         }
         add("stream", stream);
     }
-    if errors.is_empty() { Ok(out) } else { Err(Status::invalid("", "PodLogOptions", pod, &errors)) }
+    if errors.is_empty() {
+        Ok(out)
+    } else {
+        Err(Status::invalid("", "PodLogOptions", pod, &errors))
+    }
 }
 
 async fn read_pod(server: &Arc<Server>, context: &RequestContext) -> Result<Value, Status> {
@@ -184,23 +235,42 @@ async fn read_pod(server: &Arc<Server>, context: &RequestContext) -> Result<Valu
 /// The container asked for, or the only one.
 fn container(pod: &Value, name: &str, wanted: &str) -> Result<String, Status> {
     let names = |key: &str| -> Vec<&str> {
-        pod["spec"][key].as_array().into_iter().flatten().filter_map(|c| c["name"].as_str()).collect()
+        pod["spec"][key]
+            .as_array()
+            .into_iter()
+            .flatten()
+            .filter_map(|c| c["name"].as_str())
+            .collect()
     };
-    let (main, init, ephemeral) = (names("containers"), names("initContainers"), names("ephemeralContainers"));
+    let (main, init, ephemeral) = (
+        names("containers"),
+        names("initContainers"),
+        names("ephemeralContainers"),
+    );
     if !wanted.is_empty() {
-        return if [&main, &init, &ephemeral].iter().any(|list| list.contains(&wanted)) {
+        return if [&main, &init, &ephemeral]
+            .iter()
+            .any(|list| list.contains(&wanted))
+        {
             Ok(wanted.to_owned())
         } else {
-            Err(Status::bad_request(format!("container {wanted} is not valid for pod {name}")))
+            Err(Status::bad_request(format!(
+                "container {wanted} is not valid for pod {name}"
+            )))
         };
     }
     match main.as_slice() {
         [only] if init.is_empty() && ephemeral.is_empty() => Ok((*only).to_owned()),
-        [] => Err(Status::bad_request(format!("a container name must be specified for pod {name}"))),
+        [] => Err(Status::bad_request(format!(
+            "a container name must be specified for pod {name}"
+        ))),
         [only] if init.is_empty() => Ok((*only).to_owned()),
         [only] => Ok((*only).to_owned()),
         several => {
-            let mut text = format!("a container name must be specified for pod {name}, choose one of: [{}]", several.join(" "));
+            let mut text = format!(
+                "a container name must be specified for pod {name}, choose one of: [{}]",
+                several.join(" ")
+            );
             if !init.is_empty() {
                 let _ = write!(text, " or one of the init containers: [{}]", init.join(" "));
             }
@@ -234,22 +304,49 @@ mod tests {
             "a container name must be specified for pod p, choose one of: [a b] or one of the init containers: [i]"
         );
         assert_eq!(container(&pod, "p", "i").unwrap(), "i");
-        assert_eq!(container(&pod, "p", "x").unwrap_err().message, "container x is not valid for pod p");
-        assert_eq!(container(&json!({"spec": {"containers": [{"name": "a"}]}}), "p", "").unwrap(), "a");
+        assert_eq!(
+            container(&pod, "p", "x").unwrap_err().message,
+            "container x is not valid for pod p"
+        );
+        assert_eq!(
+            container(&json!({"spec": {"containers": [{"name": "a"}]}}), "p", "").unwrap(),
+            "a"
+        );
     }
 
     #[test]
     fn options_are_renamed_for_the_kubelet() {
-        let query = Query::parse("stdin=true&stdout=1&stderr=false&command=sh&command=-c&command=a%20b&container=x");
-        assert_eq!(stream_query(Connect::Exec, &query).unwrap(), "input=1&output=1&command=sh&command=-c&command=a%20b");
-        assert_eq!(stream_query(Connect::PortForward, &Query::parse("ports=80,81")).unwrap(), "port=80&port=81");
+        let query = Query::parse(
+            "stdin=true&stdout=1&stderr=false&command=sh&command=-c&command=a%20b&container=x",
+        );
+        assert_eq!(
+            stream_query(Connect::Exec, &query).unwrap(),
+            "input=1&output=1&command=sh&command=-c&command=a%20b"
+        );
+        assert_eq!(
+            stream_query(Connect::PortForward, &Query::parse("ports=80,81")).unwrap(),
+            "port=80&port=81"
+        );
         assert!(stream_query(Connect::PortForward, &Query::parse("ports=0")).is_err());
     }
 
     #[test]
     fn log_options_are_checked() {
-        assert_eq!(log_query(&Query::parse("follow=true&tailLines=5"), "p").unwrap(), "follow=true&tailLines=5");
-        assert_eq!(log_query(&Query::parse("sinceSeconds=0"), "p").unwrap_err().code, 422);
-        assert_eq!(log_query(&Query::parse("tailLines=x"), "p").unwrap_err().code, 400);
+        assert_eq!(
+            log_query(&Query::parse("follow=true&tailLines=5"), "p").unwrap(),
+            "follow=true&tailLines=5"
+        );
+        assert_eq!(
+            log_query(&Query::parse("sinceSeconds=0"), "p")
+                .unwrap_err()
+                .code,
+            422
+        );
+        assert_eq!(
+            log_query(&Query::parse("tailLines=x"), "p")
+                .unwrap_err()
+                .code,
+            400
+        );
     }
 }

@@ -39,19 +39,34 @@ pub(super) async fn proxy(
     let (response, host) = match reached {
         Reached::Kubelet(node, port) => {
             let (stream, authority) = server.kubelets.dial(&server.objects, &node, port).await?;
-            (forward::forward(stream, parts, &uri, &authority, body).await?, authority)
+            (
+                forward::forward(stream, parts, &uri, &authority, body).await?,
+                authority,
+            )
         }
         Reached::Plain(authority) => {
             let stream = backend::dial(&authority).await.map_err(unreachable)?;
-            (forward::forward(stream, parts, &uri, &authority, body).await?, authority)
+            (
+                forward::forward(stream, parts, &uri, &authority, body).await?,
+                authority,
+            )
         }
         Reached::Tls(authority, host) => {
             let tls = unverified_tls(None).map_err(|e| Status::internal(e))?;
-            let stream = backend::dial_tls(&authority, &host, tls).await.map_err(unreachable)?;
-            (forward::forward(stream, parts, &uri, &authority, body).await?, authority)
+            let stream = backend::dial_tls(&authority, &host, tls)
+                .await
+                .map_err(unreachable)?;
+            (
+                forward::forward(stream, parts, &uri, &authority, body).await?,
+                authority,
+            )
         }
     };
-    if upgrading { Ok(response) } else { rewrite(response, &prefix, &host).await }
+    if upgrading {
+        Ok(response)
+    } else {
+        rewrite(response, &prefix, &host).await
+    }
 }
 
 enum Reached {
@@ -71,12 +86,20 @@ fn split_name(name: &str) -> Result<(&str, &str, &str), Status> {
     match parts.as_slice() {
         [name] if !name.is_empty() => Ok(("", name, "")),
         [name, port] if !name.is_empty() => Ok(("", name, port)),
-        [scheme @ ("" | "http" | "https"), name, port] if !name.is_empty() => Ok((scheme, name, port)),
-        _ => Err(Status::bad_request(format!("invalid proxy request {name:?}"))),
+        [scheme @ ("" | "http" | "https"), name, port] if !name.is_empty() => {
+            Ok((scheme, name, port))
+        }
+        _ => Err(Status::bad_request(format!(
+            "invalid proxy request {name:?}"
+        ))),
     }
 }
 
-async fn reach(server: &Arc<Server>, context: &RequestContext, connect: Connect) -> Result<Reached, Status> {
+async fn reach(
+    server: &Arc<Server>,
+    context: &RequestContext,
+    connect: Connect,
+) -> Result<Reached, Status> {
     let info = &context.info;
     let (scheme, name, port) = split_name(&info.name)?;
     match connect {
@@ -84,14 +107,21 @@ async fn reach(server: &Arc<Server>, context: &RequestContext, connect: Connect)
             let port = if port.is_empty() {
                 None
             } else {
-                Some(port.parse().map_err(|_| Status::bad_request(format!("invalid port {port:?}")))?)
+                Some(
+                    port.parse()
+                        .map_err(|_| Status::bad_request(format!("invalid port {port:?}")))?,
+                )
             };
             Ok(Reached::Kubelet(name.to_owned(), port))
         }
         Connect::ServiceProxy => {
             let address = backend::resolve_service(&server.objects, &info.namespace, name, port)?;
             proxyable(address.0.ip())?;
-            Ok(by_scheme(scheme, address.to_string(), format!("{name}.{}.svc", info.namespace)))
+            Ok(by_scheme(
+                scheme,
+                address.to_string(),
+                format!("{name}.{}.svc", info.namespace),
+            ))
         }
         _ => {
             let pod = server
@@ -106,13 +136,18 @@ async fn reach(server: &Arc<Server>, context: &RequestContext, connect: Connect)
             proxyable(ip)?;
             let first = || {
                 let containers = pod["spec"]["containers"].as_array().into_iter().flatten();
-                containers.filter_map(|c| c["ports"][0]["containerPort"].as_u64()).next()
+                containers
+                    .filter_map(|c| c["ports"][0]["containerPort"].as_u64())
+                    .next()
             };
             let number: u16 = if port.is_empty() {
                 let fallback = if scheme == "https" { 443 } else { 80 };
-                first().and_then(|p| u16::try_from(p).ok()).unwrap_or(fallback)
+                first()
+                    .and_then(|p| u16::try_from(p).ok())
+                    .unwrap_or(fallback)
             } else {
-                port.parse().map_err(|_| Status::bad_request(format!("invalid port {port:?}")))?
+                port.parse()
+                    .map_err(|_| Status::bad_request(format!("invalid port {port:?}")))?
             };
             let authority = std::net::SocketAddr::new(ip, number).to_string();
             Ok(by_scheme(scheme, authority, ip.to_string()))
@@ -121,35 +156,63 @@ async fn reach(server: &Arc<Server>, context: &RequestContext, connect: Connect)
 }
 
 fn by_scheme(scheme: &str, authority: String, host: String) -> Reached {
-    if scheme == "https" { Reached::Tls(authority, host) } else { Reached::Plain(authority) }
+    if scheme == "https" {
+        Reached::Tls(authority, host)
+    } else {
+        Reached::Plain(authority)
+    }
 }
 
 /// What a pod claims as its address must not lead into this host.
 fn proxyable(ip: IpAddr) -> Result<(), Status> {
     let local = match ip {
-        IpAddr::V4(ip) => ip.is_loopback() || ip.is_link_local() || ip.is_unspecified() || ip.is_multicast(),
-        IpAddr::V6(ip) => ip.is_loopback() || ip.is_unicast_link_local() || ip.is_unspecified() || ip.is_multicast(),
+        IpAddr::V4(ip) => {
+            ip.is_loopback() || ip.is_link_local() || ip.is_unspecified() || ip.is_multicast()
+        }
+        IpAddr::V6(ip) => {
+            ip.is_loopback()
+                || ip.is_unicast_link_local()
+                || ip.is_unspecified()
+                || ip.is_multicast()
+        }
     };
-    if local { Err(Status::bad_request("address not allowed")) } else { Ok(()) }
+    if local {
+        Err(Status::bad_request("address not allowed"))
+    } else {
+        Ok(())
+    }
 }
 
 /// The path up to and with `/proxy`, and what follows it, as the client wrote them.
 fn split(path: &str) -> (String, String) {
     let segments: Vec<&str> = path.split('/').collect();
     // Skips names: an object may be called `proxy` too, so the segment after kind and name counts.
-    let start = segments.iter().position(|s| matches!(percent_decode(s, false).as_str(), "pods" | "services" | "nodes"));
+    let start = segments.iter().position(|s| {
+        matches!(
+            percent_decode(s, false).as_str(),
+            "pods" | "services" | "nodes"
+        )
+    });
     let at = start
         .into_iter()
         .flat_map(|start| start + 2..segments.len())
         .find(|i| segments[*i] == "proxy")
         .unwrap_or(segments.len() - 1);
     let prefix = segments[..=at].join("/");
-    let rest = if at + 1 < segments.len() { format!("/{}", segments[at + 1..].join("/")) } else { String::new() };
+    let rest = if at + 1 < segments.len() {
+        format!("/{}", segments[at + 1..].join("/"))
+    } else {
+        String::new()
+    };
     (prefix, rest)
 }
 
 fn redirect(parts: &Parts, prefix: &str) -> Response {
-    let query = parts.uri.query().map(|q| format!("?{q}")).unwrap_or_default();
+    let query = parts
+        .uri
+        .query()
+        .map(|q| format!("?{q}"))
+        .unwrap_or_default();
     let mut response = http::Response::new(crate::request::empty());
     *response.status_mut() = http::StatusCode::MOVED_PERMANENTLY;
     if let Ok(value) = HeaderValue::from_str(&format!("{prefix}/{query}")) {
@@ -163,7 +226,13 @@ fn forwarded_headers(parts: &mut Parts, prefix: &str, path: &str) {
         .uri
         .authority()
         .map(ToString::to_string)
-        .or_else(|| parts.headers.get(http::header::HOST).and_then(|v| v.to_str().ok()).map(ToOwned::to_owned))
+        .or_else(|| {
+            parts
+                .headers
+                .get(http::header::HOST)
+                .and_then(|v| v.to_str().ok())
+                .map(ToOwned::to_owned)
+        })
         .unwrap_or_default();
     for (name, value) in [
         ("x-forwarded-uri", format!("{prefix}{path}")),
@@ -186,14 +255,22 @@ async fn rewrite(response: Response, prefix: &str, host: &str) -> Result<Respons
     {
         parts.headers.insert(LOCATION, value);
     }
-    let is_page = parts.headers.get(CONTENT_TYPE).and_then(|v| v.to_str().ok()).is_some_and(|t| t.starts_with("text/html"));
-    let small = http_body::Body::size_hint(&body).upper().is_none_or(|size| size <= MAX_REWRITE_BYTES as u64);
+    let is_page = parts
+        .headers
+        .get(CONTENT_TYPE)
+        .and_then(|v| v.to_str().ok())
+        .is_some_and(|t| t.starts_with("text/html"));
+    let small = http_body::Body::size_hint(&body)
+        .upper()
+        .is_none_or(|size| size <= MAX_REWRITE_BYTES as u64);
     if !is_page || !small || parts.headers.contains_key(CONTENT_ENCODING) {
         return Ok(http::Response::from_parts(parts, body));
     }
     let (bytes, whole) = read_up_to(body, MAX_REWRITE_BYTES).await;
     if !whole {
-        return Err(Status::internal("the page is too large, or its server broke off"));
+        return Err(Status::internal(
+            "the page is too large, or its server broke off",
+        ));
     }
     let page = html::rewrite_page(&String::from_utf8_lossy(&bytes), prefix, host);
     parts.headers.remove(CONTENT_LENGTH);
@@ -211,7 +288,10 @@ mod tests {
         assert_eq!(split(base), own(base, ""));
         assert_eq!(split(&format!("{base}/")), own(base, "/"));
         assert_eq!(split(&format!("{base}/a/proxy/b")), own(base, "/a/proxy/b"));
-        assert_eq!(split("/api/v1/nodes/x/proxy/pods/"), own("/api/v1/nodes/x/proxy", "/pods/"));
+        assert_eq!(
+            split("/api/v1/nodes/x/proxy/pods/"),
+            own("/api/v1/nodes/x/proxy", "/pods/")
+        );
     }
 
     #[test]

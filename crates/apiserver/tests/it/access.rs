@@ -13,7 +13,9 @@ async fn a_binding_gives_what_its_role_says_and_no_more() {
     let (admin, alice) = (cluster.admin(), cluster.user("alice"));
     let refused = get(&alice, "/api/v1/namespaces/default/configmaps").await;
     assert_eq!(code(&refused), 403);
-    let keelson_client::Error::Api(status) = refused.unwrap_err() else { panic!("a status") };
+    let keelson_client::Error::Api(status) = refused.unwrap_err() else {
+        panic!("a status")
+    };
     assert_eq!(
         status.message,
         r#"configmaps is forbidden: User "alice" cannot list resource "configmaps" in API group "" in the namespace "default""#
@@ -23,12 +25,29 @@ async fn a_binding_gives_what_its_role_says_and_no_more() {
         "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": "view"},
         "subjects": [{"apiGroup": "rbac.authorization.k8s.io", "kind": "User", "name": "alice"}],
     });
-    post(&admin, &format!("{RBAC}/namespaces/default/rolebindings"), binding).await.unwrap();
-    get(&alice, "/api/v1/namespaces/default/configmaps").await.unwrap();
-    assert_eq!(code(&get(&alice, "/api/v1/namespaces/kube-system/configmaps").await), 403);
+    post(
+        &admin,
+        &format!("{RBAC}/namespaces/default/rolebindings"),
+        binding,
+    )
+    .await
+    .unwrap();
+    get(&alice, "/api/v1/namespaces/default/configmaps")
+        .await
+        .unwrap();
+    assert_eq!(
+        code(&get(&alice, "/api/v1/namespaces/kube-system/configmaps").await),
+        403
+    );
     let review = json!({"apiVersion": "authorization.k8s.io/v1", "kind": "SelfSubjectAccessReview",
         "spec": {"resourceAttributes": {"namespace": "default", "verb": "list", "resource": "pods"}}});
-    let answer = post(&alice, "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews", review).await.unwrap();
+    let answer = post(
+        &alice,
+        "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews",
+        review,
+    )
+    .await
+    .unwrap();
     assert_eq!(answer["status"]["allowed"], true);
     cluster.stop().await;
 }
@@ -37,18 +56,49 @@ async fn a_binding_gives_what_its_role_says_and_no_more() {
 async fn a_requested_token_authenticates_until_its_account_is_gone() {
     let cluster = Cluster::start().await;
     let admin = cluster.admin();
-    let account = json!({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "robot"}});
-    post(&admin, "/api/v1/namespaces/default/serviceaccounts", account).await.unwrap();
-    let request = json!({"apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest", "spec": {}});
+    let account =
+        json!({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "robot"}});
+    post(
+        &admin,
+        "/api/v1/namespaces/default/serviceaccounts",
+        account,
+    )
+    .await
+    .unwrap();
+    let request =
+        json!({"apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest", "spec": {}});
     let path = "/api/v1/namespaces/default/serviceaccounts/robot";
-    let answer = post(&admin, &format!("{path}/token"), request).await.unwrap();
+    let answer = post(&admin, &format!("{path}/token"), request)
+        .await
+        .unwrap();
     let token = answer["status"]["token"].as_str().unwrap().to_owned();
-    let robot = Client::https(&ClientConfig { token, ..cluster.https() }).unwrap();
+    let robot = Client::https(&ClientConfig {
+        token,
+        ..cluster.https()
+    })
+    .unwrap();
     let review = json!({"apiVersion": "authentication.k8s.io/v1", "kind": "SelfSubjectReview"});
-    let who = post(&robot, "/apis/authentication.k8s.io/v1/selfsubjectreviews", review.clone()).await.unwrap();
-    assert_eq!(who["status"]["userInfo"]["username"], "system:serviceaccount:default:robot");
-    admin.request(http::Method::DELETE, path, None).await.unwrap();
-    let after = post(&robot, "/apis/authentication.k8s.io/v1/selfsubjectreviews", review).await;
+    let who = post(
+        &robot,
+        "/apis/authentication.k8s.io/v1/selfsubjectreviews",
+        review.clone(),
+    )
+    .await
+    .unwrap();
+    assert_eq!(
+        who["status"]["userInfo"]["username"],
+        "system:serviceaccount:default:robot"
+    );
+    admin
+        .request(http::Method::DELETE, path, None)
+        .await
+        .unwrap();
+    let after = post(
+        &robot,
+        "/apis/authentication.k8s.io/v1/selfsubjectreviews",
+        review,
+    )
+    .await;
     assert_eq!(code(&after), 401);
     cluster.stop().await;
 }
@@ -62,7 +112,9 @@ async fn nobody_grants_what_he_does_not_hold() {
         "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": "admin"},
         "subjects": [{"apiGroup": "rbac.authorization.k8s.io", "kind": "User", "name": "bob"}],
     });
-    post(&admin, &format!("{RBAC}/clusterrolebindings"), binding).await.unwrap();
+    post(&admin, &format!("{RBAC}/clusterrolebindings"), binding)
+        .await
+        .unwrap();
     let role = |resources: &str| {
         json!({
             "apiVersion": "rbac.authorization.k8s.io/v1", "kind": "Role", "metadata": {"generateName": "r-"},

@@ -48,18 +48,28 @@ async fn a_definition_makes_a_kind_that_is_checked_and_goes_with_it() {
     let own = format!("{DEFINITIONS}/widgets.example.com");
     until(async || {
         let found = get(&client, &own).await.unwrap();
-        found["status"]["conditions"].as_array().is_some_and(|all| all.iter().any(|c| c["type"] == "Established" && c["status"] == "True"))
+        found["status"]["conditions"].as_array().is_some_and(|all| {
+            all.iter()
+                .any(|c| c["type"] == "Established" && c["status"] == "True")
+        })
     })
     .await;
     let path = "/apis/example.com/v1/namespaces/default/widgets";
     let widget = |size: i64| json!({"apiVersion": "example.com/v1", "kind": "Widget", "metadata": {"name": "w"}, "spec": {"size": size, "unknown": 1}});
     let made = post(&client, path, widget(2)).await.unwrap();
-    assert_eq!(made["spec"], json!({"size": 2, "color": "red"}), "defaulted and pruned");
+    assert_eq!(
+        made["spec"],
+        json!({"size": 2, "color": "red"}),
+        "defaulted and pruned"
+    );
     let refused = post(&client, path, widget(0)).await;
     assert_eq!(code(&refused), 422);
     let list = get(&client, "/apis/example.com/v1").await.unwrap();
     assert_eq!(list["resources"][0]["name"], "widgets");
-    client.request(http::Method::DELETE, &own, None).await.unwrap();
+    client
+        .request(http::Method::DELETE, &own, None)
+        .await
+        .unwrap();
     until(async || code(&get(&client, &own).await) == 404).await;
     until(async || code(&get(&client, path).await) == 404).await;
     cluster.stop().await;

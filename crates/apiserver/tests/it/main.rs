@@ -27,8 +27,13 @@ impl Cluster {
         let dir = std::env::temp_dir().join(format!("keelson-apiserver-{}", uuid::Uuid::new_v4()));
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let port = listener.local_addr().unwrap().port();
-        let config = Config { port, ..Config::new(&dir) };
-        let server = ApiServer::start(config, keelson_store::embedded::memory()).await.unwrap();
+        let config = Config {
+            port,
+            ..Config::new(&dir)
+        };
+        let server = ApiServer::start(config, keelson_store::embedded::memory())
+            .await
+            .unwrap();
         server.serve(listener).unwrap();
         Self { server, port, dir }
     }
@@ -38,14 +43,21 @@ impl Cluster {
     }
 
     pub(crate) fn user(&self, name: &str) -> Client {
-        self.server.client(UserInfo::new(name, &["system:authenticated"]))
+        self.server
+            .client(UserInfo::new(name, &["system:authenticated"]))
     }
 
     /// What a client over the network starts from.
     pub(crate) fn https(&self) -> ClientConfig {
         ClientConfig {
             server: format!("https://127.0.0.1:{}", self.port),
-            certificate_authority: self.server.pki().cluster_ca.certificate_pem.clone().into_bytes(),
+            certificate_authority: self
+                .server
+                .pki()
+                .cluster_ca
+                .certificate_pem
+                .clone()
+                .into_bytes(),
             ..ClientConfig::default()
         }
     }
@@ -61,7 +73,7 @@ pub(crate) async fn get(client: &Client, path: &str) -> Result<Value, Error> {
 }
 
 pub(crate) async fn post(client: &Client, path: &str, body: Value) -> Result<Value, Error> {
-    client.request(Method::POST, path, Some(body)).await
+    client.request(Method::POST, path, Some(&body)).await
 }
 
 /// The HTTP status of a refusal; 0 for anything else.

@@ -4,7 +4,9 @@ use std::collections::BTreeSet;
 
 use serde_json::Value;
 
-use super::{Check, Violation, containers, containers_named, names, plural, quoted, setters, violation};
+use super::{
+    Check, Violation, containers, containers_named, names, plural, quoted, setters, violation,
+};
 
 /// Every rule of the level, in upstream's order.
 pub(super) const ALL: &[Check] = &[
@@ -88,7 +90,9 @@ fn app_armor(pod: &Value) -> Option<Violation> {
         .flatten()
         .filter(|(key, _)| key.starts_with("container.apparmor.security.beta.kubernetes.io/"))
         .filter_map(|(key, value)| Some((key, value.as_str()?)))
-        .filter(|(_, value)| !value.is_empty() && *value != "runtime/default" && !value.starts_with("localhost/"))
+        .filter(|(_, value)| {
+            !value.is_empty() && *value != "runtime/default" && !value.starts_with("localhost/")
+        })
         .map(|(key, value)| format!("{key}={value:?}"))
         .collect();
     annotations.sort();
@@ -101,15 +105,27 @@ fn app_armor(pod: &Value) -> Option<Violation> {
     }
     let all: Vec<String> = values.into_iter().chain(annotations).collect();
     violation(
-        plural("forbidden AppArmor profile", "forbidden AppArmor profiles", all.len()),
-        format!("{} must not set AppArmor profile type to {}", who.join(" and "), quoted(&all)),
+        plural(
+            "forbidden AppArmor profile",
+            "forbidden AppArmor profiles",
+            all.len(),
+        ),
+        format!(
+            "{} must not set AppArmor profile type to {}",
+            who.join(" and "),
+            quoted(&all)
+        ),
     )
 }
 
 fn capabilities(pod: &Value) -> Option<Violation> {
     let mut added = BTreeSet::new();
     let bad = names(pod, |c| {
-        let list = c["securityContext"]["capabilities"]["add"].as_array().into_iter().flatten().filter_map(Value::as_str);
+        let list = c["securityContext"]["capabilities"]["add"]
+            .as_array()
+            .into_iter()
+            .flatten()
+            .filter_map(Value::as_str);
         let foreign: Vec<&str> = list.filter(|cap| !CAPABILITIES.contains(cap)).collect();
         added.extend(foreign.iter().map(|cap| (*cap).to_owned()));
         !foreign.is_empty()
@@ -119,7 +135,11 @@ fn capabilities(pod: &Value) -> Option<Violation> {
     }
     violation(
         "non-default capabilities",
-        format!("{} must not include {} in securityContext.capabilities.add", containers_named(&bad), listed(&added)),
+        format!(
+            "{} must not include {} in securityContext.capabilities.add",
+            containers_named(&bad),
+            listed(&added)
+        ),
     )
 }
 
@@ -129,7 +149,11 @@ fn host_namespaces(pod: &Value) -> Option<Violation> {
         .filter(|key| pod["spec"][**key] == true)
         .map(|key| format!("{key}=true"))
         .collect();
-    if used.is_empty() { None } else { violation("host namespaces", used.join(", ")) }
+    if used.is_empty() {
+        None
+    } else {
+        violation("host namespaces", used.join(", "))
+    }
 }
 
 fn host_path_volumes(pod: &Value) -> Option<Violation> {
@@ -143,7 +167,14 @@ fn host_path_volumes(pod: &Value) -> Option<Violation> {
     if bad.is_empty() {
         return None;
     }
-    violation("hostPath volumes", format!("{} {}", plural("volume", "volumes", bad.len()), quoted(&bad)))
+    violation(
+        "hostPath volumes",
+        format!(
+            "{} {}",
+            plural("volume", "volumes", bad.len()),
+            quoted(&bad)
+        ),
+    )
 }
 
 fn host_ports(pod: &Value) -> Option<Violation> {
@@ -208,7 +239,11 @@ fn host_probes(pod: &Value) -> Option<Violation> {
             "{} {} {} {}",
             containers_named(&bad),
             plural("uses", "use", bad.len()),
-            plural("probe or lifecycle host", "probe or lifecycle hosts", hosts.len()),
+            plural(
+                "probe or lifecycle host",
+                "probe or lifecycle hosts",
+                hosts.len()
+            ),
             listed(&hosts)
         ),
     )
@@ -219,7 +254,13 @@ fn privileged(pod: &Value) -> Option<Violation> {
     if bad.is_empty() {
         return None;
     }
-    violation("privileged", format!("{} must not set securityContext.privileged=true", containers_named(&bad)))
+    violation(
+        "privileged",
+        format!(
+            "{} must not set securityContext.privileged=true",
+            containers_named(&bad)
+        ),
+    )
 }
 
 fn proc_mount(pod: &Value) -> Option<Violation> {
@@ -228,7 +269,9 @@ fn proc_mount(pod: &Value) -> Option<Violation> {
     }
     let mut kinds = BTreeSet::new();
     let bad = names(pod, |c| {
-        let kind = c["securityContext"]["procMount"].as_str().unwrap_or("Default");
+        let kind = c["securityContext"]["procMount"]
+            .as_str()
+            .unwrap_or("Default");
         if kind != "Default" {
             kinds.insert(kind.to_owned());
         }
@@ -239,7 +282,11 @@ fn proc_mount(pod: &Value) -> Option<Violation> {
     }
     violation(
         "procMount",
-        format!("{} must not set securityContext.procMount to {}", containers_named(&bad), listed(&kinds)),
+        format!(
+            "{} must not set securityContext.procMount to {}",
+            containers_named(&bad),
+            listed(&kinds)
+        ),
     )
 }
 
@@ -249,7 +296,10 @@ fn se_linux(pod: &Value) -> Option<Violation> {
     let mut bad = |options: &Value| {
         let text = |key: &str| options[key].as_str().unwrap_or_default();
         let kind = text("type");
-        let wrong_type = !matches!(kind, "" | "container_t" | "container_init_t" | "container_kvm_t" | "container_engine_t");
+        let wrong_type = !matches!(
+            kind,
+            "" | "container_t" | "container_init_t" | "container_kvm_t" | "container_engine_t"
+        );
         if wrong_type {
             types.insert(kind.to_owned());
         }
@@ -262,7 +312,11 @@ fn se_linux(pod: &Value) -> Option<Violation> {
     let who = setters(of_pod, &of_containers)?;
     let mut what = Vec::new();
     if !types.is_empty() {
-        what.push(format!("{} {}", plural("type", "types", types.len()), listed(&types)));
+        what.push(format!(
+            "{} {}",
+            plural("type", "types", types.len()),
+            listed(&types)
+        ));
     }
     if user {
         what.push("user may not be set".to_owned());
@@ -270,7 +324,13 @@ fn se_linux(pod: &Value) -> Option<Violation> {
     if role {
         what.push("role may not be set".to_owned());
     }
-    violation("seLinuxOptions", format!("{who} set forbidden securityContext.seLinuxOptions: {}", what.join("; ")))
+    violation(
+        "seLinuxOptions",
+        format!(
+            "{who} set forbidden securityContext.seLinuxOptions: {}",
+            what.join("; ")
+        ),
+    )
 }
 
 fn seccomp(pod: &Value) -> Option<Violation> {
@@ -288,7 +348,10 @@ fn seccomp(pod: &Value) -> Option<Violation> {
     let who = setters(of_pod, &of_containers)?;
     violation(
         "seccompProfile",
-        format!("{who} must not set securityContext.seccompProfile.type to {}", listed(&kinds)),
+        format!(
+            "{who} must not set securityContext.seccompProfile.type to {}",
+            listed(&kinds)
+        ),
     )
 }
 
@@ -300,12 +363,21 @@ fn sysctls(pod: &Value) -> Option<Violation> {
         .filter_map(|s| s["name"].as_str())
         .filter(|name| !SYSCTLS.contains(name))
         .collect();
-    if bad.is_empty() { None } else { violation("forbidden sysctls", bad.join(", ")) }
+    if bad.is_empty() {
+        None
+    } else {
+        violation("forbidden sysctls", bad.join(", "))
+    }
 }
 
 fn windows_host_process(pod: &Value) -> Option<Violation> {
     let of_pod = pod["spec"]["securityContext"]["windowsOptions"]["hostProcess"] == true;
-    let of_containers = names(pod, |c| c["securityContext"]["windowsOptions"]["hostProcess"] == true);
+    let of_containers = names(pod, |c| {
+        c["securityContext"]["windowsOptions"]["hostProcess"] == true
+    });
     let who = setters(of_pod, &of_containers)?;
-    violation("hostProcess", format!("{who} must not set securityContext.windowsOptions.hostProcess=true"))
+    violation(
+        "hostProcess",
+        format!("{who} must not set securityContext.windowsOptions.hostProcess=true"),
+    )
 }

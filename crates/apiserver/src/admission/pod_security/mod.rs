@@ -24,15 +24,24 @@ impl AdmissionPlugin for PodSecurity {
     }
 
     async fn validate(&self, attrs: &Attributes, cluster: &Cluster) -> Result<(), Status> {
-        let Some(object) = attrs.object.as_ref() else { return Ok(()) };
+        let Some(object) = attrs.object.as_ref() else {
+            return Ok(());
+        };
         let ephemeral = attrs.is_any("", "pods") && attrs.subresource == "ephemeralcontainers";
         let is_pod = attrs.is("", "pods") || ephemeral;
-        let Some(pod) = pod_of(attrs, object, is_pod) else { return Ok(()) };
-        if attrs.operation == Operation::Update && !ephemeral && !is_significant(attrs, object, is_pod) {
+        let Some(pod) = pod_of(attrs, object, is_pod) else {
+            return Ok(());
+        };
+        if attrs.operation == Operation::Update
+            && !ephemeral
+            && !is_significant(attrs, object, is_pod)
+        {
             return Ok(());
         }
         let namespace = cluster.objects.get("", "namespaces", "", &attrs.namespace);
-        let Some(namespace) = namespace else { return Ok(()) };
+        let Some(namespace) = namespace else {
+            return Ok(());
+        };
         let (enforce, enforce_version) = level(&namespace, "enforce");
         let (warn, warn_version) = level(&namespace, "warn");
         if is_pod && enforce != Level::Privileged {
@@ -78,7 +87,11 @@ impl Level {
 
 /// A level that cannot be read is the strictest, as upstream has it.
 fn level(namespace: &Value, mode: &str) -> (Level, String) {
-    let version = meta::label(namespace, &format!("pod-security.kubernetes.io/{mode}-version")).unwrap_or("latest");
+    let version = meta::label(
+        namespace,
+        &format!("pod-security.kubernetes.io/{mode}-version"),
+    )
+    .unwrap_or("latest");
     let level = match meta::label(namespace, &format!("pod-security.kubernetes.io/{mode}")) {
         None | Some("privileged") => Level::Privileged,
         Some("baseline") => Level::Baseline,
@@ -108,14 +121,16 @@ fn pod_of(attrs: &Attributes, object: &Value, is_pod: bool) -> Option<Value> {
 
 /// An update that changes nothing the levels look at needs no new verdict.
 fn is_significant(attrs: &Attributes, object: &Value, is_pod: bool) -> bool {
-    let Some(old) = attrs.old_object.as_deref() else { return true };
+    let Some(old) = attrs.old_object.as_deref() else {
+        return true;
+    };
     if !is_pod {
         return object["spec"] != old["spec"];
     }
-    let images = |pod: &Value| -> Vec<Value> {
-        containers(pod).map(|c| c["image"].clone()).collect()
-    };
-    images(object) != images(old) || object["spec"]["ephemeralContainers"] != old["spec"]["ephemeralContainers"]
+    let images =
+        |pod: &Value| -> Vec<Value> { containers(pod).map(|c| c["image"].clone()).collect() };
+    images(object) != images(old)
+        || object["spec"]["ephemeralContainers"] != old["spec"]["ephemeralContainers"]
 }
 
 /// A rule that is broken, and by what.
@@ -132,20 +147,33 @@ fn violations(level: Level, pod: &Value) -> Vec<Violation> {
     let always = baseline::ALWAYS.iter();
     match level {
         Level::Privileged => Vec::new(),
-        Level::Baseline => baseline::ALL.iter().filter_map(|check| check(pod)).collect(),
-        Level::Restricted => always.chain(restricted::ALL).filter_map(|check| check(pod)).collect(),
+        Level::Baseline => baseline::ALL
+            .iter()
+            .filter_map(|check| check(pod))
+            .collect(),
+        Level::Restricted => always
+            .chain(restricted::ALL)
+            .filter_map(|check| check(pod))
+            .collect(),
     }
 }
 
 fn shown(violations: &[Violation]) -> String {
     let one = |v: &Violation| {
-        if v.detail.is_empty() { v.reason.clone() } else { format!("{} ({})", v.reason, v.detail) }
+        if v.detail.is_empty() {
+            v.reason.clone()
+        } else {
+            format!("{} ({})", v.reason, v.detail)
+        }
     };
     violations.iter().map(one).collect::<Vec<_>>().join(", ")
 }
 
 fn violation(reason: &str, detail: String) -> Option<Violation> {
-    Some(Violation { reason: reason.to_owned(), detail })
+    Some(Violation {
+        reason: reason.to_owned(),
+        detail,
+    })
 }
 
 fn containers(pod: &Value) -> impl Iterator<Item = &Value> {
@@ -156,11 +184,18 @@ fn containers(pod: &Value) -> impl Iterator<Item = &Value> {
 
 /// Names of the containers for which `bad` holds.
 fn names<'a>(pod: &'a Value, mut bad: impl FnMut(&Value) -> bool) -> Vec<&'a str> {
-    containers(pod).filter(|c| bad(c)).filter_map(|c| c["name"].as_str()).collect()
+    containers(pod)
+        .filter(|c| bad(c))
+        .filter_map(|c| c["name"].as_str())
+        .collect()
 }
 
 fn quoted<S: AsRef<str>>(items: &[S]) -> String {
-    items.iter().map(|i| format!("\"{}\"", i.as_ref())).collect::<Vec<_>>().join(", ")
+    items
+        .iter()
+        .map(|i| format!("\"{}\"", i.as_ref()))
+        .collect::<Vec<_>>()
+        .join(", ")
 }
 
 fn plural<'a>(one: &'a str, many: &'a str, count: usize) -> &'a str {
@@ -169,7 +204,11 @@ fn plural<'a>(one: &'a str, many: &'a str, count: usize) -> &'a str {
 
 /// `container "a"`, `containers "a", "b"`.
 fn containers_named(names: &[&str]) -> String {
-    format!("{} {}", plural("container", "containers", names.len()), quoted(names))
+    format!(
+        "{} {}",
+        plural("container", "containers", names.len()),
+        quoted(names)
+    )
 }
 
 /// Who set a bad value: the pod, containers, or both.

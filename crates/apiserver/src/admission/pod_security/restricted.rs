@@ -4,9 +4,18 @@ use std::collections::BTreeSet;
 
 use serde_json::Value;
 
-use super::{Check, Violation, containers_named, has_own_users, names, plural, quoted, setters, violation};
+use super::{
+    Check, Violation, containers_named, has_own_users, names, plural, quoted, setters, violation,
+};
 
-pub(super) const ALL: &[Check] = &[privilege_escalation, capabilities, volumes, run_as_non_root, run_as_user, seccomp];
+pub(super) const ALL: &[Check] = &[
+    privilege_escalation,
+    capabilities,
+    volumes,
+    run_as_non_root,
+    run_as_user,
+    seccomp,
+];
 
 const VOLUMES: [&str; 9] = [
     "configMap",
@@ -28,13 +37,18 @@ fn privilege_escalation(pod: &Value) -> Option<Violation> {
     if is_windows(pod) {
         return None;
     }
-    let bad = names(pod, |c| c["securityContext"]["allowPrivilegeEscalation"] != false);
+    let bad = names(pod, |c| {
+        c["securityContext"]["allowPrivilegeEscalation"] != false
+    });
     if bad.is_empty() {
         return None;
     }
     violation(
         "allowPrivilegeEscalation != false",
-        format!("{} must set securityContext.allowPrivilegeEscalation=false", containers_named(&bad)),
+        format!(
+            "{} must set securityContext.allowPrivilegeEscalation=false",
+            containers_named(&bad)
+        ),
     )
 }
 
@@ -43,20 +57,30 @@ fn capabilities(pod: &Value) -> Option<Violation> {
         return None;
     }
     let list = |c: &Value, key: &str| -> Vec<String> {
-        let list = c["securityContext"]["capabilities"][key].as_array().into_iter().flatten();
-        list.filter_map(|v| v.as_str().map(ToOwned::to_owned)).collect()
+        let list = c["securityContext"]["capabilities"][key]
+            .as_array()
+            .into_iter()
+            .flatten();
+        list.filter_map(|v| v.as_str().map(ToOwned::to_owned))
+            .collect()
     };
     let keeping = names(pod, |c| !list(c, "drop").iter().any(|cap| cap == "ALL"));
     let mut added = BTreeSet::new();
     let adding = names(pod, |c| {
-        let foreign: Vec<String> = list(c, "add").into_iter().filter(|cap| cap != "NET_BIND_SERVICE").collect();
+        let foreign: Vec<String> = list(c, "add")
+            .into_iter()
+            .filter(|cap| cap != "NET_BIND_SERVICE")
+            .collect();
         let any = !foreign.is_empty();
         added.extend(foreign);
         any
     });
     let mut details = Vec::new();
     if !keeping.is_empty() {
-        details.push(format!("{} must set securityContext.capabilities.drop=[\"ALL\"]", containers_named(&keeping)));
+        details.push(format!(
+            "{} must set securityContext.capabilities.drop=[\"ALL\"]",
+            containers_named(&keeping)
+        ));
     }
     if !adding.is_empty() {
         let added: Vec<String> = added.into_iter().collect();
@@ -66,14 +90,24 @@ fn capabilities(pod: &Value) -> Option<Violation> {
             quoted(&added)
         ));
     }
-    if details.is_empty() { None } else { violation("unrestricted capabilities", details.join("; ")) }
+    if details.is_empty() {
+        None
+    } else {
+        violation("unrestricted capabilities", details.join("; "))
+    }
 }
 
 fn volumes(pod: &Value) -> Option<Violation> {
     let mut kinds = BTreeSet::new();
     let mut bad = Vec::new();
     for volume in pod["spec"]["volumes"].as_array().into_iter().flatten() {
-        let sources: Vec<&String> = volume.as_object().into_iter().flatten().map(|(k, _)| k).filter(|k| *k != "name").collect();
+        let sources: Vec<&String> = volume
+            .as_object()
+            .into_iter()
+            .flatten()
+            .map(|(k, _)| k)
+            .filter(|k| *k != "name")
+            .collect();
         if sources.iter().any(|s| VOLUMES.contains(&s.as_str())) {
             continue;
         }
@@ -91,7 +125,11 @@ fn volumes(pod: &Value) -> Option<Violation> {
             plural("volume", "volumes", bad.len()),
             quoted(&bad),
             plural("uses", "use", bad.len()),
-            plural("restricted volume type", "restricted volume types", listed.len()),
+            plural(
+                "restricted volume type",
+                "restricted volume types",
+                listed.len()
+            ),
             quoted(&listed)
         ),
     )
@@ -104,7 +142,10 @@ fn run_as_non_root(pod: &Value) -> Option<Violation> {
     let of_pod = &pod["spec"]["securityContext"]["runAsNonRoot"];
     let explicit = names(pod, |c| c["securityContext"]["runAsNonRoot"] == false);
     if let Some(who) = setters(*of_pod == false, &explicit) {
-        return violation("runAsNonRoot != true", format!("{who} must not set securityContext.runAsNonRoot=false"));
+        return violation(
+            "runAsNonRoot != true",
+            format!("{who} must not set securityContext.runAsNonRoot=false"),
+        );
     }
     if *of_pod == true {
         return None;
@@ -115,7 +156,10 @@ fn run_as_non_root(pod: &Value) -> Option<Violation> {
     }
     violation(
         "runAsNonRoot != true",
-        format!("pod or {} must set securityContext.runAsNonRoot=true", containers_named(&implicit)),
+        format!(
+            "pod or {} must set securityContext.runAsNonRoot=true",
+            containers_named(&implicit)
+        ),
     )
 }
 
@@ -148,7 +192,10 @@ fn seccomp(pod: &Value) -> Option<Violation> {
         let kinds: Vec<&String> = kinds.iter().collect();
         return violation(
             "seccompProfile",
-            format!("{who} must not set securityContext.seccompProfile.type to {}", quoted(&kinds)),
+            format!(
+                "{who} must not set securityContext.seccompProfile.type to {}",
+                quoted(&kinds)
+            ),
         );
     }
     if of_pod.is_object() {

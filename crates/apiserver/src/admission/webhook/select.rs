@@ -10,7 +10,11 @@ use super::{GROUP, MUTATING, VALIDATING, Webhook};
 use crate::admission::{Attributes, Cluster};
 
 /// The webhooks of all configurations that match, by configuration name and in its order.
-pub(super) fn matching(attrs: &Attributes, cluster: &Cluster, resource: &str) -> Result<Vec<Webhook>, Status> {
+pub(super) fn matching(
+    attrs: &Attributes,
+    cluster: &Cluster,
+    resource: &str,
+) -> Result<Vec<Webhook>, Status> {
     // A webhook must not be able to keep itself from being removed.
     if attrs.group == GROUP && (attrs.resource == MUTATING || attrs.resource == VALIDATING) {
         return Ok(Vec::new());
@@ -23,7 +27,10 @@ pub(super) fn matching(attrs: &Attributes, cluster: &Cluster, resource: &str) ->
             if !rules_match(attrs, webhook) || !still_matches(attrs, cluster, webhook) {
                 continue;
             }
-            if webhook["matchConditions"].as_array().is_some_and(|all| !all.is_empty()) {
+            if webhook["matchConditions"]
+                .as_array()
+                .is_some_and(|all| !all.is_empty())
+            {
                 if webhook["failurePolicy"] == "Ignore" {
                     continue;
                 }
@@ -40,19 +47,36 @@ pub(super) fn matching(attrs: &Attributes, cluster: &Cluster, resource: &str) ->
 }
 
 fn rules_match(attrs: &Attributes, webhook: &Value) -> bool {
-    webhook["rules"].as_array().into_iter().flatten().any(|rule| rule_matches(attrs, rule))
+    webhook["rules"]
+        .as_array()
+        .into_iter()
+        .flatten()
+        .any(|rule| rule_matches(attrs, rule))
 }
 
 fn rule_matches(attrs: &Attributes, rule: &Value) -> bool {
     let has = |key: &str, wanted: &str| {
-        rule[key].as_array().into_iter().flatten().any(|v| v == "*" || v.as_str() == Some(wanted))
+        rule[key]
+            .as_array()
+            .into_iter()
+            .flatten()
+            .any(|v| v == "*" || v.as_str() == Some(wanted))
     };
     let scope = match rule["scope"].as_str() {
-        Some("Cluster") => attrs.namespace.is_empty() || (attrs.group.is_empty() && attrs.resource == "namespaces"),
-        Some("Namespaced") => !attrs.namespace.is_empty() && !(attrs.group.is_empty() && attrs.resource == "namespaces"),
+        Some("Cluster") => {
+            attrs.namespace.is_empty() || (attrs.group.is_empty() && attrs.resource == "namespaces")
+        }
+        Some("Namespaced") => {
+            !attrs.namespace.is_empty()
+                && !(attrs.group.is_empty() && attrs.resource == "namespaces")
+        }
         _ => true,
     };
-    let resources = rule["resources"].as_array().into_iter().flatten().filter_map(Value::as_str);
+    let resources = rule["resources"]
+        .as_array()
+        .into_iter()
+        .flatten()
+        .filter_map(Value::as_str);
     let resource = resources.into_iter().any(|pattern| {
         let (resource, subresource) = pattern.split_once('/').unwrap_or((pattern, ""));
         let own = resource == "*" || resource == attrs.resource;
@@ -67,7 +91,8 @@ fn rule_matches(attrs: &Attributes, rule: &Value) -> bool {
 
 /// Whether the selectors hold for the object and its namespace.
 pub(super) fn still_matches(attrs: &Attributes, cluster: &Cluster, webhook: &Value) -> bool {
-    selects_namespace(attrs, cluster, &webhook["namespaceSelector"]) && selects_object(attrs, &webhook["objectSelector"])
+    selects_namespace(attrs, cluster, &webhook["namespaceSelector"])
+        && selects_object(attrs, &webhook["objectSelector"])
 }
 
 fn selector(value: &Value) -> Option<labels::Selector> {
@@ -79,7 +104,9 @@ fn selector(value: &Value) -> Option<labels::Selector> {
 }
 
 fn selects_namespace(attrs: &Attributes, cluster: &Cluster, wanted: &Value) -> bool {
-    let Some(selector) = selector(wanted) else { return true };
+    let Some(selector) = selector(wanted) else {
+        return true;
+    };
     if attrs.group.is_empty() && attrs.resource == "namespaces" {
         let own = attrs.object.as_ref().or(attrs.old_object.as_deref());
         return own.is_none_or(|namespace| selector.matches(&meta::labels(namespace)));
@@ -92,7 +119,9 @@ fn selects_namespace(attrs: &Attributes, cluster: &Cluster, wanted: &Value) -> b
 }
 
 fn selects_object(attrs: &Attributes, wanted: &Value) -> bool {
-    let Some(selector) = selector(wanted) else { return true };
+    let Some(selector) = selector(wanted) else {
+        return true;
+    };
     [attrs.object.as_ref(), attrs.old_object.as_deref()]
         .into_iter()
         .flatten()
