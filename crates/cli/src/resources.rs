@@ -106,7 +106,7 @@ impl Resources {
                     other.kind.resource == resource.kind.resource
                         && other.kind.group == resource.kind.group
                 };
-                if !of_category.iter().any(|other| known(other)) {
+                if !of_category.iter().any(known) {
                     of_category.push(resource);
                 }
             }

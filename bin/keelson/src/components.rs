@@ -1,0 +1,419 @@
+//! Builds the components from the configuration and supervises them.
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use ipnet::IpNet;
+use keelson_apiserver::{ApiServer, UserInfo};
+use keelson_client::{Client, ClientConfig, Informers, Kubeconfig};
+use keelson_dns::{DnsConfig, DnsServer, InformerSource, upstream_resolvers};
+use keelson_linux::{
+    BridgeNetwork, LinuxCgroups, LinuxMounts, LinuxRuntime, NetworkConfig, NftRules,
+    PacketRulesConfig, RuntimeConfig, SystemClock,
+};
+use keelson_node::{NodeConfig, NodePorts, ServerConfig};
+use keelson_ports::PodNetwork;
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::args::ServerArgs;
+use crate::image;
+use crate::instance::{Instance, Record, start_ticks};
+
+/// The context's, cluster's and user's name in kubeconfigs.
+pub(crate) const NAME: &str = "keelson";
+
+pub(crate) struct Cluster {
+    api: ApiServer,
+    informers: Informers,
+    shutdown: CancellationToken,
+    tasks: TaskTracker,
+    instance: Instance,
+    server_url: String,
+    node_name: Option<String>,
+    dns_ip: IpAddr,
+    cluster_domain: String,
+}
+
+/// Starts everything; returns when the API server serves. The rest comes up by itself.
+pub(crate) async fn start(args: &ServerArgs, instance: &Instance) -> Result<Cluster, String> {
+    let ServerArgs {
+        instance: _,
+        kubeconfig: _,
+        bind_address,
+        port,
+        kubelet_port,
+        node_name,
+        no_node,
+        pod_cidr,
+        service_cidr,
+        cluster_domain,
+        etcd_endpoints: _,
+        runtime_endpoint: _,
+        config: _,
+        log_level: _,
+    } = args;
+    let store = keelson_store::embedded::open(&instance.data_dir.join("store"))
+        .map_err(|error| error.to_string())?;
+    let node_name = (!no_node)
+        .then(|| node_name.clone().map_or_else(host_name, Ok))
+        .transpose()?;
+    let gateway = gateway(*pod_cidr);
+    let advertise_address = match (bind_address.is_unspecified(), outward_address()) {
+        (false, _) => Some(*bind_address),
+        // Followed by the API server when it changes.
+        (true, Some(_)) => None,
+        // A machine without a network: pods reach the server at the bridge.
+        (true, None) => node_name.is_some().then_some(gateway),
+    };
+    let api_config = keelson_apiserver::Config {
+        port: *port,
+        advertise_address,
+        service_cidr: *service_cidr,
+        cluster_domain: cluster_domain.clone(),
+        extra_names: vec![bind_address.to_string()]
+            .into_iter()
+            .filter(|_| !bind_address.is_unspecified())
+            .collect(),
+        ..keelson_apiserver::Config::new(&instance.data_dir)
+    };
+    let api = ApiServer::start(api_config, store)
+        .await
+        .map_err(|error| causes(&error))?;
+    let listener = TcpListener::bind((*bind_address, *port))
+        .await
+        .map_err(|error| {
+            format!("listening on {bind_address}:{port}: {error}; choose another port with --port")
+        })?;
+    api.serve(listener).map_err(|error| causes(&error))?;
+    let shown = if bind_address.is_unspecified() {
+        IpAddr::V4(Ipv4Addr::LOCALHOST)
+    } else {
+        *bind_address
+    };
+    let server_url = format!("https://{}", SocketAddr::new(shown, *port));
+    instance.write_record(&Record {
+        pid: std::process::id(),
+        start_ticks: start_ticks(std::process::id()).unwrap_or_default(),
+        server: server_url.clone(),
+        node_name: node_name.clone(),
+        data_dir: instance.data_dir.clone(),
+    })?;
+    let shutdown = CancellationToken::new();
+    let reader = api.client(control_plane("system:kube-controller-manager"));
+    let cluster = Cluster {
+        informers: Informers::new(reader, shutdown.clone()),
+        api,
+        shutdown,
+        tasks: TaskTracker::new(),
+        instance: instance.clone(),
+        server_url,
+        node_name,
+        dns_ip: nth_address(*service_cidr, 10),
+        cluster_domain: cluster_domain.clone(),
+    };
+    cluster.write_kubeconfig(&instance.admin_kubeconfig())?;
+    cluster.start_control_plane(*pod_cidr);
+    if let Some(name) = &cluster.node_name {
+        let network = Network {
+            pod_cidr: *pod_cidr,
+            service_cidr: *service_cidr,
+            gateway,
+        };
+        cluster
+            .start_node(name, *bind_address, *kubelet_port, &network)
+            .await?;
+    }
+    Ok(cluster)
+}
+
+struct Network {
+    pod_cidr: IpNet,
+    service_cidr: IpNet,
+    /// The node's own address on the pod bridge.
+    gateway: IpAddr,
+}
+
+impl Cluster {
+    pub(crate) fn server_url(&self) -> &str {
+        &self.server_url
+    }
+
+    pub(crate) fn node_name(&self) -> Option<&str> {
+        self.node_name.as_deref()
+    }
+
+    pub(crate) fn dns_ip(&self) -> IpAddr {
+        self.dns_ip
+    }
+
+    pub(crate) fn cluster_domain(&self) -> &str {
+        &self.cluster_domain
+    }
+
+    pub(crate) fn informers(&self) -> &Informers {
+        &self.informers
+    }
+
+    /// Merges the admin's context into a kubeconfig and makes it current.
+    pub(crate) fn write_kubeconfig(&self, path: &Path) -> Result<(), String> {
+        let pki = self.api.pki();
+        let admin = pki.admin().map_err(|error| causes(&error))?;
+        let config = ClientConfig {
+            server: self.server_url.clone(),
+            certificate_authority: pki.cluster_ca.certificate_pem.clone().into_bytes(),
+            client_certificate: admin.certificate_pem.into_bytes(),
+            client_key: admin.key_pem.into_bytes(),
+            ..ClientConfig::default()
+        };
+        let mut file = if path.exists() {
+            Kubeconfig::read(path).map_err(|error| error.to_string())?
+        } else {
+            Kubeconfig::default()
+        };
+        file.merge(Kubeconfig::single(NAME, &config));
+        file.write(path).map_err(|error| error.to_string())
+    }
+
+    /// Ends every component; pods keep running.
+    pub(crate) async fn shutdown(self) {
+        self.shutdown.cancel();
+        self.tasks.close();
+        if tokio::time::timeout(Duration::from_secs(10), self.tasks.wait())
+            .await
+            .is_err()
+        {
+            tracing::warn!("some components did not end in time");
+        }
+        self.api.shutdown().await;
+        self.instance.remove_record();
+    }
+
+    fn start_control_plane(&self, pod_cidr: IpNet) {
+        let config = keelson_controllers::Config {
+            root_ca: self.api.pki().cluster_ca.certificate_pem.clone(),
+            cluster_cidrs: vec![pod_cidr],
+            ..keelson_controllers::Config::default()
+        };
+        let informers = self.informers.clone();
+        let clients: Vec<(&'static str, Client)> = keelson_controllers::CONTROLLERS
+            .iter()
+            .map(|row| {
+                let user = UserInfo::service_account("kube-system", row.service_account);
+                (row.service_account, self.api.client(user))
+            })
+            .collect();
+        let fallback = self
+            .api
+            .client(control_plane("system:kube-controller-manager"));
+        self.tasks.spawn(async move {
+            let client_for = |account: &str| {
+                clients
+                    .iter()
+                    .find(|(name, _)| *name == account)
+                    .map_or_else(|| fallback.clone(), |(_, client)| client.clone())
+            };
+            keelson_controllers::run_all(informers, client_for, &config).await;
+        });
+        let (client, informers) = (
+            self.api.client(control_plane("system:kube-scheduler")),
+            self.informers.clone(),
+        );
+        self.tasks.spawn(async move {
+            keelson_scheduler::run(
+                client,
+                &informers,
+                keelson_scheduler::SchedulerConfig::default(),
+            )
+            .await;
+        });
+    }
+
+    async fn start_node(
+        &self,
+        name: &str,
+        bind: IpAddr,
+        kubelet_port: u16,
+        network: &Network,
+    ) -> Result<(), String> {
+        let failed =
+            |what: &'static str| move |error: keelson_ports::Error| format!("{what}: {error}");
+        let node_ip = match bind.is_unspecified() {
+            true => outward_address().unwrap_or(network.gateway),
+            false => bind,
+        };
+        let images = image::open(&self.instance)?;
+        keelson_linux::ensure_hello_image(&images)
+            .map_err(|error| format!("laying out the built-in image: {error}"))?;
+        let cgroups =
+            LinuxCgroups::open(&self.instance.cgroup_root()).map_err(failed("opening cgroups"))?;
+        let pod_network = BridgeNetwork::open(NetworkConfig {
+            bridge: self.instance.bridge(),
+            table: format!("{}-pods", self.instance.table()),
+            service_cidrs: vec![network.service_cidr],
+            ..NetworkConfig::new(self.instance.run_dir.clone())
+        })
+        .map_err(failed("opening the pod network"))?;
+        let pod_network: Arc<dyn PodNetwork> = Arc::new(pod_network);
+        let packets = Arc::new(NftRules::new(PacketRulesConfig {
+            table: self.instance.table(),
+            ..PacketRulesConfig::default()
+        }));
+        let images = Arc::new(images);
+        let runtime = LinuxRuntime::open(
+            RuntimeConfig {
+                state_dir: self.instance.data_dir.join("runtime"),
+                run_dir: self.instance.run_dir.clone(),
+                shim_executable: None,
+            },
+            cgroups.clone(),
+            images.clone(),
+            images.clone(),
+            pod_network.clone(),
+        )
+        .await
+        .map_err(failed("opening the container runtime"))?;
+        let ports = NodePorts {
+            runtime: Arc::new(runtime),
+            images,
+            cgroups: Arc::new(cgroups),
+            mounts: Arc::new(LinuxMounts),
+            clock: Arc::new(SystemClock),
+        };
+        let mut config = NodeConfig::new(name, vec![node_ip], &self.instance.data_dir);
+        config.cluster_dns = vec![self.dns_ip];
+        config.cluster_domain.clone_from(&self.cluster_domain);
+        config.server = Some(self.kubelet_server(name, node_ip, bind, kubelet_port)?);
+        let user = UserInfo::new(
+            format!("system:node:{name}"),
+            &["system:nodes", "system:authenticated"],
+        );
+        let node_informers = Informers::new(self.api.client(user), self.shutdown.clone());
+        let shutdown = self.shutdown.clone();
+        self.tasks.spawn(async move {
+            if let Err(error) = keelson_node::run(config, node_informers, ports, shutdown).await {
+                tracing::error!("the node agent ended: {}", causes(&error));
+            }
+        });
+        let (informers, node) = (self.informers.clone(), name.to_owned());
+        let cluster_cidrs = vec![network.pod_cidr, network.service_cidr];
+        self.tasks.spawn(keelson_proxy::run_pod_network(
+            informers.clone(),
+            pod_network,
+            node.clone(),
+            cluster_cidrs,
+        ));
+        let mut proxy = keelson_proxy::ProxyConfig::new(node);
+        proxy.pod_cidrs = vec![network.pod_cidr];
+        self.tasks
+            .spawn(keelson_proxy::run(informers, packets, proxy));
+        self.start_dns(network.gateway).await
+    }
+
+    /// The resolver listens on the bridge, where pods reach it, once the bridge has its address.
+    async fn start_dns(&self, gateway: IpAddr) -> Result<(), String> {
+        let config = DnsConfig {
+            listen: SocketAddr::new(gateway, 53),
+            domain: self.cluster_domain.clone(),
+            upstream: upstream_resolvers(
+                &PathBuf::from("/etc/resolv.conf"),
+                &[gateway, self.dns_ip],
+            ),
+        };
+        let admin = self.api.client(UserInfo::admin("system:keelson"));
+        let source = Arc::new(InformerSource::new(&self.informers));
+        let (dns_ip, shutdown) = (self.dns_ip, self.shutdown.clone());
+        self.tasks.spawn(async move {
+            crate::dns_service::publish(&admin, dns_ip, config.listen, &shutdown).await;
+            source.synced().await;
+            let bound = loop {
+                match DnsServer::bind(config.clone(), source.clone()).await {
+                    Ok(server) => break server,
+                    // The bridge gets its address when the node has its pod range.
+                    Err(error) if error.kind() == std::io::ErrorKind::AddrNotAvailable => {
+                        let pause = tokio::time::sleep(Duration::from_millis(10));
+                        if shutdown.run_until_cancelled(pause).await.is_none() {
+                            return;
+                        }
+                    }
+                    Err(error) => {
+                        tracing::error!("cluster DNS cannot listen on {}: {error}", config.listen);
+                        return;
+                    }
+                }
+            };
+            bound.run(shutdown).await;
+        });
+        Ok(())
+    }
+
+    fn kubelet_server(
+        &self,
+        name: &str,
+        node_ip: IpAddr,
+        bind: IpAddr,
+        port: u16,
+    ) -> Result<ServerConfig, String> {
+        let pki = self.api.pki();
+        let serving = pki
+            .kubelet_serving(name, &[node_ip, IpAddr::V4(Ipv4Addr::LOCALHOST)])
+            .map_err(|error| causes(&error))?;
+        let client_ca = pki.cluster_ca.certificate_pem.clone().into_bytes();
+        let tls = crate::tls::server(&serving.certificate_pem, &serving.key_pem, &client_ca)?;
+        Ok(ServerConfig {
+            address: bind,
+            port,
+            tls: Arc::new(tls),
+            client_ca,
+        })
+    }
+}
+
+fn control_plane(name: &str) -> UserInfo {
+    UserInfo::new(name, &["system:authenticated"])
+}
+
+/// The name of this machine as a node: lower case, as DNS wants it.
+fn host_name() -> Result<String, String> {
+    let name = std::fs::read_to_string("/proc/sys/kernel/hostname")
+        .map_err(|error| format!("reading the host's name: {error}; give one with --node-name"))?;
+    Ok(name.trim().to_lowercase())
+}
+
+/// The address this machine uses towards others; connecting a datagram socket asks the kernel's
+/// routing and sends nothing.
+fn outward_address() -> Option<IpAddr> {
+    let socket = std::net::UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).ok()?;
+    socket.connect((Ipv4Addr::new(192, 0, 2, 1), 9)).ok()?;
+    Some(socket.local_addr().ok()?.ip())
+}
+
+fn nth_address(net: IpNet, n: u32) -> IpAddr {
+    match net {
+        IpNet::V4(net) => IpAddr::V4(Ipv4Addr::from(u32::from(net.network()).saturating_add(n))),
+        IpNet::V6(net) => IpAddr::V6(
+            u128::from(net.network())
+                .saturating_add(u128::from(n))
+                .into(),
+        ),
+    }
+}
+
+/// A single node gets the first range of the cluster's, and its bridge the first address of that.
+fn gateway(pod_cidr: IpNet) -> IpAddr {
+    nth_address(pod_cidr, 1)
+}
+
+/// An error with its sources, which their `Display` leaves out.
+pub(crate) fn causes(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text = format!("{text}: {cause}");
+        source = cause.source();
+    }
+    text
+}

@@ -1,0 +1,123 @@
+//! Where one instance keeps what, and who runs it. Instances are told apart by their data
+//! directory; every name on the machine carries a short hash of it.
+
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+#[derive(Debug, Clone)]
+pub(crate) struct Instance {
+    pub(crate) data_dir: PathBuf,
+    /// `/run/keelson/<id>`: sockets, mounts, network namespaces; nothing that outlives a reboot.
+    pub(crate) run_dir: PathBuf,
+    /// Eight hexadecimal digits.
+    pub(crate) id: String,
+}
+
+/// Written by a running server for `status` and `down`.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct Record {
+    pub(crate) pid: u32,
+    /// When the process started, in clock ticks since boot: a pid alone may be reused.
+    pub(crate) start_ticks: u64,
+    pub(crate) server: String,
+    pub(crate) node_name: Option<String>,
+    pub(crate) data_dir: PathBuf,
+}
+
+impl Instance {
+    pub(crate) fn new(data_dir: &Path) -> Result<Self, String> {
+        let data_dir = std::path::absolute(data_dir)
+            .map_err(|error| format!("--data-dir {}: {error}", data_dir.display()))?;
+        let id = format!(
+            "{:08x}",
+            keelson_machinery::hash::fnv32a(data_dir.as_os_str().as_encoded_bytes())
+        );
+        let run_dir = Path::new("/run/keelson").join(&id);
+        Ok(Self {
+            data_dir,
+            run_dir,
+            id,
+        })
+    }
+
+    /// Network devices have at most 15 characters.
+    pub(crate) fn bridge(&self) -> String {
+        format!("kl{}", self.id)
+    }
+
+    pub(crate) fn table(&self) -> String {
+        format!("keelson-{}", self.id)
+    }
+
+    pub(crate) fn cgroup_root(&self) -> String {
+        format!("/keelson-{}", self.id)
+    }
+
+    pub(crate) fn pki_dir(&self) -> PathBuf {
+        self.data_dir.join("pki")
+    }
+
+    pub(crate) fn admin_kubeconfig(&self) -> PathBuf {
+        self.data_dir.join("admin.kubeconfig")
+    }
+
+    fn record_file(&self) -> PathBuf {
+        self.run_dir.join("instance.json")
+    }
+
+    pub(crate) fn write_record(&self, record: &Record) -> Result<(), String> {
+        let failed = |error: std::io::Error| format!("{}: {error}", self.run_dir.display());
+        std::fs::create_dir_all(&self.run_dir).map_err(failed)?;
+        let text = serde_json::to_vec(record).map_err(|error| error.to_string())?;
+        std::fs::write(self.record_file(), text).map_err(failed)
+    }
+
+    pub(crate) fn remove_record(&self) {
+        // `down` removes the whole directory, and a stale record is recognised.
+        let _ = std::fs::remove_file(self.record_file());
+    }
+
+    fn record(&self) -> Option<Record> {
+        serde_json::from_slice(&std::fs::read(self.record_file()).ok()?).ok()
+    }
+
+    /// The record of a process that still runs.
+    pub(crate) fn running(&self) -> Option<Record> {
+        self.record()
+            .filter(|record| start_ticks(record.pid) == Some(record.start_ticks))
+    }
+}
+
+/// Field 22 of `/proc/<pid>/stat`; the name in field 2 may hold spaces and parentheses.
+pub(crate) fn start_ticks(pid: u32) -> Option<u64> {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    stat.rsplit_once(')')?
+        .1
+        .split_whitespace()
+        .nth(19)?
+        .parse()
+        .ok()
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_differ_by_data_directory_and_fit_the_kernel() {
+        let (a, b) = (
+            Instance::new(Path::new("/a")).unwrap(),
+            Instance::new(Path::new("/b")).unwrap(),
+        );
+        assert_ne!(a.bridge(), b.bridge());
+        assert!(a.bridge().len() <= 15);
+    }
+
+    #[test]
+    fn this_process_has_a_start() {
+        assert!(start_ticks(std::process::id()).is_some());
+        assert!(start_ticks(u32::MAX).is_none());
+    }
+}

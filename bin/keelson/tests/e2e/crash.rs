@@ -1,0 +1,63 @@
+//! The server dies and comes back: pods do not notice, nothing acknowledged is lost.
+
+use serde_json::json;
+
+use crate::lab::Lab;
+
+pub(crate) static SCENARIOS: &[(&str, fn(&Lab))] =
+    &[("kill -9 of the server disturbs no pod", kill_the_server)];
+
+fn kill_the_server(lab: &Lab) {
+    let ns = lab.namespace("survivors");
+    ns.apply(&ns.pod("web", &["serve"], json!({})));
+    ns.apply(&json!({
+        "apiVersion": "v1", "kind": "Service", "metadata": {"name": "web"},
+        "spec": {"selector": {"app": "web"}, "ports": [{"port": 80, "targetPort": 8080}]},
+    }));
+    ns.wait_ready("web");
+    let ip = ns.get("service/web")["spec"]["clusterIP"]
+        .as_str()
+        .unwrap()
+        .to_owned();
+    let url = format!("http://{ip}/");
+    ns.until("the service", || {
+        lab.hello(&["get", &url]).status.success().then_some(())
+    });
+    let before = ns.get("pod/web")["status"].clone();
+    for index in 0..20 {
+        ns.kubectl(&["create", "configmap", &format!("acknowledged-{index}")]);
+    }
+    lab.kill_server();
+    for _ in 0..20 {
+        let answer = lab.hello(&["get", &url]);
+        assert!(
+            answer.status.success(),
+            "the pod does not serve while the server is dead"
+        );
+    }
+    lab.up();
+    let maps = ns.get("configmaps");
+    let kept = maps["items"].as_array().unwrap().iter().filter(|map| {
+        map["metadata"]["name"]
+            .as_str()
+            .unwrap()
+            .starts_with("acknowledged-")
+    });
+    assert_eq!(kept.count(), 20);
+    let answer = lab.hello(&["get", &url]);
+    assert!(answer.status.success());
+    assert_eq!(
+        ns.kubectl(&["exec", "web", "--", "/hello", "echo", "back"])
+            .trim(),
+        "back"
+    );
+    let after = ns.get("pod/web")["status"].clone();
+    for field in ["containerID", "restartCount"] {
+        assert_eq!(
+            before["containerStatuses"][0][field], after["containerStatuses"][0][field],
+            "{field}"
+        );
+    }
+    assert_eq!(after["containerStatuses"][0]["restartCount"], 0);
+    ns.delete();
+}
