@@ -177,10 +177,22 @@ impl Cgroups for LinuxCgroups {
         let (inner, path) = (Arc::clone(&self.inner), path.to_owned());
         blocking(move || {
             inner.kill_all(&path)?;
-            inner
-                .directories(&path)?
-                .iter()
-                .try_for_each(|directory| remove_tree(directory))
+            // Each removal may wait for the kernel's grace period; together they wait once.
+            std::thread::scope(|scope| {
+                let removals: Vec<_> = inner
+                    .directories(&path)?
+                    .into_iter()
+                    .map(|directory| scope.spawn(move || remove_tree(&directory)))
+                    .collect();
+                let interrupted = |_| {
+                    Err(Error::Failed(
+                        "removing a cgroup was interrupted".to_owned(),
+                    ))
+                };
+                removals
+                    .into_iter()
+                    .try_for_each(|removal| removal.join().unwrap_or_else(interrupted))
+            })
         })
         .await
     }

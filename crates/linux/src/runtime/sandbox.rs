@@ -300,9 +300,11 @@ impl Inner {
             return Ok(());
         };
         self.stop_sandbox(id).await?;
-        for container in self.containers_of(id) {
-            self.remove_container(&container.record.id).await?;
-        }
+        let containers = self.containers_of(id);
+        let removals = containers
+            .iter()
+            .map(|container| self.remove_container(&container.record.id));
+        futures::future::try_join_all(removals).await?;
         let _ending = sandbox.ending.lock().await;
         self.remove_sandbox_files(id).await?;
         lock(&self.sandboxes).remove(id);
@@ -463,7 +465,9 @@ impl Inner {
 
 /// The shim's pid, unless another process has it by now.
 pub(super) fn shim_pid(record: &SandboxRecord) -> Option<i32> {
-    let pid = record.shim_pid.filter(|_| record.boot_id == records::boot_id())?;
+    let pid = record
+        .shim_pid
+        .filter(|_| record.boot_id == records::boot_id())?;
     (record.shim_start_time.is_some() && sys::start_time(pid) == record.shim_start_time)
         .then_some(pid)
 }

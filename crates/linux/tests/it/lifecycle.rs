@@ -456,6 +456,26 @@ fn fifty_containers_start_at_once() {
         });
         futures::future::join_all(runs).await;
         eprintln!("a container, of fifty at once: {:?}", begin.elapsed() / 50);
+        let begin = Instant::now();
+        let containers = machine.runtime.list_containers().await.unwrap();
+        for container in containers.iter().take(10) {
+            machine
+                .runtime
+                .remove_container(&container.id)
+                .await
+                .unwrap();
+        }
+        eprintln!("a container removed: {:?}", begin.elapsed() / 10);
+        let begin = Instant::now();
+        machine
+            .runtime
+            .remove_pod_sandbox(&sandboxes[1])
+            .await
+            .unwrap();
+        eprintln!(
+            "a sandbox with its containers removed: {:?}",
+            begin.elapsed()
+        );
         machine
     });
 }
