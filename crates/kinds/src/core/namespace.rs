@@ -32,14 +32,23 @@ pub(crate) static NAMESPACE: Kind = Kind {
 };
 
 fn default(obj: &mut Value) {
-    let name = obj.text("metadata.name").to_owned();
-    if let Some(labels) = obj.object("metadata.labels").filter(|_| !name.is_empty()) {
-        labels.insert("kubernetes.io/metadata.name".to_owned(), name.into());
-    }
+    label_with_name(obj);
     obj.fill_text("status.phase", "Active");
 }
 
+fn label_with_name(obj: &mut Value) {
+    let name = obj.text("metadata.name").to_owned();
+    if name.is_empty() {
+        return;
+    }
+    if let Some(labels) = obj.object("metadata.labels") {
+        labels.insert("kubernetes.io/metadata.name".to_owned(), name.into());
+    }
+}
+
 fn prepare_create(obj: &mut Value) {
+    // A generated name is not there yet when defaults are filled.
+    label_with_name(obj);
     obj.put("status", json!({"phase": "Active"}));
     if let Some(spec) = obj.object("spec") {
         let list = spec.entry("finalizers").or_insert_with(|| json!([]));
