@@ -5,7 +5,7 @@ use serde_json::{Map, Value, json};
 use super::negotiate::IncludeObject;
 use super::resources::ResourceEntry;
 
-const NAME_DESCRIPTION: &str = "Name must be unique within a namespace. Is required when creating resources, although some resources may allow a client to request the generation of an appropriate name automatically. Name is primarily intended for creation idempotence and configuration definition. Cannot be updated. More info: https://kubernetes.io/docs/concepts/overview/working-with-objects/names#names";
+const NAME_DESCRIPTION: &str = "The name of the object, unique within its namespace.";
 
 pub(crate) fn table(
     entry: &ResourceEntry,
