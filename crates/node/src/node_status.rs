@@ -121,37 +121,12 @@ fn labels(node: &Node) -> BTreeMap<String, String> {
 pub(crate) async fn keep_status(
     node: Arc<Node>,
     port: u16,
-    pressure: tokio::sync::watch::Receiver<Pressure>,
+    mut pressure: tokio::sync::watch::Receiver<Pressure>,
 ) {
-    let mut pressure = pressure;
     let mut last: Option<(NodeStatus, SystemTime)> = None;
     loop {
-        let now = node.clock.now();
-        let images = images(&node).await;
-        let current = *pressure.borrow_and_update();
-        let new = status(
-            &node,
-            port,
-            current,
-            last.as_ref().map(|(status, _)| status),
-            &images,
-        );
-        let due = last.as_ref().is_none_or(|(status, at)| {
-            !same(status, &new) || now.duration_since(*at).unwrap_or_default() >= STATUS_REPORT
-        });
-        if due {
-            match write(&node, &new).await {
-                Ok(()) => {
-                    tell_ready(&node, last.as_ref().map(|(status, _)| status));
-                    last = Some((new, now));
-                }
-                Err(error) if error.is_not_found() => {
-                    register(&node, port).await;
-                    last = None;
-                    continue;
-                }
-                Err(error) => tracing::warn!(%error, "the node's status was not written"),
-            }
+        if let Err(error) = keep_once(&node, port, &mut pressure, &mut last).await {
+            tracing::warn!(%error, "the node's status was not written");
         }
         tokio::select! {
             () = node.clock.sleep(STATUS_PERIOD) => {}
@@ -164,8 +139,34 @@ pub(crate) async fn keep_status(
     }
 }
 
-fn tell_ready(node: &Node, last: Option<&NodeStatus>) {
-    if last.is_none() {
+/// The object is read each time: others (node lifecycle) write to it, and what they say when this
+/// node was out of reach must be put right as soon as it is back.
+async fn keep_once(
+    node: &Node,
+    port: u16,
+    pressure: &mut tokio::sync::watch::Receiver<Pressure>,
+    last: &mut Option<(NodeStatus, SystemTime)>,
+) -> keelson_client::Result<()> {
+    let known = match node
+        .client
+        .try_get::<ApiNode>("", &node.config.node_name)
+        .await?
+    {
+        Some(known) => known,
+        None => register(node, port).await,
+    };
+    let known = known.status.unwrap_or_default();
+    let now = node.clock.now();
+    let current = *pressure.borrow_and_update();
+    let new = status(node, port, current, Some(&known), &images(node).await);
+    let due = last.as_ref().is_none_or(|(status, at)| {
+        !same(status, &new) || now.duration_since(*at).unwrap_or_default() >= STATUS_REPORT
+    });
+    if !due && !is_contradicted(&new, &known) {
+        return Ok(());
+    }
+    write(node, &new).await?;
+    if !is_ready(&known) {
         let name = &node.config.node_name;
         node.events.node(
             "Normal",
@@ -173,6 +174,28 @@ fn tell_ready(node: &Node, last: Option<&NodeStatus>) {
             format!("Node {name} status is now: NodeReady"),
         );
     }
+    *last = Some((new, now));
+    Ok(())
+}
+
+fn condition<'a>(status: &'a NodeStatus, kind: &str) -> Option<&'a NodeCondition> {
+    status
+        .conditions
+        .as_ref()?
+        .iter()
+        .find(|condition| condition.type_ == kind)
+}
+
+fn is_ready(status: &NodeStatus) -> bool {
+    condition(status, "Ready").is_some_and(|condition| condition.status == "True")
+}
+
+/// Whether the API says something else about one of this node's conditions.
+fn is_contradicted(own: &NodeStatus, known: &NodeStatus) -> bool {
+    own.conditions
+        .iter()
+        .flatten()
+        .any(|own| condition(known, &own.type_).is_none_or(|known| known.status != own.status))
 }
 
 /// Equal but for heartbeats.

@@ -18,6 +18,17 @@ async fn the_node_registers_with_status_and_lease() {
     assert_eq!(node["status"]["nodeInfo"]["kubeletVersion"], "v1.36.2");
     assert_eq!(node["status"]["capacity"]["pods"], "110");
     assert_eq!(condition(&node, "MemoryPressure"), "False");
+    // What others wrote while the node was out of reach is put right.
+    fixture.api.edit("/api/v1/nodes/n1", |node| {
+        for condition in node["status"]["conditions"].as_array_mut().unwrap() {
+            condition["status"] = "Unknown".into();
+        }
+    });
+    fixture
+        .until("/api/v1/nodes/n1", |node| {
+            condition(node, "Ready") == "True"
+        })
+        .await;
     let lease = "/apis/coordination.k8s.io/v1/namespaces/kube-node-lease/leases/n1";
     fixture
         .until(lease, |lease| lease["spec"]["holderIdentity"] == "n1")
