@@ -257,9 +257,11 @@ impl Caches {
 
 /// Clients know this cause and try again.
 pub(crate) fn too_large(requested: Revision, current: Revision) -> Status {
-    Status::timeout(format!("Too large resource version: {requested}, current: {current}"))
-        .with_cause("ResourceVersionTooLarge", "", "Too large resource version")
-        .with_retry_after(1)
+    Status::timeout(format!(
+        "Too large resource version: {requested}, current: {current}"
+    ))
+    .with_cause("ResourceVersionTooLarge", "", "Too large resource version")
+    .with_retry_after(1)
 }
 
 fn new_cache(group: &str, resource: &str) -> (String, Arc<WatchCache>) {
