@@ -202,9 +202,7 @@ pub(crate) fn pod_amounts(pod: &Value, key: &str) -> BTreeMap<String, Quantity> 
     };
     let add = |into: &mut BTreeMap<String, Quantity>, more: &BTreeMap<String, Quantity>| {
         for (name, amount) in more {
-            let sum = into
-                .remove(name)
-                .map_or_else(|| amount.clone(), |own| own + amount.clone());
+            let sum = into.remove(name).map_or(*amount, |own| own + *amount);
             into.insert(name.clone(), sum);
         }
     };

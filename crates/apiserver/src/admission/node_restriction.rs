@@ -195,7 +195,7 @@ fn token(attrs: &Attributes, cluster: &Cluster, node: &str) -> Result<(), Status
     let bound = &request["spec"]["boundObjectRef"];
     let pod_name = bound["name"].as_str().unwrap_or_default();
     if bound["apiVersion"] != "v1" || bound["kind"] != "Pod" || pod_name.is_empty() {
-        return Err(attrs.forbidden(format!("node requested token not bound to a pod")));
+        return Err(attrs.forbidden("node requested token not bound to a pod"));
     }
     let pod = cluster.objects.get("", "pods", &attrs.namespace, pod_name);
     match pod {

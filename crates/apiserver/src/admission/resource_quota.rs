@@ -128,7 +128,7 @@ fn plan(
     let concerned: Usage = change
         .iter()
         .filter(|(r, _)| hard.contains_key(*r))
-        .map(|(r, q)| (r.clone(), q.clone()))
+        .map(|(r, q)| (r.clone(), *q))
         .collect();
     if concerned.is_empty() {
         return Ok(None);
@@ -151,7 +151,7 @@ fn plan(
     let mut exceeded = Vec::new();
     let before = used.clone();
     for (resource, amount) in &concerned {
-        let total = before[resource].clone() + amount.clone();
+        let total = before[resource] + *amount;
         if total > limits[resource] {
             exceeded.push(resource.clone());
         }
@@ -211,7 +211,7 @@ fn usage(group: &str, resource: &str, object: &Value) -> Usage {
             if matches!(name.as_str(), "cpu" | "memory" | "ephemeral-storage")
                 || name.starts_with("hugepages-")
             {
-                out.insert(name.clone(), amount.clone());
+                out.insert(name.clone(), amount);
             }
             out.insert(format!("requests.{name}"), amount);
         }
@@ -248,8 +248,8 @@ fn usage(group: &str, resource: &str, object: &Value) -> Usage {
                 .or_else(|| meta::annotation(object, "volume.beta.kubernetes.io/storage-class"))
                 .unwrap_or_default();
             let storage = quantity_of(&object["spec"]["resources"]["requests"]["storage"]);
-            if let Some(storage) = &storage {
-                out.insert("requests.storage".to_owned(), storage.clone());
+            if let Some(storage) = storage {
+                out.insert("requests.storage".to_owned(), storage);
             }
             if !class.is_empty() {
                 let prefix = format!("{class}.storageclass.storage.k8s.io");

@@ -13,7 +13,7 @@ use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
 use rustls::{DigitallySignedStruct, DistinguishedName, ServerConfig, SignatureScheme};
 
 /// A server configuration that offers HTTP/2 and HTTP/1.1.
-pub fn server_config(
+pub(crate) fn server_config(
     certificate: Arc<dyn ResolvesServerCert>,
 ) -> Result<ServerConfig, rustls::Error> {
     let provider = Arc::new(aws_lc_rs::default_provider());

@@ -52,7 +52,7 @@ pub(super) async fn proxy(
             )
         }
         Reached::Tls(authority, host) => {
-            let tls = unverified_tls(None).map_err(|e| Status::internal(e))?;
+            let tls = unverified_tls(None).map_err(Status::internal)?;
             let stream = backend::dial_tls(&authority, &host, tls)
                 .await
                 .map_err(unreachable)?;

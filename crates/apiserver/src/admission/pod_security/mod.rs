@@ -183,7 +183,7 @@ fn containers(pod: &Value) -> impl Iterator<Item = &Value> {
 }
 
 /// Names of the containers for which `bad` holds.
-fn names<'a>(pod: &'a Value, mut bad: impl FnMut(&Value) -> bool) -> Vec<&'a str> {
+fn names(pod: &Value, mut bad: impl FnMut(&Value) -> bool) -> Vec<&str> {
     containers(pod)
         .filter(|c| bad(c))
         .filter_map(|c| c["name"].as_str())

@@ -62,14 +62,10 @@ fn rule_matches(attrs: &Attributes, rule: &Value) -> bool {
             .flatten()
             .any(|v| v == "*" || v.as_str() == Some(wanted))
     };
+    let cluster_wide = attrs.namespace.is_empty() || attrs.is_any("", "namespaces");
     let scope = match rule["scope"].as_str() {
-        Some("Cluster") => {
-            attrs.namespace.is_empty() || (attrs.group.is_empty() && attrs.resource == "namespaces")
-        }
-        Some("Namespaced") => {
-            !attrs.namespace.is_empty()
-                && !(attrs.group.is_empty() && attrs.resource == "namespaces")
-        }
+        Some("Cluster") => cluster_wide,
+        Some("Namespaced") => !cluster_wide,
         _ => true,
     };
     let resources = rule["resources"]
