@@ -9,6 +9,7 @@ use super::set_condition;
 
 /// Fills `status`: accepted names, stored versions, NamesAccepted and Established. Pure.
 pub(super) fn settle(definition: &mut Value, all: &[Arc<Value>], now: &str) {
+    complete(definition);
     let group = definition["spec"]["group"].clone();
     let own = meta::name(definition).to_owned();
     let others: Vec<&Value> = all
@@ -118,6 +119,32 @@ pub(super) fn settle(definition: &mut Value, all: &[Arc<Value>], now: &str) {
     }
 }
 
+/// Names that were left out follow from the kind.
+fn complete(definition: &mut Value) {
+    let kind = definition["spec"]["names"]["kind"]
+        .as_str()
+        .unwrap_or_default()
+        .to_owned();
+    let Some(names) = definition["spec"]
+        .get_mut("names")
+        .and_then(Value::as_object_mut)
+    else {
+        return;
+    };
+    for (field, name) in [
+        ("singular", kind.to_lowercase()),
+        ("listKind", format!("{kind}List")),
+    ] {
+        let missing = names
+            .get(field)
+            .and_then(Value::as_str)
+            .is_none_or(str::is_empty);
+        if missing {
+            names.insert(field.to_owned(), json!(name));
+        }
+    }
+}
+
 /// The version objects are written in joins those that objects may be stored in.
 fn store_version(definition: &mut Value) {
     let versions = definition["spec"]["versions"]
@@ -154,6 +181,20 @@ mod tests {
                 "versions": [{"name": "v1", "storage": true}],
             },
         })
+    }
+
+    #[test]
+    fn names_left_out_follow_from_the_kind() {
+        let mut one = definition("foos", "Foo", &[]);
+        let names = one["spec"]["names"].as_object_mut().unwrap();
+        names.remove("singular");
+        names.remove("listKind");
+        settle(&mut one, &[], "now");
+        let accepted = &one["status"]["acceptedNames"];
+        assert_eq!(
+            (&accepted["singular"], &accepted["listKind"]),
+            (&json!("foo"), &json!("FooList"))
+        );
     }
 
     #[test]
