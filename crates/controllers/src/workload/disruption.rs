@@ -395,7 +395,11 @@ impl Controller for DisruptionController {
                 );
                 next.conditions = Some(conditions);
                 self.write(&budget, next).await?;
-                Err(error)
+                match error {
+                    // The owner is gone or has no size: its pods' own changes usually come first.
+                    ReconcileError::Other(_) => Ok(Outcome::RequeueAfter(Duration::from_secs(30))),
+                    error => Err(error),
+                }
             }
         }
     }
