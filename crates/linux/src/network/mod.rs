@@ -255,6 +255,8 @@ fn setup_node(
     }
     set_sysctls(config, state, &pod_cidrs)?;
     let mut links = open_links()?;
+    // It is down in a network namespace made a moment ago, and node ports answer on it.
+    links.set_up("lo").map_err(kernel("set up the loopback"))?;
     let mtu = match config.mtu {
         Some(mtu) => mtu,
         None => uplink_mtu(&mut links).map_err(kernel("find the uplink's MTU"))?,
