@@ -89,15 +89,16 @@ impl Instance {
     }
 }
 
-/// Field 22 of `/proc/<pid>/stat`; the name in field 2 may hold spaces and parentheses.
+/// When a process started; `None` when it has ended, even if nobody has asked for its exit status
+/// yet. Field 2 of `/proc/<pid>/stat`, the name, may hold spaces and parentheses; 3 is the state and
+/// 22 the start.
 pub(crate) fn start_ticks(pid: u32) -> Option<u64> {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    stat.rsplit_once(')')?
-        .1
-        .split_whitespace()
-        .nth(19)?
-        .parse()
-        .ok()
+    let mut fields = stat.rsplit_once(')')?.1.split_whitespace();
+    if matches!(fields.next()?, "Z" | "X") {
+        return None;
+    }
+    fields.nth(18)?.parse().ok()
 }
 
 #[cfg(test)]

@@ -10,42 +10,37 @@ impl Snapshot {
     /// Everything that mentions this lab's instance, or lives in its network namespace.
     pub(crate) fn take(lab: &Lab) -> Self {
         let mut found = BTreeSet::new();
-        let dir = lab.dir.to_str().unwrap().to_owned();
+        let id = lab.id();
         let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap();
-        let ours = |line: &&str| line.contains(&dir) || line.contains("/run/keelson/");
+        let dir = lab.dir.to_str().unwrap();
+        let ours = |line: &&str| line.contains(dir) || line.contains(&format!("/run/keelson/{id}"));
         found.extend(
             mounts
                 .lines()
                 .filter(ours)
                 .map(|line| format!("mount {line}")),
         );
+        let group = format!("/keelson-{id}");
         for entry in std::fs::read_dir("/proc").unwrap().filter_map(Result::ok) {
+            let groups = std::fs::read_to_string(entry.path().join("cgroup")).unwrap_or_default();
+            // A zombie has no command line; it is gone but for the one who must ask for its status.
             let command = std::fs::read(entry.path().join("cmdline")).unwrap_or_default();
-            let command = String::from_utf8_lossy(&command).replace('\0', " ");
-            if command.contains(&dir) && !command.contains("e2e") || command.contains("__shim") {
-                found.insert(format!("process {command}"));
+            if groups.contains(&group) && !command.is_empty() {
+                found.insert(format!("process {}", entry.path().display()));
             }
         }
         for controller in std::fs::read_dir("/sys/fs/cgroup")
             .unwrap()
             .filter_map(Result::ok)
         {
-            for group in std::fs::read_dir(controller.path())
-                .into_iter()
-                .flatten()
-                .filter_map(Result::ok)
-            {
-                if group.file_name().to_string_lossy().starts_with("keelson") {
-                    found.insert(format!("cgroup {}", group.path().display()));
-                }
+            let path = controller.path().join(&group[1..]);
+            if path.exists() {
+                found.insert(format!("cgroup {}", path.display()));
             }
         }
-        for run in std::fs::read_dir("/run/keelson")
-            .into_iter()
-            .flatten()
-            .filter_map(Result::ok)
-        {
-            found.insert(format!("file {}", run.path().display()));
+        let run = std::path::Path::new("/run/keelson").join(&id);
+        if run.exists() {
+            found.insert(format!("file {}", run.display()));
         }
         let devices = lab.inside("cat").arg("/proc/net/dev").output().unwrap();
         let devices = String::from_utf8(devices.stdout).unwrap();
@@ -59,6 +54,7 @@ impl Snapshot {
             String::from_utf8(routes.stdout)
                 .unwrap()
                 .lines()
+                .skip(1)
                 .map(|line| format!("route {line}")),
         );
         if let Ok(rules) = lab.inside("nft").args(["list", "tables"]).output() {

@@ -64,6 +64,16 @@ impl Lab {
         self.dir.join("data")
     }
 
+    /// What this instance's names on the machine carry: a hash of its data directory.
+    pub(crate) fn id(&self) -> String {
+        let path = self.data_dir();
+        let bytes = path.as_os_str().as_encoded_bytes();
+        let hash = bytes.iter().fold(0x811c_9dc5_u32, |hash, byte| {
+            (hash ^ u32::from(*byte)).wrapping_mul(0x0100_0193)
+        });
+        format!("{hash:08x}")
+    }
+
     fn log_file(&self) -> PathBuf {
         self.dir.join("server.log")
     }

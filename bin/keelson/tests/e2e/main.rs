@@ -29,6 +29,11 @@ fn a_cluster_in_one_command() {
     let lab = Lab::new();
     let before = host::Snapshot::take(&lab);
     lab.up();
+    let running = host::Snapshot::take(&lab).beyond(&before);
+    assert!(
+        running.len() > 3,
+        "the host check sees nothing: {running:?}"
+    );
     let mut failures = run_scenarios(&lab);
     for (name, scenario) in crash::SCENARIOS {
         failures.extend(run(name, || scenario(&lab)));
