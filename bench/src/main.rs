@@ -1,1 +1,53 @@
-fn main() {}
+//! Figures, taken on the real binary: a node's life (`node`) and a bare API server (`api`).
+//!
+//! Every run ends with one line of JSON that holds the same figures as the table above it. Nothing
+//! here judges; a figure means something next to another one from the same machine.
+
+#![cfg_attr(test, allow(clippy::unwrap_used))]
+
+mod api;
+mod node;
+mod processes;
+mod report;
+mod statistics;
+mod subject;
+mod workload;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+#[derive(Debug, Parser)]
+#[command(name = "keelson-bench", version, about)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Start `keelson up` in a network namespace of its own and measure it: start, memory, idle
+    /// CPU, deployments, stop. Needs root, and `unshare` of util-linux.
+    Node(node::Args),
+    /// Measure any API server: creates, reads, lists and the fan-out of watches, in a namespace
+    /// that is made for it and deleted afterwards.
+    Api(api::Args),
+}
+
+fn main() -> ExitCode {
+    let outcome = match Cli::parse().command {
+        // Before any thread exists, since it may replace this process.
+        Command::Node(args) => node::run(args),
+        Command::Api(args) => api::run(args),
+    };
+    match outcome {
+        Ok(report) => {
+            print!("{report}");
+            ExitCode::SUCCESS
+        }
+        Err(error) => {
+            eprintln!("keelson-bench: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}

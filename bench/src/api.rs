@@ -1,0 +1,337 @@
+//! A bare API server: what one client over one connection gets out of it.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use futures::future::{join_all, try_join_all};
+use http::Method;
+use http_body_util::BodyExt;
+use keelson_client::{Client, Kubeconfig};
+use serde_json::{Value, json};
+use tokio::sync::Notify;
+
+use crate::report::Report;
+use crate::statistics::{Samples, milliseconds, rate};
+
+#[derive(Debug, Clone, clap::Args)]
+pub(crate) struct Args {
+    /// The kubeconfig with address and credentials [default: $KUBECONFIG or ~/.kube/config].
+    #[arg(long, value_name = "FILE")]
+    kubeconfig: Option<PathBuf>,
+    /// The context to use [default: the current one].
+    #[arg(long)]
+    context: Option<String>,
+    /// Another address than the kubeconfig's.
+    #[arg(long, value_name = "URL")]
+    server: Option<String>,
+    /// How many ConfigMaps of one kilobyte.
+    #[arg(long, default_value_t = 1000, value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    objects: u32,
+    /// Requests in flight.
+    #[arg(long, default_value_t = 16, value_parser = clap::value_parser!(u32).range(1..=512))]
+    concurrency: u32,
+    /// Watches opened for the fan-out.
+    #[arg(long, default_value_t = 50, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    watches: u32,
+    /// How long a single step may take before the run fails.
+    #[arg(long, default_value_t = 120, value_parser = clap::value_parser!(u64).range(1..=1800))]
+    patience_seconds: u64,
+}
+
+pub(crate) fn run(args: Args) -> Result<Report, String> {
+    let path = args
+        .kubeconfig
+        .clone()
+        .unwrap_or_else(Kubeconfig::default_path);
+    let directory = path.parent().map(PathBuf::from).unwrap_or_default();
+    let mut config = Kubeconfig::read(&path)
+        .and_then(|file| file.client_config(args.context.as_deref(), &directory))
+        .map_err(|error| error.to_string())?;
+    if let Some(server) = &args.server {
+        config.server.clone_from(server);
+    }
+    let client = Client::https(&config).map_err(|error| error.to_string())?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| error.to_string())?;
+    runtime.block_on(async {
+        let mut report = Report::new("API server");
+        report.fact("server", config.server.as_str());
+        report.fact("objects", args.objects);
+        report.fact("concurrency", args.concurrency);
+        report.fact("watches", args.watches);
+        let run = Run::open(client, &args).await?;
+        let outcome = tokio::select! {
+            outcome = run.measure(&mut report) => outcome,
+            _ = tokio::signal::ctrl_c() => Err("interrupted".to_owned()),
+        };
+        let closed = run.close().await;
+        outcome.and(closed)?;
+        Ok(report)
+    })
+}
+
+struct Run {
+    client: Client,
+    namespace: String,
+    objects: usize,
+    concurrency: usize,
+    watches: usize,
+    patience: Duration,
+}
+
+impl Run {
+    async fn open(client: Client, args: &Args) -> Result<Self, String> {
+        let namespace = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"generateName": "keelson-bench-"}});
+        let created = client
+            .request(Method::POST, "/api/v1/namespaces", Some(&namespace))
+            .await
+            .map_err(|error| format!("creating a namespace: {error}"))?;
+        let namespace = created["metadata"]["name"]
+            .as_str()
+            .ok_or("the namespace that was created has no name")?;
+        Ok(Self {
+            client,
+            namespace: namespace.to_owned(),
+            objects: args.objects as usize,
+            concurrency: args.concurrency as usize,
+            watches: args.watches as usize,
+            patience: Duration::from_secs(args.patience_seconds),
+        })
+    }
+
+    async fn close(&self) -> Result<(), String> {
+        let path = format!("/api/v1/namespaces/{}", self.namespace);
+        let deleted = self.client.request(Method::DELETE, &path, None).await;
+        deleted
+            .map(drop)
+            .map_err(|error| format!("deleting {path}: {error}"))
+    }
+
+    async fn measure(&self, report: &mut Report) -> Result<(), String> {
+        self.requests(
+            report,
+            "create",
+            "create",
+            |client, path, index| async move {
+                let body = config_map(index, 0);
+                client.request(Method::POST, &path, Some(&body)).await
+            },
+        )
+        .await?;
+        self.requests(report, "get", "get", |client, path, index| async move {
+            let path = format!("{path}/{}", name(index));
+            client.request(Method::GET, &path, None).await
+        })
+        .await?;
+        self.lists(report).await?;
+        self.fan_out(report).await
+    }
+
+    fn path(&self) -> String {
+        format!("/api/v1/namespaces/{}/configmaps", self.namespace)
+    }
+
+    /// One request for every object, `concurrency` at a time.
+    async fn requests<F>(
+        &self,
+        report: &mut Report,
+        key: &str,
+        what: &str,
+        request: impl Fn(Client, String, usize) -> F + Copy,
+    ) -> Result<(), String>
+    where
+        F: Future<Output = keelson_client::Result<Value>>,
+    {
+        eprintln!("{what}: {} objects", self.objects);
+        let next = AtomicUsize::new(0);
+        let started = Instant::now();
+        let workers = (0..self.concurrency).map(|_| async {
+            let mut times = Vec::new();
+            loop {
+                let index = next.fetch_add(1, Ordering::Relaxed);
+                if index >= self.objects {
+                    return Ok::<_, String>(times);
+                }
+                let asked = Instant::now();
+                request(self.client.clone(), self.path(), index)
+                    .await
+                    .map_err(|error| format!("{what}: {error}"))?;
+                times.push(asked.elapsed());
+            }
+        });
+        let times = self.bounded(what, try_join_all(workers)).await?.concat();
+        let elapsed = started.elapsed();
+        let rate = rate(times.len(), elapsed);
+        report.figure(&format!("{key}_per_second"), what, rate, "/s");
+        if let Some(samples) = Samples::of_durations_ms(&times) {
+            report.latency(key, what, &samples);
+        }
+        Ok(())
+    }
+
+    async fn lists(&self, report: &mut Report) -> Result<(), String> {
+        const LISTS: usize = 20;
+        eprintln!("list: {LISTS} times {} objects", self.objects);
+        let (mut times, mut size) = (Vec::new(), 0);
+        for _ in 0..LISTS {
+            let asked = Instant::now();
+            size = self.bounded("list", self.list()).await?;
+            times.push(asked.elapsed());
+        }
+        let total: Duration = times.iter().sum();
+        let megabytes = size as f64 * LISTS as f64 / 1e6;
+        if let Some(samples) = Samples::of_durations_ms(&times) {
+            let what = format!("list of {} objects", self.objects);
+            report.median("list_ms", &what, &samples, "ms");
+        }
+        let value = megabytes / total.as_secs_f64().max(f64::EPSILON);
+        report.figure("list_megabytes_per_second", "list, volume", value, "MB/s");
+        Ok(())
+    }
+
+    /// Reads a whole list without decoding it; returns its size in bytes.
+    async fn list(&self) -> Result<usize, String> {
+        let path = self.path();
+        let response = self
+            .client
+            .raw(Method::GET, &path, None, None, "application/json")
+            .await
+            .map_err(|error| format!("list: {error}"))?;
+        let mut body = response.into_body();
+        let mut size = 0;
+        while let Some(frame) = body.frame().await {
+            let frame = frame.map_err(|error| format!("list: {error}"))?;
+            size += frame.data_ref().map_or(0, bytes::Bytes::len);
+        }
+        Ok(size)
+    }
+
+    /// Updates of objects, each seen by every watch.
+    async fn fan_out(&self, report: &mut Report) -> Result<(), String> {
+        let updates = self.objects.min(200);
+        eprintln!("watch: {} watches, {updates} updates", self.watches);
+        let path = format!("{}?limit=1", self.path());
+        let list = self.client.request(Method::GET, &path, None).await;
+        let list = list.map_err(|error| format!("list: {error}"))?;
+        let version = list["metadata"]["resourceVersion"]
+            .as_str()
+            .ok_or("the list has no resourceVersion")?;
+        let expected = updates * self.watches;
+        let tally = Arc::new(Tally::default());
+        let path = format!("{}?watch=1&resourceVersion={version}", self.path());
+        let opening = (0..self.watches).map(|_| {
+            self.client
+                .raw(Method::GET, &path, None, None, "application/json")
+        });
+        let opened = self
+            .bounded("opening watches", async {
+                try_join_all(opening)
+                    .await
+                    .map_err(|error| format!("watch: {error}"))
+            })
+            .await?;
+        let readers: Vec<_> = opened
+            .into_iter()
+            .map(|response| {
+                let tally = Arc::clone(&tally);
+                tokio::spawn(async move { tally.count(response.into_body(), expected).await })
+            })
+            .collect();
+        let started = Instant::now();
+        let outcome = self
+            .bounded("watch", async {
+                self.update(updates).await?;
+                tally.all_seen.notified().await;
+                Ok(())
+            })
+            .await;
+        let elapsed = started.elapsed();
+        for reader in &readers {
+            reader.abort();
+        }
+        join_all(readers).await;
+        outcome.map_err(|error| {
+            let seen = tally.events.load(Ordering::Relaxed);
+            format!("{error} ({seen} of {expected} events seen)")
+        })?;
+        let what = format!("watch events, {} watches", self.watches);
+        report.figure(
+            "watch_events_per_second",
+            &what,
+            rate(expected, elapsed),
+            "/s",
+        );
+        let what = format!("{updates} updates → seen by all watches");
+        report.figure("fan_out_ms", &what, milliseconds(elapsed), "ms");
+        Ok(())
+    }
+
+    async fn update(&self, updates: usize) -> Result<(), String> {
+        let next = AtomicUsize::new(0);
+        let workers = (0..self.concurrency).map(|_| async {
+            loop {
+                let index = next.fetch_add(1, Ordering::Relaxed);
+                if index >= updates {
+                    return Ok::<_, String>(());
+                }
+                let path = format!("{}/{}", self.path(), name(index));
+                let body = config_map(index, 1);
+                self.client
+                    .request(Method::PUT, &path, Some(&body))
+                    .await
+                    .map_err(|error| format!("update: {error}"))?;
+            }
+        });
+        try_join_all(workers).await.map(drop)
+    }
+
+    async fn bounded<T>(
+        &self,
+        what: &str,
+        step: impl Future<Output = Result<T, String>>,
+    ) -> Result<T, String> {
+        let late = || format!("{what}: not done within {} s", self.patience.as_secs());
+        tokio::time::timeout(self.patience, step)
+            .await
+            .map_err(|_| late())?
+    }
+}
+
+/// What all watches together have seen.
+#[derive(Default)]
+struct Tally {
+    events: AtomicUsize,
+    all_seen: Notify,
+}
+
+impl Tally {
+    /// An event is a line. Bookmarks are sent only to those who ask.
+    async fn count(&self, mut body: keelson_client::Body, expected: usize) {
+        while let Some(Ok(frame)) = body.frame().await {
+            let Some(data) = frame.data_ref() else {
+                continue;
+            };
+            let lines = data.iter().filter(|byte| **byte == b'\n').count();
+            if self.events.fetch_add(lines, Ordering::Relaxed) + lines >= expected {
+                self.all_seen.notify_one();
+            }
+        }
+    }
+}
+
+fn name(index: usize) -> String {
+    format!("object-{index:06}")
+}
+
+/// About one kilobyte; rounds differ, so that an update is a change.
+fn config_map(index: usize, round: u32) -> Value {
+    json!({
+        "apiVersion": "v1", "kind": "ConfigMap",
+        "metadata": {"name": name(index), "labels": {"app": "bench"}},
+        "data": {"round": round.to_string(), "payload": "x".repeat(1000)},
+    })
+}
