@@ -141,10 +141,6 @@ pub(crate) struct ServerArgs {
     pub(crate) runtime_endpoint: Option<String>,
     /// YAML file with flags by their names: `port: 7443`.
     #[arg(long, value_name = "FILE", env = "KEELSON_CONFIG")]
-    #[expect(
-        dead_code,
-        reason = "read by with_config_file before the flags are parsed"
-    )]
     pub(crate) config: Option<PathBuf>,
     /// error, warn, info, debug, trace, or a tracing filter.
     #[arg(long, value_name = "LEVEL", env = "KEELSON_LOG_LEVEL")]

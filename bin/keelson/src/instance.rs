@@ -54,10 +54,6 @@ impl Instance {
         format!("/keelson-{}", self.id)
     }
 
-    pub(crate) fn pki_dir(&self) -> PathBuf {
-        self.data_dir.join("pki")
-    }
-
     pub(crate) fn admin_kubeconfig(&self) -> PathBuf {
         self.data_dir.join("admin.kubeconfig")
     }

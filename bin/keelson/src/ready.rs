@@ -28,9 +28,7 @@ pub(crate) async fn why_not(cluster: &Cluster, name: &str) -> String {
     match cluster.informers().informer::<Node>().get("", name) {
         None => "the node has not registered itself; see --log-level info".to_owned(),
         Some(node) => match condition(&node) {
-            Some((status, _)) if status == "True" => {
-                "DNS does not answer; see --log-level info".to_owned()
-            }
+            Some(("True", _)) => "DNS does not answer; see --log-level info".to_owned(),
             Some((_, message)) => message.to_owned(),
             None => "the node reports no condition yet; see --log-level info".to_owned(),
         },

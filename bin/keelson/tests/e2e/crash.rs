@@ -1,11 +1,37 @@
-//! The server dies and comes back: pods do not notice, nothing acknowledged is lost.
+//! What needs the cluster for itself: a drained node, and a server that dies and comes back.
 
 use serde_json::json;
 
 use crate::lab::Lab;
+use crate::scenarios::deployment;
 
-pub(crate) static SCENARIOS: &[(&str, fn(&Lab))] =
-    &[("kill -9 of the server disturbs no pod", kill_the_server)];
+pub(crate) static SCENARIOS: &[(&str, fn(&Lab))] = &[
+    ("drain empties the node and uncordon fills it", drain),
+    ("kill -9 of the server disturbs no pod", kill_the_server),
+];
+
+fn drain(lab: &Lab) {
+    let ns = lab.namespace("drained");
+    ns.apply(&deployment("web", 2));
+    ns.kubectl(&["rollout", "status", "deployment/web", "--timeout=90s"]);
+    ns.kubectl(&[
+        "drain",
+        "node-1",
+        "--ignore-daemonsets",
+        "--delete-emptydir-data",
+        "--timeout=90s",
+    ]);
+    let pods = ns.get("pods");
+    let waiting = |pod: &serde_json::Value| pod["spec"].get("nodeName").is_none();
+    assert!(
+        pods["items"].as_array().unwrap().iter().all(waiting),
+        "{pods}"
+    );
+    assert!(ns.kubectl(&["get", "nodes"]).contains("SchedulingDisabled"));
+    ns.kubectl(&["uncordon", "node-1"]);
+    ns.kubectl(&["rollout", "status", "deployment/web", "--timeout=90s"]);
+    ns.delete();
+}
 
 fn kill_the_server(lab: &Lab) {
     let ns = lab.namespace("survivors");

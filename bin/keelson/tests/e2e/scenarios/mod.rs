@@ -1,0 +1,62 @@
+//! What a user does with a cluster. Each scenario has a Kubernetes namespace of its own.
+
+mod api;
+mod network;
+mod pods;
+mod streams;
+mod workloads;
+
+use serde_json::{Value, json};
+
+use crate::lab::Namespace;
+
+type Scenario = fn(&Namespace<'_>);
+
+pub(crate) static SCENARIOS: &[(&str, Scenario)] = &[
+    (
+        "rolling update without a failed request",
+        workloads::rolling_update,
+    ),
+    ("services by name address and node port", network::services),
+    ("exec attach logs cp port-forward", streams::streams),
+    (
+        "configuration in environment and volumes",
+        pods::configuration,
+    ),
+    ("probes restart and gate", pods::probes),
+    ("init containers and sidecars", pods::init_containers),
+    ("limits are enforced", pods::limits),
+    ("security context", pods::security_context),
+    ("self healing", workloads::self_healing),
+    ("jobs", workloads::jobs),
+    ("pending pods say why", workloads::pending),
+    ("patches and apply", api::patches),
+    ("bad input", api::bad_input),
+    ("nodes cordon drain taint", api::nodes),
+    ("reads and discovery", api::reads),
+];
+
+/// Rolls over without losing a request: ready before it is called, called before it ends.
+pub(crate) fn deployment(name: &str, replicas: u32) -> Value {
+    json!({
+        "apiVersion": "apps/v1", "kind": "Deployment",
+        "metadata": {"name": name},
+        "spec": {
+            "replicas": replicas,
+            "selector": {"matchLabels": {"app": name}},
+            "template": {
+                "metadata": {"labels": {"app": name}},
+                "spec": {
+                    "terminationGracePeriodSeconds": 10,
+                    "containers": [{
+                        "name": "hello", "image": "localhost/keelson/hello",
+                        "ports": [{"containerPort": 8080}],
+                        "readinessProbe": {"httpGet": {"port": 8080}, "periodSeconds": 1},
+                        // Endpoints go before the process does.
+                        "lifecycle": {"preStop": {"sleep": {"seconds": 2}}},
+                    }],
+                },
+            },
+        },
+    })
+}
