@@ -233,6 +233,9 @@ impl ApiServer {
         bootstrap::publish_service(&server.objects, &server.address())
             .await
             .map_err(Error::Bootstrap)?;
+        bootstrap::publish_service_cidr(&server.objects, server.config.service_cidr)
+            .await
+            .map_err(Error::Bootstrap)?;
         server.health.done("poststarthook/bootstrap-controller");
         let (objects, stop) = (Arc::clone(&server.objects), server.stop.clone());
         self.tasks.spawn(bootstrap::aggregate_roles(objects, stop));

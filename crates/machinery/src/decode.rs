@@ -107,6 +107,11 @@ pub fn cannot_handle(kind: &str, version: &str, error: &str) -> String {
     )
 }
 
+const SCHEMA: &str = "io.k8s.apiextensions-apiserver.pkg.apis.apiextensions.v1.JSONSchemaProps";
+/// The types that hold a schema or something else: `JSONSchemaPropsOrArray` and its like.
+const SCHEMA_OR: &str =
+    "io.k8s.apiextensions-apiserver.pkg.apis.apiextensions.v1.JSONSchemaPropsOr";
+
 #[derive(Clone, Copy)]
 enum Step<'a> {
     Field(&'a str),
@@ -131,6 +136,7 @@ impl<'a> Walker<'a> {
         let shape = s.shape();
         let go = go || !shape.name.is_empty();
         match shape.kind() {
+            Type::Any if shape.name.starts_with(SCHEMA_OR) => self.schema_or_other(v),
             Type::Any => Ok(()),
             Type::Object if !go => self.structural_object(v, s),
             Type::Array if !go => self.structural_array(v, s),
@@ -148,6 +154,26 @@ impl<'a> Walker<'a> {
             Type::Array => self.list(v, s),
             _ => self.scalar(v, s),
         }
+    }
+
+    /// A schema, or a list of schemas, or something else: only the schemas have a form of their
+    /// own. Upstream decodes them apart, without complaint about unknown fields.
+    fn schema_or_other(&mut self, v: &mut Value) -> Result<(), DecodeError> {
+        let Some(schema) = keelson_api::schema(SCHEMA) else {
+            return Ok(());
+        };
+        let known = self.problems.len();
+        match v {
+            Value::Object(_) => self.value(v, schema, true)?,
+            Value::Array(items) => {
+                for item in items.iter_mut().filter(|item| item.is_object()) {
+                    self.value(item, schema, true)?;
+                }
+            }
+            _ => {}
+        }
+        self.problems.truncate(known);
+        Ok(())
     }
 
     fn go_struct(
@@ -668,6 +694,18 @@ mod tests {
         );
         assert!(decode(b"{", s).is_err());
         assert!(decode(b"{} x", s).is_err());
+    }
+
+    #[test]
+    fn schemas_of_list_items_lose_their_empty_fields() {
+        let of = schema("io.k8s.apiextensions-apiserver.pkg.apis.apiextensions.v1.JSONSchemaProps")
+            .unwrap();
+        let given = json!({"id": "", "type": "array", "items": {"id": "", "type": "object", "additionalProperties":
+            {"id": "", "type": "string"}}});
+        assert_eq!(
+            normalize(given, of).unwrap().object,
+            json!({"type": "array", "items": {"type": "object", "additionalProperties": {"type": "string"}}})
+        );
     }
 
     #[test]

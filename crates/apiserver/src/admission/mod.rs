@@ -23,7 +23,7 @@ use keelson_machinery::quantity::Quantity;
 use keelson_machinery::status::Status;
 use serde_json::Value;
 
-use crate::authz::Authorizer;
+use crate::authz::{Attributes as Question, Authorizer};
 use crate::objects::Objects;
 use crate::request::{UserInfo, Warnings};
 
@@ -159,6 +159,20 @@ impl AdmissionChain {
                 })
             })
             .ok_or_else(|| Status::service_unavailable("the server is not ready to admit requests"))
+    }
+
+    /// Whether the user may also create what an update of it would bring into being.
+    pub(crate) fn authorize_create(
+        &self,
+        user: &UserInfo,
+        (group, version, resource): (&str, &str, &str),
+        namespace: &str,
+        name: &str,
+    ) -> Result<(), Status> {
+        self.cluster()?.authorizer.require(&Question {
+            version,
+            ..Question::resource(user, "create", group, resource, namespace, name)
+        })
     }
 
     pub async fn admit(&self, attrs: &mut Attributes) -> Result<(), Status> {

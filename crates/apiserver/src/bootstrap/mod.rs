@@ -178,6 +178,14 @@ pub(crate) async fn aggregate_roles(objects: Arc<dyn Objects>, stop: Cancellatio
     }
 }
 
+/// The range of service addresses as an object, ready for use.
+pub(crate) async fn publish_service_cidr(
+    objects: &Arc<dyn Objects>,
+    cidr: ipnet::IpNet,
+) -> Result<(), Status> {
+    service::publish_cidr(objects, cidr).await
+}
+
 /// Keeps the `kubernetes` Service and its endpoints true to the server's address.
 pub(crate) async fn publish_service(
     objects: &Arc<dyn Objects>,

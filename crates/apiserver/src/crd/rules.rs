@@ -16,6 +16,7 @@ use crate::registry::{ColumnDefinition, KindRules};
 pub(super) struct CustomRules {
     schema: Arc<Schema>,
     has_status: bool,
+    has_defaults: bool,
     columns: Vec<(ColumnDefinition, JsonPath)>,
     /// Field paths as selectors name them, without the leading dot.
     selectable: Vec<(String, JsonPath)>,
@@ -67,13 +68,27 @@ impl CustomRules {
         Self {
             schema,
             has_status,
+            has_defaults: mentions_default(&version["schema"]),
             columns,
             selectable,
         }
     }
 }
 
+/// Whether a default may be in the schema; a property of that name counts too, at little cost.
+fn mentions_default(schema: &Value) -> bool {
+    match schema {
+        Value::Object(map) => map.contains_key("default") || map.values().any(mentions_default),
+        Value::Array(items) => items.iter().any(mentions_default),
+        _ => false,
+    }
+}
+
 impl KindRules for CustomRules {
+    fn defaults_on_read(&self) -> bool {
+        self.has_defaults
+    }
+
     fn default(&self, obj: &mut Value) {
         fill(&self.schema, obj, true);
     }

@@ -77,10 +77,28 @@ fn json_error(body: &[u8], err: &serde_json::Error) -> String {
 pub(crate) fn yaml(body: &[u8]) -> Result<Value, Status> {
     let text = std::str::from_utf8(body)
         .map_err(|err| Status::bad_request(format!("error converting YAML to JSON: {err}")))?;
-    let options = serde_saphyr::options! { legacy_octal_numbers: true };
+    let options = serde_saphyr::options! {
+        legacy_octal_numbers: true,
+        duplicate_keys: serde_saphyr::DuplicateKeyPolicy::LastWins,
+    };
     let value: Value = serde_saphyr::from_str_with_options(text, options)
         .map_err(|err| Status::bad_request(format!("error converting YAML to JSON: {err}")))?;
     Ok(integral_floats(value))
+}
+
+/// What a strict decoder says of a YAML body that decodes: its first repeated key.
+pub(crate) fn yaml_problem(body: &[u8]) -> Option<String> {
+    let text = std::str::from_utf8(body).ok()?;
+    let options = serde_saphyr::options! { legacy_octal_numbers: true };
+    let error = serde_saphyr::from_str_with_options::<Value>(text, options).err()?;
+    let serde_saphyr::Error::DuplicateMappingKey { key, location } = error.without_snippet() else {
+        return None;
+    };
+    Some(format!(
+        "yaml: unmarshal errors:\n  line {}: key {:?} already set in map",
+        location.line(),
+        key.as_deref().unwrap_or_default()
+    ))
 }
 
 /// YAML's `1e3` is a number like any other; JSON integers are what the schema expects.
@@ -113,7 +131,13 @@ pub(crate) fn decode_object(
     check_size(body)?;
     let mut value = match encoding {
         Encoding::Json => super::strict::json(entry, body, validation, warnings)?,
-        other => super::strict::value(entry, body_value(body, other)?, validation, warnings)?,
+        Encoding::Yaml => {
+            let value = body_value(body, encoding)?;
+            super::strict::yaml(entry, value, yaml_problem(body), validation, warnings)?
+        }
+        Encoding::Protobuf => {
+            super::strict::value(entry, body_value(body, encoding)?, validation, warnings)?
+        }
     };
     finish_object(entry, &mut value)?;
     Ok(value)
@@ -204,7 +228,7 @@ pub(crate) fn encode_answer(
     code: u16,
     value: &Value,
 ) -> Result<Response, Status> {
-    let output = super::negotiate::output(ctx, false, true)?;
+    let output = super::negotiate::answer_output(ctx)?;
     super::render::value(code, &output, value)
 }
 

@@ -14,6 +14,20 @@ const RENAMED: &[(&str, &str)] = &[
     ("count", "deprecatedCount"),
 ];
 
+/// The name in storage of a field that a selector names; nothing when the group has no such name.
+pub(crate) fn selector_field(group: &str, field: &str) -> Option<String> {
+    if group.is_empty() {
+        return Some(field.to_owned());
+    }
+    match field {
+        "reason" | "type" => Some(field.to_owned()),
+        "reportingController" => Some("reportingComponent".to_owned()),
+        _ => field
+            .strip_prefix("regarding.")
+            .map(|rest| format!("involvedObject.{rest}")),
+    }
+}
+
 /// Gives the event the form of the group `to`.
 pub(crate) fn convert(event: &mut Value, to: &str) {
     let Some(fields) = event.as_object_mut() else {

@@ -85,6 +85,20 @@ struct Accept<'a> {
 /// The best of what the client accepts; 406 when there is nothing. `protobuf` says whether the
 /// kind has a message: custom resources have none.
 pub(crate) fn output(ctx: &RequestContext, list: bool, protobuf: bool) -> Result<Output, Status> {
+    choose(ctx, list, protobuf, true)
+}
+
+/// The same for what is answered and never stored, which has no tables.
+pub(crate) fn answer_output(ctx: &RequestContext) -> Result<Output, Status> {
+    choose(ctx, false, true, false)
+}
+
+fn choose(
+    ctx: &RequestContext,
+    list: bool,
+    protobuf: bool,
+    tables: bool,
+) -> Result<Output, Status> {
     let header = ctx.header("accept").unwrap_or_default();
     let pretty = pretty(ctx);
     if header.trim().is_empty() {
@@ -108,7 +122,8 @@ pub(crate) fn output(ctx: &RequestContext, list: bool, protobuf: bool) -> Result
         let Some(encoding) = encoding else { continue };
         if let Some((form, meta_version)) = form(ctx, &clause.parameters, list) {
             // Tables have no message.
-            if encoding == Encoding::Protobuf && matches!(form, Form::Table(_)) {
+            let table = matches!(form, Form::Table(_));
+            if table && (!tables || encoding == Encoding::Protobuf) {
                 continue;
             }
             return Ok(Output {

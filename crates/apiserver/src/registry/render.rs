@@ -60,7 +60,7 @@ impl Renderer {
 
     /// One object in its stored form.
     pub(crate) fn object(&self, code: u16, stored: &Bytes) -> Result<Response, Status> {
-        if self.output.is_plain() && self.entry.is_stored_form() {
+        if self.output.is_plain() && self.entry.is_sent_as_stored() {
             return Ok(response(code, &self.output, full(stored.clone())));
         }
         let value = self.converted(codec::parse(stored)?)?;
@@ -194,7 +194,7 @@ impl Renderer {
     }
 
     fn item_bytes(&self, object: &Object) -> Result<Bytes, Status> {
-        if self.output.form == Form::Object && self.entry.is_stored_form() {
+        if self.output.form == Form::Object && self.entry.is_sent_as_stored() {
             return Ok(object.bytes().clone());
         }
         serde_json::to_vec(&self.item(object)?)
@@ -214,7 +214,7 @@ impl Renderer {
     /// What a watch sends for an object, without its envelope.
     pub(crate) fn watch_object(&self, object: &Object) -> Result<Bytes, Status> {
         if self.output.form == Form::Object
-            && self.entry.is_stored_form()
+            && self.entry.is_sent_as_stored()
             && self.output.encoding == Encoding::Json
         {
             return Ok(object.bytes().clone());
@@ -291,6 +291,9 @@ impl Renderer {
 
     fn converted(&self, mut value: Value) -> Result<Value, Status> {
         self.entry.from_storage(&mut value)?;
+        if self.entry.rules.defaults_on_read() {
+            self.entry.rules.default(&mut value);
+        }
         Ok(value)
     }
 

@@ -47,6 +47,10 @@ pub trait KindRules: Send + Sync {
     fn allow_unconditional_update(&self) -> bool;
     fn graceful_deletion_seconds(&self, obj: &Value) -> Option<i64>;
     fn time_to_live_s(&self) -> Option<u64>;
+    /// Whether defaults may have come after objects were stored, so that readers are owed them.
+    fn defaults_on_read(&self) -> bool {
+        false
+    }
 }
 
 impl KindRules for &'static Kind {
@@ -217,6 +221,29 @@ impl ResourceEntry {
             (&self.storage_group, &self.storage_version),
             (&self.group, &self.version),
         )
+    }
+
+    /// The name in the stored form of a field that clients of this entry select by.
+    pub(crate) fn stored_field(&self, field: &str) -> Option<String> {
+        if self.group == self.storage_group {
+            return Some(field.to_owned());
+        }
+        event_convert::selector_field(&self.group, field)
+    }
+
+    /// Whether stored bytes are what clients of this entry are sent.
+    pub(crate) fn is_sent_as_stored(&self) -> bool {
+        self.is_stored_form() && !self.rules.defaults_on_read()
+    }
+
+    /// Fills defaults that were added to the schema after the object was stored.
+    pub(crate) fn fill_stored(&self, obj: &mut Value) -> Result<(), Status> {
+        if self.rules.defaults_on_read() {
+            self.from_storage(obj)?;
+            self.rules.default(obj);
+            self.to_storage(obj)?;
+        }
+        Ok(())
     }
 
     fn convert(&self, obj: &mut Value, from: (&str, &str), to: (&str, &str)) -> Result<(), Status> {

@@ -31,7 +31,8 @@ impl Selection {
         for term in fields.terms() {
             let field = term.field.as_str();
             let meta = field == "metadata.name" || field == "metadata.namespace";
-            if !meta && !known.iter().any(|k| k == field) {
+            let stored = entry.stored_field(field);
+            if !meta && !stored.is_some_and(|stored| known.contains(&stored)) {
                 return Err(Status::bad_request(unsupported(entry, field)));
             }
         }
@@ -90,10 +91,11 @@ impl Selection {
         self.fields.matches(|field| match field {
             "metadata.name" => Some(object.name()),
             "metadata.namespace" => Some(object.namespace()),
-            _ => selectable
-                .iter()
-                .find(|(name, _)| name == field)
-                .map(|(_, value)| value.as_str()),
+            _ => {
+                let stored = entry.stored_field(field)?;
+                let found = selectable.iter().find(|(name, _)| *name == stored);
+                found.map(|(_, value)| value.as_str())
+            }
         })
     }
 }

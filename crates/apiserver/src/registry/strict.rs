@@ -29,6 +29,19 @@ pub(crate) fn value(
     report(entry, decoded, validation, warnings)
 }
 
+/// As [`value`], with what was found before there was a tree.
+pub(crate) fn yaml(
+    entry: &ResourceEntry,
+    value: Value,
+    problem: Option<String>,
+    validation: FieldValidation,
+    warnings: &Warnings,
+) -> Result<Value, Status> {
+    let mut decoded = decode::normalize(value, &entry.schema).map_err(|err| refuse(entry, &err))?;
+    decoded.problems.splice(0..0, problem);
+    report(entry, decoded, validation, warnings)
+}
+
 fn report(
     entry: &ResourceEntry,
     decoded: Decoded,

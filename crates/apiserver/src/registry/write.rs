@@ -208,6 +208,15 @@ impl Registry {
                 if !may_create {
                     return Err(write.not_found());
                 }
+                if write.admission {
+                    let entry = write.entry;
+                    self.admission.authorize_create(
+                        &write.user,
+                        (&entry.group, &entry.version, &entry.resource),
+                        write.namespace,
+                        write.name,
+                    )?;
+                }
                 let object = change.next(None)?;
                 match self
                     .create_once(write, object, !change.tracks_managers())
@@ -242,7 +251,9 @@ impl Registry {
         existing: KeyValue,
     ) -> Result<Option<Bytes>, Status> {
         let entry = write.entry;
-        let old = Arc::new(codec::parse(&existing.value)?);
+        let mut old = codec::parse(&existing.value)?;
+        entry.fill_stored(&mut old)?;
+        let old = Arc::new(old);
         let mut object = change.next(Some(&old))?;
         ensure_namespace(&mut object, write.namespace)?;
         let uid = meta::uid(&object);
@@ -261,7 +272,7 @@ impl Registry {
         let mut object = self
             .admit(write, Operation::Update, object, Some(&old))
             .await?;
-        check_resource_version(write, &object, &existing)?;
+        check_resource_version(write, &mut object, &existing)?;
         self.before_update(write, &mut object, &old)?;
         let reservation = match write.subresource {
             "" => self.services.reserve(entry, &mut object, Some(&old))?,
@@ -442,14 +453,16 @@ fn already_exists(entry: &ResourceEntry, name: &str, existing: Option<KeyValue>)
     status
 }
 
+/// An update without a version applies to whatever is there, where the kind allows that.
 fn check_resource_version(
     write: &Write<'_>,
-    object: &Value,
+    object: &mut Value,
     existing: &KeyValue,
 ) -> Result<(), Status> {
     let given = meta::resource_version(object);
     if given.is_empty() || given == "0" {
         if write.entry.rules.allow_unconditional_update() || !write.subresource.is_empty() {
+            meta::set_resource_version(object, &existing.mod_revision.to_string());
             return Ok(());
         }
         let path = Path::new("metadata").child("resourceVersion");
