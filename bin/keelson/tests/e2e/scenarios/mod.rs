@@ -3,6 +3,7 @@
 mod api;
 mod network;
 mod pods;
+mod registry;
 mod streams;
 mod workloads;
 
@@ -34,6 +35,7 @@ pub(crate) static SCENARIOS: &[(&str, Scenario)] = &[
     ("bad input", api::bad_input),
     ("nodes cordon drain taint", api::nodes),
     ("reads and discovery", api::reads),
+    ("images from a registry with a password", registry::pull),
 ];
 
 /// Rolls over without losing a request: ready before it is called, called before it ends.
