@@ -67,6 +67,8 @@ pub struct Attributes {
     /// CreateOptions, UpdateOptions, PatchOptions or DeleteOptions.
     pub options: Value,
     pub warnings: Warnings,
+    /// A webhook changed `object`, which may now have unknown fields and lack defaults.
+    pub changed_by_webhook: bool,
 }
 
 impl Attributes {

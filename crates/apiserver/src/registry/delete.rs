@@ -10,7 +10,7 @@ use serde_json::Value;
 
 use super::options::{DeleteOptions, Propagation};
 use super::resources::ResourceEntry;
-use super::write::{Write, store_error};
+use super::write::{Write, requested_shared, store_error};
 use super::{Registry, codec};
 use crate::admission::Operation;
 
@@ -140,7 +140,7 @@ impl Registry {
         if !write.admission {
             return Ok(());
         }
-        let mut attributes = write.attributes(Operation::Delete, None, Some(Arc::clone(old)));
+        let mut attributes = write.attributes(Operation::Delete, None, Some(requested_shared(write.entry, old)?));
         attributes.name = write.name.to_owned();
         attributes.options = options.raw.clone();
         attributes.dry_run = options.dry_run;

@@ -125,8 +125,12 @@ impl Objects for Registry {
         let Some(status) = status.filter(|_| entry.subresource("status").is_some()) else {
             return codec::parse(&written.bytes);
         };
+        // The second step holds on to what the first one left, or a write between them is lost.
+        let seen = codec::parse(&written.bytes)?;
+        let version = meta::resource_version(&seen).to_owned();
         let with_status = move |old: &Value| {
             let mut new = old.clone();
+            meta::set_resource_version(&mut new, &version);
             new["status"] = status.clone();
             Ok(new)
         };

@@ -79,6 +79,7 @@ impl Write<'_> {
             user: Arc::clone(&self.user),
             dry_run: self.options.dry_run,
             options: self.options.to_json(),
+            changed_by_webhook: false,
             warnings: self.warnings.clone(),
         }
     }
@@ -408,11 +409,26 @@ impl Registry {
         if !write.admission {
             return Ok(object);
         }
-        let mut attributes = write.attributes(operation, Some(object), old.map(Arc::clone));
+        let entry = write.entry;
+        let object = requested(entry, object)?;
+        let old = old.map(|old| requested_shared(entry, old)).transpose()?;
+        let mut attributes = write.attributes(operation, Some(object), old);
         self.admission.admit(&mut attributes).await?;
-        attributes
+        let mut object = attributes
             .object
-            .ok_or_else(|| Status::internal("admission removed the object"))
+            .ok_or_else(|| Status::internal("admission removed the object"))?;
+        if attributes.changed_by_webhook {
+            // What a webhook wrote is pruned and completed like a client's own words.
+            object = super::strict::value(
+                entry,
+                object,
+                super::options::FieldValidation::Ignore,
+                &write.warnings,
+            )?;
+            codec::finish_object(entry, &mut object)?;
+        }
+        entry.to_storage(&mut object)?;
+        Ok(object)
     }
 
     async fn validate_admission(
@@ -425,10 +441,14 @@ impl Registry {
         if !write.admission {
             return Ok(object);
         }
-        let attributes = write.attributes(operation, Some(object), old.map(Arc::clone));
+        let entry = write.entry;
+        let stored = (!entry.is_stored_form()).then(|| object.clone());
+        let object = requested(entry, object)?;
+        let old = old.map(|old| requested_shared(entry, old)).transpose()?;
+        let attributes = write.attributes(operation, Some(object), old);
         self.admission.validate(&attributes).await?;
-        attributes
-            .object
+        stored
+            .or(attributes.object)
             .ok_or_else(|| Status::internal("admission removed the object"))
     }
 
@@ -440,6 +460,22 @@ impl Registry {
             format!("{prefix}{name}")
         }
     }
+}
+
+/// Admission sees objects in the version of the request.
+fn requested(entry: &ResourceEntry, mut object: Value) -> Result<Value, Status> {
+    entry.from_storage(&mut object)?;
+    Ok(object)
+}
+
+pub(crate) fn requested_shared(
+    entry: &ResourceEntry,
+    object: &Arc<Value>,
+) -> Result<Arc<Value>, Status> {
+    if entry.is_stored_form() {
+        return Ok(Arc::clone(object));
+    }
+    requested(entry, Value::clone(object)).map(Arc::new)
 }
 
 fn already_exists(entry: &ResourceEntry, name: &str, existing: Option<KeyValue>) -> Status {

@@ -127,6 +127,9 @@ pub(super) async fn log(
         RequestBody::Whole(bytes::Bytes::new()),
     )
     .await?;
+    if response.status() == http::StatusCode::SWITCHING_PROTOCOLS {
+        return Ok(response);
+    }
     if response.status().is_success() {
         let (mut parts, body) = response.into_parts();
         parts.headers.insert(

@@ -114,6 +114,7 @@ async fn mutate(
     let patched =
         patch::json::apply(object.clone(), &operations).map_err(|e| broken(e.status().message))?;
     let changed = patched != object;
+    attrs.changed_by_webhook |= changed;
     attrs.object = Some(patched);
     Ok(changed)
 }
