@@ -11,6 +11,7 @@ use keelson_client::Change;
 use keelson_ports::{CgroupResources, RuntimeEvent};
 use tokio::sync::mpsc;
 
+use crate::admission::{self, Situation};
 use crate::node::Node;
 use crate::pod::{self, qos, resources};
 use crate::status::Verdict;
@@ -69,6 +70,7 @@ impl Agent {
         let (changes, mut received) = mpsc::unbounded_channel();
         self.node.pods.synced().await;
         self.node.services.synced().await;
+        self.node.this_node.synced().await;
         self.node.pods.subscribe(move |change| {
             // The receiver lives as long as the agent.
             let _ = changes.send(change.clone());
@@ -118,7 +120,17 @@ impl Agent {
 
     fn employ(self: &Arc<Self>, pod: Arc<Pod>) {
         let uid = pod::uid(&pod).to_owned();
+        let refusal = self.refusal(&pod);
         let inbox = Inbox::new(pod);
+        if let Some(verdict) = refusal {
+            self.node.events.pod(
+                &inbox.pod(),
+                "Warning",
+                &verdict.reason,
+                verdict.message.clone(),
+            );
+            inbox.refuse(verdict);
+        }
         self.lock().insert(uid.clone(), inbox.clone());
         let agent = self.clone();
         tokio::spawn(async move {
@@ -136,6 +148,35 @@ impl Agent {
             }
             agent.lock().remove(&uid);
         });
+    }
+
+    /// Why a pod that is new here cannot run here. What this node has begun it goes on with.
+    fn refusal(&self, pod: &Pod) -> Option<Verdict> {
+        let begun = pod
+            .status
+            .as_ref()
+            .is_some_and(|status| status.start_time.is_some());
+        if begun || pod::is_deleted(pod) || pod::is_phase_terminal(pod) {
+            return None;
+        }
+        let active: Vec<Arc<Pod>> = self
+            .lock()
+            .values()
+            .filter(|inbox| inbox.holds_resources())
+            .map(|inbox| inbox.pod())
+            .collect();
+        let config = &self.node.config;
+        let this_node = self.node.this_node.get("", &config.node_name);
+        admission::refuse(
+            pod,
+            &Situation {
+                node: this_node.as_deref(),
+                node_name: &config.node_name,
+                allocatable: self.node.machine.allocatable(config),
+                max_pods: usize::try_from(config.max_pods).unwrap_or(usize::MAX),
+                active: &active,
+            },
+        )
     }
 
     async fn runtime_changed(&self, event: RuntimeEvent) {

@@ -6,6 +6,7 @@
 
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
+mod admission;
 mod agent;
 mod config;
 mod events;
@@ -30,7 +31,7 @@ mod worker;
 
 use std::sync::Arc;
 
-use k8s_openapi::api::core::v1::{Pod, Service};
+use k8s_openapi::api::core::v1::{Node as ApiNode, Pod, Service};
 use keelson_client::{EventRecorder, InformerOptions, Informers};
 use keelson_ports::{Cgroups, Clock, Images, Mounts, Runtime};
 use thiserror::Error;
@@ -110,6 +111,10 @@ pub async fn run(
         field_selector: format!("spec.nodeName={}", config.node_name),
         ..InformerOptions::default()
     });
+    let this_node = informers.informer_with::<ApiNode>(InformerOptions {
+        field_selector: format!("metadata.name={}", config.node_name),
+        ..InformerOptions::default()
+    });
     let node = Arc::new(node::Node {
         machine: machine::Machine::read(disk.capacity_bytes),
         volumes: volumes::VolumeServices {
@@ -133,6 +138,7 @@ pub async fn run(
         events,
         objects,
         pods,
+        this_node,
         config,
         shutdown: shutdown.clone(),
     });

@@ -53,15 +53,23 @@ pub(crate) fn last_words(log: &Path) -> String {
         return String::new();
     };
     let text = String::from_utf8_lossy(&bytes);
-    let lines: Vec<&str> = text
-        .lines()
-        .filter_map(|line| line.splitn(4, ' ').nth(3))
-        .collect();
-    let mut message = String::new();
-    for line in &lines[lines.len().saturating_sub(MAX_LINES)..] {
-        message.push_str(line);
-        message.push('\n');
+    let mut lines: Vec<String> = Vec::new();
+    let mut open = false;
+    for line in text.lines() {
+        let mut parts = line.splitn(4, ' ').skip(2);
+        let (Some(tag), Some(words)) = (parts.next(), parts.next()) else {
+            continue;
+        };
+        match lines.last_mut().filter(|_| open) {
+            Some(last) => last.push_str(words),
+            None => lines.push(words.to_owned()),
+        }
+        open = tag.split(':').next() == Some("P");
+        if !open && let Some(last) = lines.last_mut() {
+            last.push('\n');
+        }
     }
+    let mut message = lines[lines.len().saturating_sub(MAX_LINES)..].concat();
     let start = message.ceil_char_boundary(message.len().saturating_sub(MAX_BYTES));
     message.split_off(start)
 }
@@ -124,5 +132,18 @@ mod tests {
             "{words}"
         );
         assert_eq!(last_words(&file), "");
+    }
+
+    #[test]
+    fn last_words_end_as_the_container_ended_them() {
+        let file = std::env::temp_dir().join(format!(
+            "keelson-words-{}-{:x}",
+            std::process::id(),
+            rand::random::<u64>()
+        ));
+        fs::write(&file, "T stdout F one\nT stdout P DO\nT stdout P NE\n").unwrap();
+        let words = last_words(&file);
+        fs::remove_file(&file).unwrap();
+        assert_eq!(words, "one\nDONE");
     }
 }

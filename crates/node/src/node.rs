@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use k8s_openapi::api::core::v1::{Pod, Service};
+use k8s_openapi::api::core::v1::{Node as ApiNode, Pod, Service};
 use keelson_client::{Client, Informer};
 use keelson_ports::{Cgroups, Clock, Images, Mounts, Runtime};
 use tokio_util::sync::CancellationToken;
@@ -34,6 +34,8 @@ pub(crate) struct Node {
     pub(crate) volumes: VolumeServices,
     pub(crate) puller: ImagePuller,
     pub(crate) pods: Informer<Pod>,
+    /// The Node object of this machine alone.
+    pub(crate) this_node: Informer<ApiNode>,
     pub(crate) services: Informer<Service>,
     /// Repository digests by image id, for statuses.
     pub(crate) digests: Mutex<BTreeMap<String, String>>,

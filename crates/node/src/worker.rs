@@ -34,6 +34,7 @@ pub(crate) struct Inbox {
     pod: Mutex<Arc<Pod>>,
     gone: AtomicBool,
     dirty: AtomicBool,
+    refused: AtomicBool,
     verdict: Mutex<Option<(Verdict, Duration)>>,
     notify: Notify,
 }
@@ -44,6 +45,7 @@ impl Inbox {
             pod: Mutex::new(pod),
             gone: AtomicBool::new(false),
             dirty: AtomicBool::new(false),
+            refused: AtomicBool::new(false),
             verdict: Mutex::default(),
             notify: Notify::new(),
         })
@@ -79,6 +81,19 @@ impl Inbox {
 
     pub(crate) fn poke(&self) {
         self.notify.notify_one();
+    }
+
+    /// Whether the pod is to have what it asks for: it was let in and is not over.
+    pub(crate) fn holds_resources(&self) -> bool {
+        !self.refused.load(Ordering::Acquire)
+            && !self.gone.load(Ordering::Acquire)
+            && !pod::is_phase_terminal(&self.pod())
+    }
+
+    /// The pod never starts here.
+    pub(crate) fn refuse(&self, verdict: Verdict) {
+        self.refused.store(true, Ordering::Release);
+        self.condemn(verdict, Duration::ZERO);
     }
 
     /// Ends the pod as failed.

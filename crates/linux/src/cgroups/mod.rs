@@ -94,6 +94,8 @@ impl LinuxCgroups {
         };
         hierarchies
             .iter()
+            // Programs take a mounted version 2 for a sign that the limits are found in it.
+            .filter(|hierarchy| hierarchy.controllers != ["unified"])
             .map(|hierarchy| {
                 let name = hierarchy
                     .mount

@@ -439,6 +439,8 @@ impl Inner {
         for sandbox in all {
             self.reconnect(sandbox).await;
         }
+        let live: Vec<String> = sandboxes.into_iter().collect();
+        self.network.retain(&live).await?;
         self.rootfs.retain(holders).await
     }
 

@@ -68,7 +68,7 @@ impl LogWriter {
         self.append(batch);
     }
 
-    /// The stream ended; a last line without its newline is complete now.
+    /// The stream ended. A last line without its newline stays a piece, so that readers add none.
     pub(super) fn finish(&mut self, stream: Stream) {
         let line = std::mem::take(&mut self.open_lines[stream.index()]);
         if !line.is_empty() {
@@ -77,7 +77,7 @@ impl LogWriter {
                 &mut batch,
                 &timestamp(SystemTime::now()),
                 stream,
-                b'F',
+                b'P',
                 &line,
             );
             self.append(batch);

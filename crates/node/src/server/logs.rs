@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use bytes::{Bytes, BytesMut};
+use futures::{SinkExt, StreamExt};
 use http::{Response, StatusCode};
 use http_body::Frame;
 use http_body_util::{BodyExt, StreamBody};
@@ -16,6 +17,7 @@ use k8s_openapi::jiff::Timestamp;
 use keelson_ports::ContainerState;
 use tokio::sync::mpsc;
 
+use super::websocket::{self, Encoding};
 use super::{Body, BoxError, Call, Server, response, text};
 use crate::pod;
 use crate::status;
@@ -23,6 +25,9 @@ use crate::status;
 /// How often a followed file is looked at for more. There is no event for a file's growth in the
 /// ports, and the loop lives only as long as somebody follows.
 const FOLLOW_PERIOD: Duration = Duration::from_millis(150);
+/// How long a client of a WebSocket may take to close its side.
+const GOODBYE_TIMEOUT: Duration = Duration::from_secs(1);
+const WEBSOCKET_PROTOCOLS: &[&str] = &["binary.k8s.io", "base64.binary.k8s.io"];
 const CHUNK_BYTES: usize = 64 << 10;
 /// Longer lines are sent in pieces, as the runtime wrote them.
 const MAX_LINE_BYTES: usize = 1 << 20;
@@ -39,14 +44,14 @@ pub(super) struct LogOptions {
     pub(super) stream: Option<String>,
 }
 
-pub(super) async fn handle(server: &Arc<Server>, call: &Call) -> Response<Body> {
+pub(super) async fn handle(server: &Arc<Server>, mut call: Call) -> Response<Body> {
     let [_, namespace, pod_name, container] = call.path.as_slice() else {
         return text(
             StatusCode::BAD_REQUEST,
             "the path must be /containerLogs/<namespace>/<pod>/<container>",
         );
     };
-    let options = match options(call, server.agent.node.clock.now()) {
+    let options = match options(&call, server.agent.node.clock.now()) {
         Ok(options) => options,
         Err(message) => return text(StatusCode::BAD_REQUEST, message),
     };
@@ -80,6 +85,15 @@ pub(super) async fn handle(server: &Arc<Server>, call: &Call) -> Response<Body> 
             let _ = sender.send(Err(Box::new(error))).await;
         }
     });
+    if websocket::is_upgrade(&call.request, "websocket") {
+        return match websocket::accept(&mut call.request, WEBSOCKET_PROTOCOLS) {
+            Ok((response, protocol, upgrade)) => {
+                tokio::spawn(over_websocket(upgrade, Encoding::of(&protocol), receiver));
+                response
+            }
+            Err(response) => *response,
+        };
+    }
     let stream = futures::stream::unfold(receiver, |mut receiver| async move {
         receiver.recv().await.map(|frame| (frame, receiver))
     });
@@ -88,6 +102,40 @@ pub(super) async fn handle(server: &Arc<Server>, call: &Call) -> Response<Body> 
         "text/plain",
         StreamBody::new(stream).boxed_unsync(),
     )
+}
+
+/// Sends the log in messages of its own; what the client says is of no interest.
+async fn over_websocket(
+    upgrade: hyper::upgrade::OnUpgrade,
+    encoding: Encoding,
+    mut log: mpsc::Receiver<Result<Frame<Bytes>, BoxError>>,
+) {
+    let Ok(socket) = websocket::open(upgrade).await else {
+        return;
+    };
+    let (mut sink, mut received) = socket.split();
+    let sending = async {
+        while let Some(Ok(frame)) = log.recv().await {
+            if let Ok(data) = frame.into_data()
+                && sink.send(encoding.message(&data)).await.is_err()
+            {
+                return;
+            }
+        }
+        // The peer may have closed first.
+        let _ = sink.send(websocket::goodbye()).await;
+        let _ = sink.close().await;
+    };
+    let leaving = async { while let Some(Ok(_)) = received.next().await {} };
+    tokio::select! {
+        () = sending => {}
+        () = leaving => return,
+    }
+    // A socket closed with something unread in it loses what the client has not read either.
+    let _ = tokio::time::timeout(GOODBYE_TIMEOUT, async {
+        while let Some(Ok(_)) = received.next().await {}
+    })
+    .await;
 }
 
 fn options(call: &Call, now: SystemTime) -> Result<LogOptions, String> {

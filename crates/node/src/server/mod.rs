@@ -166,7 +166,7 @@ async fn route(server: Arc<Server>, call: Call) -> Response<Body> {
         ["stats", "summary"] if reads => stats::summary(&server).await,
         ["metrics"] if reads => stats::metrics(&server),
         ["metrics", "resource"] if reads => stats::resource_metrics(&server).await,
-        ["containerLogs", ..] if reads => logs::handle(&server, &call).await,
+        ["containerLogs", ..] if reads => logs::handle(&server, call).await,
         ["exec", ..] if talks => remote::exec(server, call).await,
         ["attach", ..] if talks => remote::attach(server, call).await,
         ["run", ..] if method == Method::POST => remote::run(&server, &call).await,

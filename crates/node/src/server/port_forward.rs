@@ -242,7 +242,8 @@ impl Forward {
         let Ok(socket) = websocket::open(upgrade).await else {
             return;
         };
-        let (sender, mut received, writing) = websocket::channels(socket);
+        let (sender, mut received, writing) =
+            websocket::channels(socket, websocket::Encoding::Binary);
         let mut inputs: HashMap<u8, mpsc::Sender<Bytes>> = HashMap::new();
         let mut tasks = tokio::task::JoinSet::new();
         for (index, port) in ports.into_iter().enumerate() {

@@ -27,7 +27,14 @@ const RESIZE: u8 = 4;
 /// v5 only: the next byte names the channel that the client has finished.
 const CLOSE: u8 = 255;
 
-const WEBSOCKET_PROTOCOLS: &[&str] = &["v5.channel.k8s.io", "v4.channel.k8s.io"];
+/// Newest first. Those without a version tell how a command ended only when it failed, as text.
+const WEBSOCKET_PROTOCOLS: &[&str] = &[
+    "v5.channel.k8s.io",
+    "v4.channel.k8s.io",
+    "v4.base64.channel.k8s.io",
+    "channel.k8s.io",
+    "base64.channel.k8s.io",
+];
 const SPDY_PROTOCOLS: &[&str] = &["v4.channel.k8s.io"];
 pub(super) const PROTOCOL_HEADER: &str = "X-Stream-Protocol-Version";
 /// A client opens its streams right after the upgrade.
@@ -173,9 +180,8 @@ async fn upgrade(server: Arc<Server>, mut call: Call, operation: Operation) -> R
     if websocket::is_upgrade(&call.request, "websocket") {
         return match websocket::accept(&mut call.request, WEBSOCKET_PROTOCOLS) {
             Ok((response, protocol, upgrade)) => {
-                let closes = protocol.starts_with("v5");
                 tokio::spawn(over_websocket(
-                    server, id, operation, wanted, upgrade, closes,
+                    server, id, operation, wanted, upgrade, protocol,
                 ));
                 response
             }
@@ -293,6 +299,8 @@ struct Remote {
     stderr: Option<Output>,
     resize: Option<mpsc::Receiver<(u16, u16)>>,
     error: Output,
+    /// Whether the client understands a Status.
+    has_status: bool,
     /// Resolves when the client has gone away.
     gone: futures::future::BoxFuture<'static, ()>,
 }
@@ -305,12 +313,14 @@ async fn drive(session: keelson_ports::Result<ExecSession>, remote: Remote) {
         stderr,
         resize,
         error,
+        has_status,
         gone,
     } = remote;
     let session = match session {
         Ok(session) => session,
         Err(cause) => {
-            finish(&[stdout, stderr], &error, &failure(&cause.to_string())).await;
+            let status = failure(&cause.to_string());
+            finish(&[stdout, stderr], &error, &status, has_status).await;
             return;
         }
     };
@@ -357,7 +367,7 @@ async fn drive(session: keelson_ports::Result<ExecSession>, remote: Remote) {
         Some(Ok(code)) => non_zero(code),
         Some(Err(cause)) => failure(&cause.to_string()),
     };
-    finish(&[stdout, stderr], &error, &status).await;
+    finish(&[stdout, stderr], &error, &status, has_status).await;
 }
 
 async fn copy_output(stream: Option<Box<dyn AsyncRead + Send + Unpin>>, output: Option<Output>) {
@@ -378,11 +388,15 @@ async fn copy_output(stream: Option<Box<dyn AsyncRead + Send + Unpin>>, output: 
     }
 }
 
-async fn finish(outputs: &[Option<Output>], error: &Output, status: &Value) {
+async fn finish(outputs: &[Option<Output>], error: &Output, status: &Value, has_status: bool) {
     for output in outputs.iter().flatten() {
         output.finish().await;
     }
-    error.send(status.to_string().as_bytes()).await;
+    if has_status {
+        error.send(status.to_string().as_bytes()).await;
+    } else if let Some(message) = status["message"].as_str() {
+        error.send(message.as_bytes()).await;
+    }
     error.finish().await;
 }
 
@@ -421,12 +435,15 @@ async fn over_websocket(
     operation: Operation,
     wanted: Wanted,
     upgrade: OnUpgrade,
-    closes: bool,
+    protocol: String,
 ) {
+    let closes = protocol.starts_with("v5");
+    let has_status = protocol.starts_with('v');
     let Ok(socket) = websocket::open(upgrade).await else {
         return;
     };
-    let (sender, mut received, writing) = websocket::channels(socket);
+    let (sender, mut received, writing) =
+        websocket::channels(socket, websocket::Encoding::of(&protocol));
     let (stdin_sender, stdin) = mpsc::channel::<Bytes>(16);
     let (resize_sender, resize) = mpsc::channel(4);
     let (alive, gone) = tokio::sync::oneshot::channel::<()>();
@@ -472,6 +489,7 @@ async fn over_websocket(
         stderr: wanted.stderr.then(|| output(STDERR)),
         resize: wanted.tty.then_some(resize),
         error: output(ERROR),
+        has_status,
         gone: Box::pin(async move {
             // The sender is dropped when the client is gone.
             let _ = gone.await;
@@ -525,6 +543,7 @@ async fn over_spdy(
         stderr: streams.stderr.map(|stream| Output::Spdy(stream.writer)),
         resize: streams.resize.map(|stream| sizes_of(stream.reader)),
         error: Output::Spdy(streams.error.writer),
+        has_status: true,
         gone: Box::pin(async move {
             // The sender is dropped when the client is gone.
             let _ = gone.await;

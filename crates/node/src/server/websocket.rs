@@ -3,6 +3,8 @@
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD as BASE64;
 use bytes::{Buf, Bytes};
 use futures::{SinkExt, Stream, StreamExt};
 use http::header::{
@@ -97,19 +99,72 @@ pub(super) async fn open(upgrade: OnUpgrade) -> Result<Socket, hyper::Error> {
     Ok(WebSocketStream::from_raw_socket(TokioIo::new(upgraded), Role::Server, None).await)
 }
 
+/// How bytes travel in messages; browsers of old could send text only.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Encoding {
+    Binary,
+    Base64,
+}
+
+impl Encoding {
+    pub(super) fn of(protocol: &str) -> Self {
+        if protocol.contains("base64") {
+            Self::Base64
+        } else {
+            Self::Binary
+        }
+    }
+
+    pub(super) fn message(self, data: &[u8]) -> Message {
+        match self {
+            Self::Binary => Message::Binary(Bytes::copy_from_slice(data)),
+            Self::Base64 => Message::Text(BASE64.encode(data).into()),
+        }
+    }
+
+    /// A message whose first byte is the channel, in text the channel's digit.
+    fn channel_message(self, channel: u8, data: &[u8]) -> Message {
+        match self {
+            Self::Binary => {
+                let mut message = Vec::with_capacity(data.len() + 1);
+                message.push(channel);
+                message.extend_from_slice(data);
+                Message::Binary(message.into())
+            }
+            Self::Base64 => {
+                let digit = char::from(b'0'.saturating_add(channel.min(9)));
+                Message::Text(format!("{digit}{}", BASE64.encode(data)).into())
+            }
+        }
+    }
+
+    /// Channel and data of a received message; nothing for what cannot be understood.
+    fn split(self, mut data: Bytes) -> Option<(u8, Bytes)> {
+        if data.is_empty() {
+            return None;
+        }
+        let channel = data.get_u8();
+        match self {
+            Self::Binary => Some((channel, data)),
+            Self::Base64 => {
+                let channel = channel.checked_sub(b'0')?;
+                Some((channel, BASE64.decode(&data).ok()?.into()))
+            }
+        }
+    }
+}
+
 /// One writer per socket: channels share it through a queue.
 #[derive(Clone)]
 pub(super) struct ChannelSender {
     queue: mpsc::Sender<Message>,
+    encoding: Encoding,
 }
 
 impl ChannelSender {
     pub(super) async fn send(&self, channel: u8, data: &[u8]) -> Result<(), ()> {
-        let mut message = Vec::with_capacity(data.len() + 1);
-        message.push(channel);
-        message.extend_from_slice(data);
         self.queue
-            .send(Message::Binary(message.into()))
+            .send(self.encoding.channel_message(channel, data))
             .await
             .map_err(drop)
     }
@@ -119,6 +174,7 @@ impl ChannelSender {
 /// ends when every sender is gone.
 pub(super) fn channels(
     socket: Socket,
+    encoding: Encoding,
 ) -> (
     ChannelSender,
     impl Stream<Item = (u8, Bytes)> + Send + Unpin,
@@ -145,17 +201,12 @@ pub(super) fn channels(
                 _ => None,
             })
         })
-        .filter_map(|mut data| {
-            std::future::ready((!data.is_empty()).then(|| {
-                let channel = data.get_u8();
-                (channel, data)
-            }))
-        });
-    (ChannelSender { queue }, received, writing)
+        .filter_map(move |data| std::future::ready(encoding.split(data)));
+    (ChannelSender { queue, encoding }, received, writing)
 }
 
 /// Clients take any close but a normal one for a failure.
-fn goodbye() -> Message {
+pub(super) fn goodbye() -> Message {
     Message::Close(Some(CloseFrame {
         code: CloseCode::Normal,
         reason: Utf8Bytes::from_static(""),
@@ -245,5 +296,26 @@ impl AsyncWrite for Tunnel {
             }
         }
         self.socket.poll_flush_unpin(cx).map_err(broken)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn channels_travel_as_bytes_or_as_text() {
+        assert_eq!(
+            Encoding::Binary.channel_message(1, b"ab"),
+            Message::Binary(Bytes::from_static(b"\x01ab"))
+        );
+        assert_eq!(
+            Encoding::Base64.channel_message(1, b"ab"),
+            Message::Text("1YWI=".into())
+        );
+        let split = Encoding::Base64.split(Bytes::from_static(b"0YWI="));
+        assert_eq!(split, Some((0, Bytes::from_static(b"ab"))));
+        assert_eq!(Encoding::Base64.split(Bytes::from_static(b"0?")), None);
+        assert_eq!(Encoding::Binary.split(Bytes::new()), None);
     }
 }

@@ -70,7 +70,7 @@ fn one(input: &StatusInput<'_>, container: &Container, kind: ContainerKind) -> C
             state = waiting_state(&reason, Some(message));
         }
     } else if runtime.state == ContainerState::Created {
-        state = waiting_state("ContainerCreating", None);
+        state = waiting_to_begin(input);
     }
     let running = state.running.is_some();
     let probe = input.probes.get(name);
@@ -148,16 +148,7 @@ fn without_record(
         if let Some(error) = input.start_errors.get(&container.name) {
             return waiting_state(&error.reason, Some(error.message.clone()));
         }
-        let initialising =
-            !pod::init_containers(input.pod).is_empty() && kind == ContainerKind::Regular;
-        waiting_state(
-            if initialising {
-                "PodInitializing"
-            } else {
-                "ContainerCreating"
-            },
-            None,
-        )
+        waiting_to_begin(input)
     };
     let mut status = ContainerStatus {
         name: container.name.clone(),
@@ -211,6 +202,16 @@ fn without_record(
         }
     }
     status
+}
+
+/// The reason is the same for every container of a pod that has init containers.
+fn waiting_to_begin(input: &StatusInput<'_>) -> ApiState {
+    let reason = if pod::init_containers(input.pod).is_empty() {
+        "ContainerCreating"
+    } else {
+        "PodInitializing"
+    };
+    waiting_state(reason, None)
 }
 
 fn waiting_state(reason: &str, message: Option<String>) -> ApiState {
