@@ -9,6 +9,7 @@ use http_body_util::BodyExt;
 use keelson_machinery::status::Status;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
+use tokio::time::Instant;
 
 use crate::client::with_query;
 use crate::informer::{InformerOptions, Shared, key_of};
@@ -17,6 +18,8 @@ use crate::{Client, Error, ListOptions, Meta, PartialObjectMetadata, ResourceTyp
 /// Longest watch frame that is accepted; objects are limited to about 3 MiB by the server.
 const MAX_FRAME_BYTES: usize = 16 << 20;
 const FIRST_BACKOFF: Duration = Duration::from_millis(100);
+/// A watch that lasted this long was no failure.
+const STEADY: Duration = Duration::from_secs(1);
 const LAST_BACKOFF: Duration = Duration::from_secs(30);
 
 const METADATA_LIST: &str =
@@ -45,24 +48,26 @@ impl<K: Meta> Reflector<K> {
         let mut phase = Phase::List;
         let mut backoff = FIRST_BACKOFF;
         loop {
+            let started = Instant::now();
             let step = match phase {
                 Phase::List => self.list().await,
                 Phase::Watch => self.watch().await,
             };
-            match step {
-                Ok(()) => {
-                    backoff = FIRST_BACKOFF;
+            if matches!(phase, Phase::Watch) && started.elapsed() >= STEADY {
+                backoff = FIRST_BACKOFF;
+            }
+            match (&phase, step) {
+                (Phase::List, Ok(())) => {
                     phase = Phase::Watch;
                     continue;
                 }
-                Err(error) if error.is_expired() => {
-                    phase = Phase::List;
-                    continue;
-                }
-                Err(error) => {
+                // Servers end watches now and then. One that shuts down ends them at once, so even
+                // then the next one waits a little.
+                (Phase::Watch, Ok(())) => {}
+                (_, Err(error)) => {
                     tracing::debug!(resource = %self.resource.resource, %error, "watching again after {backoff:?}");
                     // A frame that cannot be decoded would come again.
-                    if matches!(error, Error::Decode(_)) {
+                    if error.is_expired() || matches!(error, Error::Decode(_)) {
                         phase = Phase::List;
                     }
                 }
