@@ -161,13 +161,13 @@ impl Mounts for LinuxMounts {
         blocking(move || {
             let stat = rustix::fs::statvfs(&path).map_err(errno("reading the usage of", &path))?;
             let block = stat.f_frsize;
+            let used = stat.f_blocks.saturating_sub(stat.f_bfree);
             Ok(FsUsage {
-                capacity_bytes: stat.f_blocks.saturating_mul(block),
+                // Blocks kept back for others (the superuser, a quota) are no capacity: nobody here
+                // could free them, so they must not look like a disk that fills up.
+                capacity_bytes: used.saturating_add(stat.f_bavail).saturating_mul(block),
                 available_bytes: stat.f_bavail.saturating_mul(block),
-                used_bytes: stat
-                    .f_blocks
-                    .saturating_sub(stat.f_bfree)
-                    .saturating_mul(block),
+                used_bytes: used.saturating_mul(block),
                 inodes: stat.f_files,
                 inodes_free: stat.f_ffree,
             })
