@@ -27,6 +27,9 @@ use crate::authz::{Attributes as Question, Authorizer};
 use crate::objects::Objects;
 use crate::request::{UserInfo, Warnings};
 
+/// Definitions of custom resources have webhooks of their own, called the same way.
+pub(crate) use webhook::post as post_to_webhook;
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Operation {
     Create,

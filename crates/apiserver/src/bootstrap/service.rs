@@ -17,6 +17,8 @@ pub(crate) struct ServerAddress {
     pub(crate) port: u16,
 }
 
+/// Without an address that pods can reach, as on a server bound to the loopback device, the Service
+/// has no endpoints.
 pub(super) async fn publish(
     objects: &Arc<dyn Objects>,
     server: &ServerAddress,
@@ -27,23 +29,26 @@ pub(super) async fn publish(
             && found["spec"]["ports"][0]["targetPort"] == wanted["spec"]["ports"][0]["targetPort"]
     })
     .await?;
+    let reachable = !server.address.is_loopback();
+    let subsets = json!([{
+        "addresses": [{"ip": server.address}],
+        "ports": [{"name": "https", "port": server.port, "protocol": "TCP"}],
+    }]);
     let endpoints = json!({
         "apiVersion": "v1", "kind": "Endpoints",
         "metadata": {"name": "kubernetes", "namespace": "default", "labels": {"endpointslice.kubernetes.io/skip-mirror": "true"}},
-        "subsets": [{
-            "addresses": [{"ip": server.address}],
-            "ports": [{"name": "https", "port": server.port, "protocol": "TCP"}],
-        }],
+        "subsets": if reachable { subsets } else { json!([]) },
     });
     ensure(objects, "", "endpoints", endpoints, |found, wanted| {
-        found["subsets"] == wanted["subsets"]
+        same_list(&found["subsets"], &wanted["subsets"])
     })
     .await?;
+    let ready = json!([{"addresses": [server.address], "conditions": {"ready": true}}]);
     let slice = json!({
         "apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice",
         "metadata": {"name": "kubernetes", "namespace": "default", "labels": {"kubernetes.io/service-name": "kubernetes"}},
         "addressType": family(server.address),
-        "endpoints": [{"addresses": [server.address], "conditions": {"ready": true}}],
+        "endpoints": if reachable { ready } else { json!([]) },
         "ports": [{"name": "https", "port": server.port, "protocol": "TCP"}],
     });
     ensure(
@@ -52,10 +57,17 @@ pub(super) async fn publish(
         "endpointslices",
         slice,
         |found, wanted| {
-            found["endpoints"] == wanted["endpoints"] && found["ports"] == wanted["ports"]
+            same_list(&found["endpoints"], &wanted["endpoints"])
+                && found["ports"] == wanted["ports"]
         },
     )
     .await
+}
+
+/// An empty list may be stored as none.
+fn same_list(found: &Value, wanted: &Value) -> bool {
+    let is_empty = |list: &Value| list.as_array().is_none_or(Vec::is_empty);
+    found == wanted || (is_empty(found) && is_empty(wanted))
 }
 
 /// An existing one is left alone: which ranges are in use is then for the administrator to say.

@@ -5,10 +5,17 @@ use std::sync::Arc;
 use keelson_api::Schema;
 use serde_json::Value;
 
+use super::convert::Webhook;
 use super::rules::CustomRules;
+use crate::objects::Objects;
 use crate::registry::{ResourceEntry, ScalePaths, SchemaRef, SubresourceEntry};
 
-pub(super) fn entries(definition: &Value, terminating: bool) -> Vec<ResourceEntry> {
+pub(super) fn entries(
+    definition: &Value,
+    objects: &Arc<dyn Objects>,
+    terminating: bool,
+) -> Vec<ResourceEntry> {
+    let converter = Webhook::of(definition, objects);
     let spec = &definition["spec"];
     let versions = spec["versions"].as_array().cloned().unwrap_or_default();
     let storage = versions
@@ -19,11 +26,17 @@ pub(super) fn entries(definition: &Value, terminating: bool) -> Vec<ResourceEntr
     versions
         .iter()
         .filter(|version| version["served"] == true)
-        .map(|version| entry(definition, version, &storage, terminating))
+        .map(|version| entry(definition, version, &storage, &converter, terminating))
         .collect()
 }
 
-fn entry(definition: &Value, version: &Value, storage: &str, terminating: bool) -> ResourceEntry {
+fn entry(
+    definition: &Value,
+    version: &Value,
+    storage: &str,
+    converter: &Option<Arc<Webhook>>,
+    terminating: bool,
+) -> ResourceEntry {
     let spec = &definition["spec"];
     let (names, group) = (&definition["status"]["acceptedNames"], text(&spec["group"]));
     let openapi = &version["schema"]["openAPIV3Schema"];
@@ -67,7 +80,13 @@ fn entry(definition: &Value, version: &Value, storage: &str, terminating: bool) 
         // What is being deleted takes no new objects.
         verbs.retain(|v| *v != "create");
     }
-    let rules = CustomRules::new(Arc::clone(&schema), version, has_status);
+    let rules = CustomRules::new(
+        Arc::clone(&schema),
+        version,
+        has_status,
+        spec["versions"].as_array().is_some_and(|all| all.len() > 1),
+        converter.clone(),
+    );
     ResourceEntry {
         version: own_version,
         resource: text(&names["plural"]),

@@ -1,6 +1,7 @@
 //! CustomResourceDefinitions: every accepted one becomes rows of the resource table, so that its
 //! objects take the same path as built-in kinds.
 
+mod convert;
 mod entry;
 mod json_path;
 mod names;
@@ -171,7 +172,7 @@ async fn install(server: &Arc<Server>, table: &mut Table, definition: &Value) {
     {
         return;
     }
-    let entries = entry::entries(definition, terminating);
+    let entries = entry::entries(definition, &server.objects, terminating);
     let versions: Vec<String> = entries.iter().map(|e| e.version.clone()).collect();
     let installed = Installed {
         spec: definition["spec"].clone(),

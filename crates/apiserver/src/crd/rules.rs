@@ -9,6 +9,7 @@ use keelson_machinery::status::Status;
 use keelson_machinery::{meta, time, validation};
 use serde_json::Value;
 
+use super::convert::Webhook;
 use super::json_path::JsonPath;
 use super::validate;
 use crate::registry::{ColumnDefinition, KindRules};
@@ -16,14 +17,22 @@ use crate::registry::{ColumnDefinition, KindRules};
 pub(super) struct CustomRules {
     schema: Arc<Schema>,
     has_status: bool,
-    has_defaults: bool,
+    updates_on_read: bool,
     columns: Vec<(ColumnDefinition, JsonPath)>,
     /// Field paths as selectors name them, without the leading dot.
     selectable: Vec<(String, JsonPath)>,
+    /// Absent with strategy None.
+    converter: Option<Arc<Webhook>>,
 }
 
 impl CustomRules {
-    pub(super) fn new(schema: Arc<Schema>, version: &Value, has_status: bool) -> Self {
+    pub(super) fn new(
+        schema: Arc<Schema>,
+        version: &Value,
+        has_status: bool,
+        several_versions: bool,
+        converter: Option<Arc<Webhook>>,
+    ) -> Self {
         let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
         let mut columns: Vec<(ColumnDefinition, JsonPath)> = version["additionalPrinterColumns"]
             .as_array()
@@ -68,9 +77,10 @@ impl CustomRules {
         Self {
             schema,
             has_status,
-            has_defaults: mentions_default(&version["schema"]),
+            updates_on_read: several_versions || mentions_default(&version["schema"]),
             columns,
             selectable,
+            converter,
         }
     }
 }
@@ -85,8 +95,8 @@ fn mentions_default(schema: &Value) -> bool {
 }
 
 impl KindRules for CustomRules {
-    fn defaults_on_read(&self) -> bool {
-        self.has_defaults
+    fn updates_on_read(&self) -> bool {
+        self.updates_on_read
     }
 
     fn default(&self, obj: &mut Value) {
@@ -163,9 +173,12 @@ impl KindRules for CustomRules {
             .collect()
     }
 
-    fn convert(&self, _obj: &mut Value, _from: &str, _to: &str) -> Result<(), Status> {
-        // Strategy None: only apiVersion differs, which the caller sets.
-        Ok(())
+    fn convert(&self, obj: &mut Value, from: &str, to: &str) -> Result<(), Status> {
+        match &self.converter {
+            Some(converter) => converter.convert(obj, from, to),
+            // Only apiVersion differs, which the caller sets.
+            None => Ok(()),
+        }
     }
 
     fn validate_name(&self, name: &str, prefix: bool) -> Vec<String> {

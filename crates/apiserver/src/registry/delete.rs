@@ -140,7 +140,11 @@ impl Registry {
         if !write.admission {
             return Ok(());
         }
-        let mut attributes = write.attributes(Operation::Delete, None, Some(requested_shared(write.entry, old)?));
+        let mut attributes = write.attributes(
+            Operation::Delete,
+            None,
+            Some(requested_shared(write.entry, old)?),
+        );
         attributes.name = write.name.to_owned();
         attributes.options = options.raw.clone();
         attributes.dry_run = options.dry_run;

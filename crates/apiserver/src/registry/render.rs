@@ -291,7 +291,7 @@ impl Renderer {
 
     fn converted(&self, mut value: Value) -> Result<Value, Status> {
         self.entry.from_storage(&mut value)?;
-        if self.entry.rules.defaults_on_read() {
+        if self.entry.rules.updates_on_read() {
             self.entry.rules.default(&mut value);
         }
         Ok(value)

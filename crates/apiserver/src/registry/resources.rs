@@ -47,8 +47,9 @@ pub trait KindRules: Send + Sync {
     fn allow_unconditional_update(&self) -> bool;
     fn graceful_deletion_seconds(&self, obj: &Value) -> Option<i64>;
     fn time_to_live_s(&self) -> Option<u64>;
-    /// Whether defaults may have come after objects were stored, so that readers are owed them.
-    fn defaults_on_read(&self) -> bool {
+    /// Whether stored objects may lack defaults that came after them, or be in a version that was
+    /// the stored one once, so that they are brought up to date when they are read.
+    fn updates_on_read(&self) -> bool {
         false
     }
 }
@@ -233,12 +234,12 @@ impl ResourceEntry {
 
     /// Whether stored bytes are what clients of this entry are sent.
     pub(crate) fn is_sent_as_stored(&self) -> bool {
-        self.is_stored_form() && !self.rules.defaults_on_read()
+        self.is_stored_form() && !self.rules.updates_on_read()
     }
 
     /// Fills defaults that were added to the schema after the object was stored.
     pub(crate) fn fill_stored(&self, obj: &mut Value) -> Result<(), Status> {
-        if self.rules.defaults_on_read() {
+        if self.rules.updates_on_read() {
             self.from_storage(obj)?;
             self.rules.default(obj);
             self.to_storage(obj)?;
@@ -246,7 +247,28 @@ impl ResourceEntry {
         Ok(())
     }
 
+    /// A stored object as clients of this entry know it.
+    pub(crate) fn requested(&self, stored: &Value) -> Result<Value, Status> {
+        let mut object = stored.clone();
+        self.from_storage(&mut object)?;
+        if self.rules.updates_on_read() {
+            self.rules.default(&mut object);
+        }
+        Ok(object)
+    }
+
     fn convert(&self, obj: &mut Value, from: (&str, &str), to: (&str, &str)) -> Result<(), Status> {
+        // What was stored before the definition named another storage version keeps its own.
+        let own = if self.custom {
+            meta::split_api_version(meta::api_version(obj)).1.to_owned()
+        } else {
+            String::new()
+        };
+        let from = if own.is_empty() {
+            from
+        } else {
+            (from.0, own.as_str())
+        };
         if from == to {
             return Ok(());
         }

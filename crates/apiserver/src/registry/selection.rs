@@ -87,7 +87,16 @@ impl Selection {
         if self.fields.is_empty() {
             return true;
         }
-        let selectable = object.selectable(|value| entry.rules.selectable(value));
+        // Versions of a custom kind differ in their fields; only one form of them can be kept.
+        let own;
+        let selectable = if entry.rules.updates_on_read() {
+            own = entry
+                .requested(&object.decode())
+                .map_or_else(|_| Vec::new(), |value| entry.rules.selectable(&value));
+            own.as_slice()
+        } else {
+            object.selectable(|value| entry.rules.selectable(value))
+        };
         self.fields.matches(|field| match field {
             "metadata.name" => Some(object.name()),
             "metadata.namespace" => Some(object.namespace()),

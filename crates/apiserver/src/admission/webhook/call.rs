@@ -1,5 +1,6 @@
 //! One call of a webhook.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use base64::Engine;
@@ -12,7 +13,7 @@ use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
 use serde_json::Value;
 
-use crate::admission::Cluster;
+use crate::objects::Objects;
 use crate::streaming::{dial_tls, resolve_service, verified_tls};
 
 /// An answer larger than this is no answer.
@@ -29,13 +30,14 @@ struct Place {
     url: String,
 }
 
-pub(super) async fn post(
-    cluster: &Cluster,
+/// Sends a review to where `clientConfig` of the webhook points, and returns the answer.
+pub(crate) async fn post(
+    objects: &Arc<dyn Objects>,
     webhook: &Value,
     review: &Value,
 ) -> Result<Value, String> {
     let config = &webhook["clientConfig"];
-    let place = place(cluster, config)?;
+    let place = place(objects, config)?;
     let seconds = webhook["timeoutSeconds"]
         .as_u64()
         .unwrap_or(10)
@@ -49,7 +51,7 @@ pub(super) async fn post(
     }
 }
 
-fn place(cluster: &Cluster, config: &Value) -> Result<Place, String> {
+fn place(objects: &Arc<dyn Objects>, config: &Value) -> Result<Place, String> {
     if let Some(url) = config["url"].as_str() {
         let uri: Uri = url.parse().map_err(|e| format!("url {url:?}: {e}"))?;
         let host = uri
@@ -72,7 +74,7 @@ fn place(cluster: &Cluster, config: &Value) -> Result<Place, String> {
     let path = format!("/{}", text("path").trim_start_matches('/'));
     let host = format!("{name}.{namespace}.svc");
     let url = format!("https://{host}:{port}{path}");
-    let address = resolve_service(&cluster.objects, namespace, name, &port.to_string())
+    let address = resolve_service(objects, namespace, name, &port.to_string())
         .map_err(|status| format!("failed to call webhook: Post {url:?}: {}", status.message))?;
     Ok(Place {
         authority: address.to_string(),

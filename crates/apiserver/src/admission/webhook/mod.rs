@@ -3,6 +3,8 @@
 mod call;
 mod select;
 
+pub(crate) use call::post;
+
 use std::sync::Arc;
 
 use async_trait::async_trait;
@@ -138,7 +140,7 @@ async fn ask(
     }
     let uid = uuid::Uuid::new_v4().to_string();
     let review = review(attrs, &uid);
-    let response = match call::post(cluster, webhook, &review).await {
+    let response = match call::post(&cluster.objects, webhook, &review).await {
         Ok(answer) if answer["response"]["uid"] == uid.as_str() => answer["response"].clone(),
         outcome => {
             let reason = outcome
