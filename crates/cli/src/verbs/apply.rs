@@ -1,11 +1,11 @@
 //! `apply -f`: server-side apply.
 
 use async_trait::async_trait;
-use clap::{Arg, ArgAction, ArgMatches, Command};
+use clap::{Arg, ArgMatches, Command};
 use http::Method;
 use keelson_client::Patch;
 
-use super::{Verb, files_argument, namespace_of, query, strings};
+use super::{Verb, files_argument, flag, namespace_of, query, strings};
 use crate::Error;
 use crate::manifest::read_all;
 use crate::resources::text;
@@ -20,12 +20,6 @@ impl Verb for Apply {
     }
 
     fn command(&self) -> Command {
-        let flag = |name: &'static str, help: &'static str| {
-            Arg::new(name)
-                .long(name)
-                .action(ArgAction::SetTrue)
-                .help(help)
-        };
         Command::new("apply")
             .about("Apply objects from files, by server-side apply")
             .arg(files_argument())

@@ -1,13 +1,13 @@
 //! `delete`: by name, by selector or by file.
 
 use async_trait::async_trait;
-use clap::{Arg, ArgAction, ArgMatches, Command};
+use clap::{Arg, ArgMatches, Command};
 use http::Method;
 use keelson_client::{DeleteOptions, Propagation};
 use serde_json::Value;
 
 use super::{
-    Verb, files_argument, namespace_of, query, selector_argument, strings, targets,
+    Verb, files_argument, flag, namespace_of, query, selector_argument, strings, targets,
     targets_argument,
 };
 use crate::Error;
@@ -25,12 +25,6 @@ impl Verb for Delete {
     }
 
     fn command(&self) -> Command {
-        let flag = |name: &'static str, help: &'static str| {
-            Arg::new(name)
-                .long(name)
-                .action(ArgAction::SetTrue)
-                .help(help)
-        };
         Command::new("delete")
             .about("Delete objects by name, selector or file")
             .arg(targets_argument())

@@ -1,12 +1,12 @@
 //! `get`: tables as the server renders them, or the objects themselves.
 
 use async_trait::async_trait;
-use clap::{Arg, ArgAction, ArgMatches, Command};
+use clap::{Arg, ArgMatches, Command};
 use http::Method;
 use http_body_util::BodyExt;
 use serde_json::{Value, json};
 
-use super::{Target, Verb, query, selector_argument, strings, targets, targets_argument};
+use super::{Target, Verb, flag, query, selector_argument, strings, targets, targets_argument};
 use crate::Error;
 use crate::resources::{list, text};
 use crate::session::Session;
@@ -23,12 +23,6 @@ impl Verb for Get {
     }
 
     fn command(&self) -> Command {
-        let flag = |name: &'static str, help: &'static str| {
-            Arg::new(name)
-                .long(name)
-                .action(ArgAction::SetTrue)
-                .help(help)
-        };
         Command::new("get")
             .about("Display one or many resources")
             .arg(targets_argument())

@@ -3,12 +3,12 @@
 use std::io::Write;
 
 use async_trait::async_trait;
-use clap::{Arg, ArgAction, ArgMatches, Command};
+use clap::{Arg, ArgMatches, Command};
 use http::Method;
 use http_body_util::BodyExt;
 use serde_json::Value;
 
-use super::{Verb, query};
+use super::{Verb, flag, query};
 use crate::Error;
 use crate::resources::{list, text};
 use crate::session::Session;
@@ -22,12 +22,6 @@ impl Verb for Logs {
     }
 
     fn command(&self) -> Command {
-        let flag = |name: &'static str, help: &'static str| {
-            Arg::new(name)
-                .long(name)
-                .action(ArgAction::SetTrue)
-                .help(help)
-        };
         Command::new("logs")
             .about("Print the log of a container")
             .arg(

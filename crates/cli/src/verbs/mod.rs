@@ -56,6 +56,13 @@ fn targets_argument() -> Arg {
         .help("Resource type and names")
 }
 
+fn flag(name: &'static str, help: &'static str) -> Arg {
+    Arg::new(name)
+        .long(name)
+        .action(ArgAction::SetTrue)
+        .help(help)
+}
+
 fn selector_argument() -> Arg {
     Arg::new("selector")
         .long("selector")
