@@ -15,6 +15,8 @@ pub(crate) struct Owner {
     pub namespace: String,
     pub uid: String,
     pub deleting: bool,
+    /// Put on children with the reference and taken off with it.
+    pub finalizer: Option<&'static str>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -38,6 +40,14 @@ impl Owner {
             namespace: pod::namespace(meta).to_owned(),
             uid: pod::uid(meta).to_owned(),
             deleting: meta.deletion_timestamp.is_some(),
+            finalizer: None,
+        }
+    }
+
+    pub(crate) fn with_finalizer(self, finalizer: &'static str) -> Self {
+        Self {
+            finalizer: Some(finalizer),
+            ..self
         }
     }
 
@@ -74,14 +84,23 @@ impl Owner {
 
     /// The patch that adopts `child`; the uid in it makes the server refuse a namesake.
     pub(crate) fn adopt_patch(&self, child: &ObjectMeta) -> Value {
-        json!({"metadata": {"uid": child.uid, "ownerReferences": [self.reference()]}})
+        let mut patch =
+            json!({"metadata": {"uid": child.uid, "ownerReferences": [self.reference()]}});
+        if let Some(finalizer) = self.finalizer {
+            patch["metadata"]["finalizers"] = json!([finalizer]);
+        }
+        patch
     }
 
     pub(crate) fn release_patch(&self, child: &ObjectMeta) -> Value {
-        json!({"metadata": {
+        let mut patch = json!({"metadata": {
             "uid": child.uid,
             "ownerReferences": [{"$patch": "delete", "uid": self.uid}],
-        }})
+        }});
+        if let Some(finalizer) = self.finalizer {
+            patch["metadata"]["$deleteFromPrimitiveList/finalizers"] = json!([finalizer]);
+        }
+        patch
     }
 }
 
@@ -105,6 +124,7 @@ mod tests {
             namespace: "ns".into(),
             uid: "u1".into(),
             deleting,
+            finalizer: None,
         };
         let child = |uid: Option<&str>| -> ObjectMeta {
             let refs = uid.map(|u| {
@@ -128,5 +148,23 @@ mod tests {
                 "{uid:?} {selected} {deleting}"
             );
         }
+    }
+
+    #[test]
+    fn a_finalizer_comes_and_goes_with_the_reference() {
+        let meta = ObjectMeta {
+            uid: Some("u1".into()),
+            ..ObjectMeta::default()
+        };
+        let owner = Owner::new("batch/v1", "Job", &meta).with_finalizer("x/y");
+        let child = ObjectMeta::default();
+        assert_eq!(
+            owner.adopt_patch(&child)["metadata"]["finalizers"],
+            json!(["x/y"])
+        );
+        assert_eq!(
+            owner.release_patch(&child)["metadata"]["$deleteFromPrimitiveList/finalizers"],
+            json!(["x/y"])
+        );
     }
 }

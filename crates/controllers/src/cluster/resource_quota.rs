@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeMap, HashSet};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use k8s_openapi::api::core::v1::{
@@ -11,7 +12,7 @@ use k8s_openapi::api::core::v1::{
 };
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity as ApiQuantity;
 use keelson_client::{
-    Client, Controller, ControllerContext, Informer, Informers, Key, Meta, Outcome, Queue,
+    Change, Client, Controller, ControllerContext, Informer, Informers, Key, Meta, Outcome, Queue,
     ReconcileError, ResourceType, Watches,
 };
 use keelson_machinery::quantity::Quantity;
@@ -19,6 +20,9 @@ use keelson_machinery::quantity::Quantity;
 use crate::{discovery, pod};
 
 type Amounts = BTreeMap<String, i128>;
+
+/// A charge whose object then failed to be written is found this late.
+const RECOUNT: Duration = Duration::from_secs(300);
 
 pub(crate) struct ResourceQuotaController {
     client: Client,
@@ -79,6 +83,10 @@ impl ResourceQuotaController {
         if new && let Some(queue) = self.queue.get().cloned() {
             let quotas = self.quotas.clone();
             informer.subscribe(move |change| {
+                // Creations were charged by admission.
+                if !matches!(change, Change::Deleted(_)) {
+                    return;
+                }
                 for quota in quotas.list_in(pod::namespace(change.object().meta())) {
                     queue.add(Key::of(&quota.metadata));
                 }
@@ -364,10 +372,23 @@ impl Controller for ResourceQuotaController {
     fn watch(&self, watches: &mut Watches) {
         // The driver watches once; a second call would find the same queue.
         let _ = self.queue.set(watches.queue());
-        watches.primary(&self.quotas);
-        follow(watches, &self.quotas, &self.pods);
-        follow(watches, &self.quotas, &self.services);
-        follow(watches, &self.quotas, &self.claims);
+        watches.mapped(&self.quotas, |change| match change {
+            // Admission's charges must not be recounted before the charged object is seen here.
+            Change::Updated { old, new } if old.spec == new.spec && is_current(new) => Vec::new(),
+            change => vec![Key::of(&change.object().metadata)],
+        });
+        follow(watches, &self.quotas, &self.pods, |p| {
+            (
+                sum_pods(std::slice::from_ref(p)),
+                p.spec.as_ref().and_then(|s| s.active_deadline_seconds),
+            )
+        });
+        follow(watches, &self.quotas, &self.services, |s| {
+            sum_services(std::slice::from_ref(s))
+        });
+        follow(watches, &self.quotas, &self.claims, |c| {
+            sum_claims(std::slice::from_ref(c))
+        });
     }
 
     async fn reconcile(&self, key: &Key) -> Result<Outcome, ReconcileError> {
@@ -393,7 +414,7 @@ impl Controller for ResourceQuotaController {
         if equal(&known.hard.clone().unwrap_or_default(), &hard)
             && equal(&known.used.clone().unwrap_or_default(), &used)
         {
-            return Ok(Outcome::Done);
+            return Ok(Outcome::RequeueAfter(RECOUNT));
         }
         let status = ResourceQuotaStatus {
             hard: Some(hard),
@@ -405,19 +426,47 @@ impl Controller for ResourceQuotaController {
         };
         match self.client.update_status(&next).await {
             Err(error) if !error.is_not_found() => Err(error.into()),
-            _ => Ok(Outcome::Done),
+            _ => Ok(Outcome::RequeueAfter(RECOUNT)),
         }
     }
 }
 
-/// Every change of a counted object recounts the quotas of its namespace.
-fn follow<K: Meta>(
+/// Whether the status speaks of the limits that the spec sets.
+fn is_current(quota: &ResourceQuota) -> bool {
+    let spec = quota.spec.as_ref().and_then(|s| s.hard.as_ref());
+    let status = quota.status.as_ref().and_then(|s| s.hard.as_ref());
+    let amounts = |hard: Option<&BTreeMap<String, ApiQuantity>>| -> Amounts {
+        hard.into_iter()
+            .flatten()
+            .map(|(k, q)| (k.clone(), milli(q)))
+            .collect()
+    };
+    status.is_some() && amounts(spec) == amounts(status)
+}
+
+/// Whether the namespace's quotas may count something else after this change. A creation was
+/// charged by admission: to recount then, maybe before the object is seen here, would take the
+/// charge back and let the next creation pass the limit.
+fn frees<K, A: PartialEq>(change: &Change<K>, amounts: impl Fn(&Arc<K>) -> A) -> bool {
+    match change {
+        Change::Added(_) => false,
+        Change::Updated { old, new } => amounts(old) != amounts(new),
+        Change::Deleted(_) => true,
+    }
+}
+
+/// Changes of counted objects recount the quotas of their namespace.
+fn follow<K: Meta, A: PartialEq>(
     watches: &mut Watches,
     quotas: &Informer<ResourceQuota>,
     informer: &Informer<K>,
+    amounts: impl Fn(&Arc<K>) -> A + Send + Sync + 'static,
 ) {
     let quotas = quotas.clone();
     watches.mapped(informer, move |change| {
+        if !frees(change, &amounts) {
+            return Vec::new();
+        }
         quotas
             .list_in(pod::namespace(change.object().meta()))
             .iter()
@@ -448,6 +497,21 @@ mod tests {
         assert_eq!(used["cpu"], 500);
         assert_eq!(used["requests.memory"], 2 * 1024 * 1024 * 1000);
         assert_eq!(used["pods"], 1000);
+    }
+
+    #[test]
+    fn only_what_frees_a_share_recounts() {
+        let amounts = |p: &Arc<Pod>| sum_pods(std::slice::from_ref(p));
+        let running = pod(json!({"spec": {"containers": []}, "status": {"phase": "Running"}}));
+        let ended = pod(json!({"spec": {"containers": []}, "status": {"phase": "Failed"}}));
+        let update = |old: &Arc<Pod>, new: &Arc<Pod>| Change::Updated {
+            old: old.clone(),
+            new: new.clone(),
+        };
+        assert!(!frees(&Change::Added(running.clone()), amounts));
+        assert!(!frees(&update(&running, &running), amounts));
+        assert!(frees(&update(&running, &ended), amounts));
+        assert!(frees(&Change::Deleted(running), amounts));
     }
 
     #[test]

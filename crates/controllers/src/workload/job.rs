@@ -311,7 +311,7 @@ impl Controller for JobController {
                 .warning(&*job, "UnknownCompletionMode", message);
             return Ok(Outcome::Done);
         }
-        let owner = Owner::new("batch/v1", "Job", &job.metadata);
+        let owner = Owner::new("batch/v1", "Job", &job.metadata).with_finalizer(FINALIZER);
         let candidates = children::candidates(&self.pods, &owner);
         let pods = children::claim::<Job, Pod>(&self.context.client, &owner, candidates, |meta| {
             selects(&job, meta)
