@@ -72,6 +72,9 @@ pub(super) fn serve(arguments: &[String]) -> Outcome {
     accept_all(&listener, answer_http)
 }
 
+/// Asked so often that the log is better without them.
+const HEALTH_PAGES: &[&str] = &["/healthz", "/readyz", "/livez"];
+
 fn answer_http(mut stream: TcpStream) -> io::Result<()> {
     let peer = stream.peer_addr()?;
     loop {
@@ -86,6 +89,9 @@ fn answer_http(mut stream: TcpStream) -> io::Result<()> {
         let keep_alive = words.next() == Some("HTTP/1.1")
             && header(&head, "connection").is_none_or(|v| v != "close");
         let (status, body) = page(target, peer);
+        if !HEALTH_PAGES.contains(&target) {
+            println!("{method} {target} {status}");
+        }
         let connection = if keep_alive { "keep-alive" } else { "close" };
         let length = body.len();
         let shown = if method == "HEAD" { "" } else { body.as_str() };
@@ -138,7 +144,7 @@ fn page(target: &str, peer: SocketAddr) -> (&'static str, String) {
     };
     let body = match path {
         "/" => greeting(),
-        "/healthz" | "/readyz" | "/livez" => "ok\n".to_owned(),
+        _ if HEALTH_PAGES.contains(&path) => "ok\n".to_owned(),
         "/hostname" => commands::host_name(),
         "/clientip" => SocketAddr::new(peer.ip().to_canonical(), peer.port()).to_string(),
         "/echo" => parameter("msg").unwrap_or_default(),
