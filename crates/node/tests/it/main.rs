@@ -3,7 +3,6 @@
 #![allow(clippy::unwrap_used)]
 
 mod fake_api;
-mod fake_machine;
 mod pods;
 mod streams;
 
@@ -12,9 +11,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use fake_api::{FakeApi, FakeTransport};
-use fake_machine::{FakeImages, FakeKernel, FakeRuntime, RealClock};
 use keelson_client::{Client, Informers};
 use keelson_node::{NodeConfig, NodePorts, ServerConfig};
+use keelson_testkit::{FakeImages, FakeKernel, FakeRuntime, RealClock};
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 

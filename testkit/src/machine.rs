@@ -1,4 +1,5 @@
-//! A machine of memory: containers that run until they are told to end.
+//! A machine of memory: containers that run until they are told to end. One whose command is
+//! `exit N` ends with N as soon as it is started.
 
 use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
@@ -21,20 +22,22 @@ struct State {
     stopped_with: BTreeMap<String, Duration>,
 }
 
-pub(crate) struct FakeRuntime {
+/// Remembers sandboxes and containers and runs nothing.
+pub struct FakeRuntime {
     state: Mutex<State>,
     events: broadcast::Sender<RuntimeEvent>,
 }
 
 impl FakeRuntime {
-    pub(crate) fn new() -> Arc<Self> {
+    pub fn new() -> Arc<Self> {
         Arc::new(Self {
             state: Mutex::default(),
             events: broadcast::channel(64).0,
         })
     }
 
-    pub(crate) fn config(&self, name: &str) -> Option<ContainerConfig> {
+    /// The newest container of this name, as it was asked for.
+    pub fn config(&self, name: &str) -> Option<ContainerConfig> {
         let state = self.state.lock().unwrap();
         state
             .containers
@@ -44,7 +47,8 @@ impl FakeRuntime {
             .next_back()
     }
 
-    pub(crate) fn running(&self, name: &str) -> Option<String> {
+    /// The id of a running container of this name.
+    pub fn running(&self, name: &str) -> Option<String> {
         let state = self.state.lock().unwrap();
         let found = state
             .containers
@@ -53,17 +57,19 @@ impl FakeRuntime {
         found.map(|(s, _)| s.id.clone())
     }
 
-    pub(crate) fn counts(&self) -> (usize, usize) {
+    /// How many sandboxes and containers there are.
+    pub fn counts(&self) -> (usize, usize) {
         let state = self.state.lock().unwrap();
         (state.sandboxes.len(), state.containers.len())
     }
 
-    pub(crate) fn stopped_with(&self, id: &str) -> Option<Duration> {
+    /// The grace period that a container was stopped with.
+    pub fn stopped_with(&self, id: &str) -> Option<Duration> {
         self.state.lock().unwrap().stopped_with.get(id).copied()
     }
 
     /// The container's process ends.
-    pub(crate) fn end(&self, id: &str, code: i32) {
+    pub fn end(&self, id: &str, code: i32) {
         let mut state = self.state.lock().unwrap();
         let Some((status, _)) = state.containers.get_mut(id) else {
             return;
@@ -184,12 +190,20 @@ impl Runtime for FakeRuntime {
 
     async fn start_container(&self, id: &str) -> Result<()> {
         let mut state = self.state.lock().unwrap();
-        let (status, _) = state
+        let (status, config) = state
             .containers
             .get_mut(id)
             .ok_or_else(|| Error::NotFound(id.into()))?;
         status.state = ContainerState::Running;
         status.started_at = Some(SystemTime::now());
+        let code = match config.command.as_slice() {
+            [exit, code] if exit == "exit" => code.parse().ok(),
+            _ => None,
+        };
+        drop(state);
+        if let Some(code) = code {
+            self.end(id, code);
+        }
         Ok(())
     }
 
@@ -317,7 +331,8 @@ impl Runtime for FakeRuntime {
     }
 }
 
-pub(crate) struct FakeImages;
+/// Holds one image, `img:1`.
+pub struct FakeImages;
 
 fn image() -> ImageInfo {
     ImageInfo {
@@ -368,7 +383,8 @@ impl Images for FakeImages {
     }
 }
 
-pub(crate) struct FakeKernel;
+/// Accepts every order about cgroups and mounts and carries out none.
+pub struct FakeKernel;
 
 #[async_trait]
 impl Cgroups for FakeKernel {
@@ -452,7 +468,8 @@ impl Mounts for FakeKernel {
     }
 }
 
-pub(crate) struct RealClock;
+/// The time of the machine that the test runs on.
+pub struct RealClock;
 
 impl Clock for RealClock {
     fn now(&self) -> SystemTime {
