@@ -240,9 +240,12 @@ impl Schema {
     }
 
     pub fn list_type(&self) -> ListType {
-        self.list_type
-            .or(self.shape().list_type)
-            .unwrap_or_default()
+        self.declared_list_type().unwrap_or_default()
+    }
+
+    /// The list type that the schema states, if it does.
+    pub fn declared_list_type(&self) -> Option<ListType> {
+        self.list_type.or(self.shape().list_type)
     }
 
     pub fn map_type(&self) -> MapType {

@@ -1,6 +1,7 @@
 //! OpenAPI v2 and v3 documents, rendered from the schema table when they are asked for and
 //! dropped again: they are large and rarely read.
 
+mod descriptions;
 mod paths;
 mod render;
 pub(crate) mod v2;

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use keelson_api::{Additional, ListType, MapType, Rules, Schema, Type};
 use serde_json::{Map, Value, json};
 
-use super::Dialect;
+use super::{Dialect, descriptions};
 use crate::registry::ResourceEntry;
 
 /// Collects the named types that a document needs.
@@ -47,6 +47,11 @@ impl Definitions {
         let name = custom_name(entry, &entry.kind);
         let list = custom_name(entry, &entry.list_kind);
         let mut schema = self.inline(&entry.schema);
+        if let Some(properties) = schema["properties"].as_object_mut() {
+            for (field, value) in properties {
+                self.explain(value, descriptions::of_root(field));
+            }
+        }
         mark(&mut schema, entry, &entry.kind);
         self.done.insert(name.clone(), schema);
         let mut schema = json!({
@@ -79,12 +84,41 @@ impl Definitions {
                 .iter()
                 .map(|k| json!({"group": k.group, "version": k.version, "kind": k.kind}))
                 .collect();
+            if let Some(text) = descriptions::of_type(&name) {
+                value["description"] = json!(text);
+            }
+            if let Some(properties) = value.get_mut("properties").and_then(Value::as_object_mut) {
+                for (field, value) in properties {
+                    let text = if kinds.is_empty() {
+                        descriptions::of_field(&name, field)
+                    } else {
+                        descriptions::of_root(field)
+                    };
+                    self.explain(value, text);
+                }
+            }
             if !kinds.is_empty() {
                 value["x-kubernetes-group-version-kind"] = Value::Array(kinds);
             }
             self.done.insert(name, value);
         }
         self.done
+    }
+
+    /// Adds a description to a use of a type that has none.
+    fn explain(&self, value: &mut Value, text: Option<&str>) {
+        let (Some(text), Some(map)) = (text, value.as_object_mut()) else {
+            return;
+        };
+        if map.contains_key("description") {
+            return;
+        }
+        if self.dialect == Dialect::V3
+            && let Some(reference) = map.remove("$ref")
+        {
+            map.insert("allOf".to_owned(), json!([{"$ref": reference}]));
+        }
+        map.insert("description".to_owned(), json!(text));
     }
 
     fn field(&mut self, schema: &Schema) -> Value {
@@ -267,14 +301,17 @@ fn describe(schema: &Schema, out: &mut Map<String, Value>) {
         out.insert("default".to_owned(), default.clone());
     }
     if matches!(schema.kind(), Type::Array) {
-        match schema.list_type() {
-            ListType::Set => drop(out.insert("x-kubernetes-list-type".to_owned(), json!("set"))),
-            ListType::Map => {
+        match schema.declared_list_type() {
+            None => {}
+            Some(ListType::Set) => {
+                drop(out.insert("x-kubernetes-list-type".to_owned(), json!("set")))
+            }
+            Some(ListType::Map) => {
                 out.insert("x-kubernetes-list-type".to_owned(), json!("map"));
                 let keys: Vec<&str> = schema.list_keys().iter().map(AsRef::as_ref).collect();
                 out.insert("x-kubernetes-list-map-keys".to_owned(), json!(keys));
             }
-            ListType::Atomic => {
+            Some(ListType::Atomic) => {
                 drop(out.insert("x-kubernetes-list-type".to_owned(), json!("atomic")))
             }
         }

@@ -14,6 +14,19 @@ use crate::request::{RequestContext, Response, empty, respond};
 use crate::server::Server;
 
 pub(crate) fn answer(server: &Arc<Server>, context: &RequestContext) -> Result<Response, Status> {
+    // The old protobuf form of this document is not made: who takes nothing else must hear so
+    // instead of being sent JSON.
+    let accept = context.header("accept").unwrap_or_default();
+    let takes_json = accept.is_empty()
+        || accept.split(',').any(|clause| {
+            let media_type = clause.split(';').next().unwrap_or_default().trim();
+            matches!(media_type, "*/*" | "application/*" | "application/json")
+        });
+    if !takes_json {
+        return Err(Status::not_acceptable(
+            "only the following media types are accepted: application/json",
+        ));
+    }
     let snapshot = server.discovery.current(server);
     let bytes = serde_json::to_vec(&render(&snapshot)).unwrap_or_default();
     let digest: String = Sha256::digest(&bytes)
