@@ -170,8 +170,15 @@ pub(crate) struct StatusArgs {
 
 #[derive(Debug, Clone, Args)]
 pub(crate) struct ImageArgs {
-    #[command(flatten)]
-    pub(crate) instance: InstanceArgs,
+    /// Where state is kept.
+    #[arg(
+        long,
+        value_name = "DIR",
+        default_value = "/var/lib/keelson",
+        env = "KEELSON_DATA_DIR",
+        global = true
+    )]
+    pub(crate) data_dir: PathBuf,
     /// How to print.
     #[arg(long, short, value_enum, default_value_t = Output::Text, global = true)]
     pub(crate) output: Output,
@@ -189,12 +196,7 @@ pub(crate) enum ImageAction {
         creds: Option<String>,
     },
     /// Import every image of an OCI or `docker save` archive; works while a server runs.
-    Import {
-        file: PathBuf,
-        /// Where state is kept.
-        #[arg(long, value_name = "DIR")]
-        data_dir: Option<PathBuf>,
-    },
+    Import { file: PathBuf },
     /// List the images of this node.
     List,
     /// Remove images by name or id.

@@ -8,14 +8,7 @@ use crate::instance::Instance;
 use crate::server;
 
 pub(crate) fn run(args: ImageArgs) -> Result<(), String> {
-    let data_dir = match &args.action {
-        ImageAction::Import {
-            data_dir: Some(data_dir),
-            ..
-        } => data_dir.clone(),
-        _ => args.instance.data_dir.clone(),
-    };
-    let instance = Instance::new(&data_dir)?;
+    let instance = Instance::new(&args.data_dir)?;
     let store = open(&instance)?;
     server::runtime()?.block_on(async {
         match args.action {
@@ -40,7 +33,7 @@ pub(crate) fn run(args: ImageArgs) -> Result<(), String> {
                     .map_err(|error| error.to_string())?;
                 print(&[image], args.output)
             }
-            ImageAction::Import { file, .. } => print(
+            ImageAction::Import { file } => print(
                 &store
                     .import(&file)
                     .await
