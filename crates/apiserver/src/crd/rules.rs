@@ -329,6 +329,8 @@ mod tests {
             Arc::new(Schema::custom_resource(&openapi).unwrap()),
             &version,
             true,
+            false,
+            None,
         )
     }
 

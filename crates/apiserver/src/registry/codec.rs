@@ -337,3 +337,19 @@ fn splice(value: &StoreValue, digits: &[u8]) -> Result<Bytes, Status> {
     out.put_slice(&value.bytes[at..]);
     Ok(out.freeze())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn repeated_keys_in_yaml_are_for_strict_readers_to_mind() {
+        let body = b"a: 1\nspec:\n  foo: x\n  foo: y\n";
+        assert_eq!(yaml(body).unwrap()["spec"]["foo"], "y");
+        assert_eq!(
+            yaml_problem(body).unwrap(),
+            "yaml: unmarshal errors:\n  line 4: key \"foo\" already set in map"
+        );
+        assert_eq!(yaml_problem(b"a: 1\n"), None);
+    }
+}

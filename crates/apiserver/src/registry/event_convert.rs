@@ -55,3 +55,23 @@ fn rename_in_series(fields: &mut Map<String, Value>) {
         fields.remove("series");
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn selectors_use_the_names_of_their_group() {
+        let stored = |field| selector_field("events.k8s.io", field);
+        assert_eq!(
+            stored("reportingController").as_deref(),
+            Some("reportingComponent")
+        );
+        assert_eq!(
+            stored("regarding.name").as_deref(),
+            Some("involvedObject.name")
+        );
+        assert_eq!(stored("involvedObject.name"), None);
+        assert_eq!(selector_field("", "source").as_deref(), Some("source"));
+    }
+}
