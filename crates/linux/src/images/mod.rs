@@ -574,7 +574,9 @@ impl Images for ImageStore {
         Ok(ImageFsUsage {
             used_bytes: index.layers.values().map(|l| l.size_bytes).sum(),
             used_inodes: index.layers.values().map(|l| l.inodes).sum(),
-            capacity_bytes: stat.f_blocks * stat.f_frsize,
+            // Reserved blocks are no capacity, as elsewhere.
+            capacity_bytes: (stat.f_blocks.saturating_sub(stat.f_bfree) + stat.f_bavail)
+                * stat.f_frsize,
             available_bytes: stat.f_bavail * stat.f_frsize,
         })
     }
