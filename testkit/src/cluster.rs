@@ -22,7 +22,16 @@ pub struct Cluster {
     informers: Informers,
     shutdown: CancellationToken,
     tasks: TaskTracker,
-    dir: PathBuf,
+    dir: Directory,
+}
+
+/// Removed when dropped, so that a test that panics leaves nothing behind.
+struct Directory(PathBuf);
+
+impl Drop for Directory {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
 }
 
 impl Cluster {
@@ -43,7 +52,7 @@ impl Cluster {
             server,
             shutdown,
             tasks: TaskTracker::new(),
-            dir,
+            dir: Directory(dir),
         }
     }
 
@@ -68,7 +77,7 @@ impl Cluster {
 
     /// A directory that goes with the cluster.
     pub fn dir(&self) -> &Path {
-        &self.dir
+        &self.dir.0
     }
 
     pub fn root_ca(&self) -> String {
@@ -140,7 +149,6 @@ impl Cluster {
         self.tasks.close();
         let ended = tokio::time::timeout(Duration::from_secs(30), self.tasks.wait()).await;
         self.server.shutdown().await;
-        let _ = std::fs::remove_dir_all(&self.dir);
         assert!(ended.is_ok(), "a component outlives its informers");
     }
 }
