@@ -5,6 +5,7 @@ mod descriptions;
 mod paths;
 mod render;
 pub(crate) mod v2;
+mod v2_protobuf;
 pub(crate) mod v3;
 
 use std::collections::HashMap;

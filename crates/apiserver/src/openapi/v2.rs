@@ -9,26 +9,36 @@ use sha2::{Digest, Sha256};
 use super::Dialect;
 use super::paths;
 use super::render::Definitions;
+use super::v2_protobuf;
 use crate::discovery::Snapshot;
 use crate::request::{RequestContext, Response, empty, respond};
 use crate::server::Server;
 
 pub(crate) fn answer(server: &Arc<Server>, context: &RequestContext) -> Result<Response, Status> {
-    // The old protobuf form of this document is not made: who takes nothing else must hear so
-    // instead of being sent JSON.
     let accept = context.header("accept").unwrap_or_default();
-    let takes_json = accept.is_empty()
-        || accept.split(',').any(|clause| {
+    let takes = |wanted: &[&str]| {
+        accept.split(',').any(|clause| {
             let media_type = clause.split(';').next().unwrap_or_default().trim();
-            matches!(media_type, "*/*" | "application/*" | "application/json")
-        });
-    if !takes_json {
-        return Err(Status::not_acceptable(
-            "only the following media types are accepted: application/json",
-        ));
+            wanted.contains(&media_type)
+        })
+    };
+    let json = accept.is_empty() || takes(&["*/*", "application/*", "application/json"]);
+    if !json && !takes(v2_protobuf::ASKED_FOR) {
+        return Err(Status::not_acceptable(format!(
+            "only the following media types are accepted: application/json, {}",
+            v2_protobuf::MEDIA_TYPE
+        )));
     }
     let snapshot = server.discovery.current(server);
-    let bytes = serde_json::to_vec(&render(&snapshot)).unwrap_or_default();
+    let document = render(&snapshot);
+    let (media_type, bytes) = if json {
+        (
+            "application/json",
+            serde_json::to_vec(&document).unwrap_or_default(),
+        )
+    } else {
+        (v2_protobuf::MEDIA_TYPE, v2_protobuf::encode(&document))
+    };
     let digest: String = Sha256::digest(&bytes)
         .iter()
         .map(|byte| format!("{byte:02X}"))
@@ -39,7 +49,7 @@ pub(crate) fn answer(server: &Arc<Server>, context: &RequestContext) -> Result<R
         *response.status_mut() = http::StatusCode::NOT_MODIFIED;
         response
     } else {
-        respond(200, "application/json", bytes)
+        respond(200, media_type, bytes)
     };
     if let Ok(value) = http::HeaderValue::from_str(&etag) {
         response.headers_mut().insert("etag", value);
