@@ -29,7 +29,8 @@ pub use cgroups::LinuxCgroups;
 pub use clock::SystemClock;
 pub use hello::{HELLO_ARGUMENT, HELLO_IMAGE, ensure_hello_image, hello_arguments, hello_main};
 pub use images::{
-    Error as ImageError, ImageConfig, ImageStore, Reference as ImageReference, RegistryConfig, RegistryMirror,
+    Error as ImageError, ImageConfig, ImageStore, Reference as ImageReference, RegistryConfig,
+    RegistryMirror,
 };
 pub use mounts::LinuxMounts;
 pub use network::{BridgeNetwork, NetworkConfig};
