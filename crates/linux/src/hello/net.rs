@@ -95,11 +95,12 @@ fn answer_http(mut stream: TcpStream) -> io::Result<()> {
         let connection = if keep_alive { "keep-alive" } else { "close" };
         let length = body.len();
         let shown = if method == "HEAD" { "" } else { body.as_str() };
-        write!(
-            stream,
+        // In one write: pieces would be packets of their own.
+        let answer = format!(
             "HTTP/1.1 {status}\r\nContent-Type: text/plain; charset=utf-8\r\nContent-Length: {length}\r\n\
              Connection: {connection}\r\n\r\n{shown}"
-        )?;
+        );
+        stream.write_all(answer.as_bytes())?;
         // A body would stand where the next request is expected.
         let has_body = header(&head, "content-length").is_some_and(|l| l != "0")
             || header(&head, "transfer-encoding").is_some();
@@ -316,8 +317,12 @@ mod tests {
             stream
                 .write_all(b"GET /healthz HTTP/1.1\r\nHost: a\r\n\r\n")
                 .unwrap();
-            let n = stream.read(&mut answer).unwrap();
-            assert!(answer[..n].ends_with(b"\r\n\r\nok\n"));
+            let mut n = 0;
+            while !answer[..n].ends_with(b"\r\n\r\nok\n") {
+                let more = stream.read(&mut answer[n..]).unwrap();
+                assert!(more > 0, "{}", String::from_utf8_lossy(&answer[..n]));
+                n += more;
+            }
         }
         stream
             .write_all(b"GET / HTTP/1.1\r\nConnection: close\r\n\r\n")
