@@ -9,6 +9,13 @@ use crate::server;
 
 pub(crate) fn run(args: ImageArgs) -> Result<(), String> {
     let instance = Instance::new(&args.data_dir)?;
+    let reads = matches!(args.action, ImageAction::List | ImageAction::Remove { .. });
+    if reads && !instance.data_dir.exists() {
+        return Err(format!(
+            "there is no data directory {}: name the server's with --data-dir",
+            instance.data_dir.display()
+        ));
+    }
     let store = open(&instance)?;
     server::runtime()?.block_on(async {
         match args.action {

@@ -180,16 +180,14 @@ impl Registry {
     }
 
     fn validate_new(&self, entry: &ResourceEntry, object: &Value) -> ErrorList {
-        let mut errors = entry.rules.validate(object);
-        let rules = Arc::clone(&entry.rules);
         let metadata = object.get("metadata").unwrap_or(&Value::Null);
-        let path = Path::new("metadata");
-        errors.extend(keelson_machinery::validation::validate_object_meta(
+        let mut errors = keelson_machinery::validation::validate_object_meta(
             metadata,
             entry.namespaced,
-            |name, prefix| rules.validate_name(name, prefix),
-            &path,
-        ));
+            |name, prefix| entry.rules.validate_name(name, prefix),
+            &Path::new("metadata"),
+        );
+        errors.extend(entry.rules.validate(object));
         errors
     }
 
