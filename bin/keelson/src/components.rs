@@ -6,8 +6,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ipnet::IpNet;
-use keelson_apiserver::{ApiServer, UserInfo};
-use keelson_client::{Client, ClientConfig, Informers, Kubeconfig};
+use keelson_apiserver::{ApiServer, UserInfo, outward_address};
+use keelson_client::{Client, ClientConfig, Informers, Kubeconfig, causes};
 use keelson_dns::{DnsConfig, DnsServer, InformerSource, upstream_resolvers};
 use keelson_linux::{
     BridgeNetwork, LinuxCgroups, LinuxMounts, LinuxRuntime, NetworkConfig, NftRules,
@@ -383,14 +383,6 @@ fn host_name() -> Result<String, String> {
     Ok(name.trim().to_lowercase())
 }
 
-/// The address this machine uses towards others; connecting a datagram socket asks the kernel's
-/// routing and sends nothing.
-fn outward_address() -> Option<IpAddr> {
-    let socket = std::net::UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).ok()?;
-    socket.connect((Ipv4Addr::new(192, 0, 2, 1), 9)).ok()?;
-    Some(socket.local_addr().ok()?.ip())
-}
-
 fn nth_address(net: IpNet, n: u32) -> IpAddr {
     match net {
         IpNet::V4(net) => IpAddr::V4(Ipv4Addr::from(u32::from(net.network()).saturating_add(n))),
@@ -405,15 +397,4 @@ fn nth_address(net: IpNet, n: u32) -> IpAddr {
 /// A single node gets the first range of the cluster's, and its bridge the first address of that.
 fn gateway(pod_cidr: IpNet) -> IpAddr {
     nth_address(pod_cidr, 1)
-}
-
-/// An error with its sources, which their `Display` leaves out.
-pub(crate) fn causes(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text = format!("{text}: {cause}");
-        source = cause.source();
-    }
-    text
 }

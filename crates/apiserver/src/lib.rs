@@ -23,4 +23,4 @@ mod server;
 mod streaming;
 
 pub use request::UserInfo;
-pub use server::{ApiServer, Config, Error};
+pub use server::{ApiServer, Config, Error, outward_address};

@@ -343,15 +343,16 @@ fn serving_names(config: &Config, advertise_address: IpAddr) -> Vec<String> {
     names
 }
 
-/// The address the host would use towards others: connecting a datagram socket asks the kernel's
-/// routing and sends nothing.
+/// The address the host would use towards others, if it has a way there: connecting a datagram
+/// socket asks the kernel's routing and sends nothing.
+pub fn outward_address() -> Option<IpAddr> {
+    let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).ok()?;
+    socket.connect((Ipv4Addr::new(192, 0, 2, 1), 9)).ok()?;
+    Some(socket.local_addr().ok()?.ip())
+}
+
 fn default_address() -> IpAddr {
-    let ask = || -> std::io::Result<IpAddr> {
-        let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))?;
-        socket.connect((Ipv4Addr::new(192, 0, 2, 1), 9))?;
-        Ok(socket.local_addr()?.ip())
-    };
-    ask().unwrap_or(IpAddr::V4(Ipv4Addr::LOCALHOST))
+    outward_address().unwrap_or(IpAddr::V4(Ipv4Addr::LOCALHOST))
 }
 
 /// Looks for a certificate that is due; certificates know no event, so this is a timer.

@@ -70,3 +70,14 @@ impl Error {
             })
     }
 }
+
+/// An error with its sources, which its `Display` may leave out.
+pub fn causes(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text = format!("{text}: {cause}");
+        source = cause.source();
+    }
+    text
+}

@@ -9,6 +9,7 @@ use hyper_rustls::{FixedServerNameResolver, HttpsConnector};
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::{TokioExecutor, TokioTimer};
 
+use crate::error::causes;
 use crate::{Body, ClientConfig, Error, Result, Transport};
 
 pub struct HttpsTransport {
@@ -76,15 +77,4 @@ impl Transport for HttpsTransport {
         }
         .boxed()
     }
-}
-
-/// hyper's errors say what failed only in their sources.
-fn causes(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text = format!("{text}: {cause}");
-        source = cause.source();
-    }
-    text
 }

@@ -25,7 +25,7 @@ pub use config::ClientConfig;
 pub use controller::{
     Controller, ControllerContext, Key, Outcome, ReconcileError, Watches, run as run_controller,
 };
-pub use error::{Error, Result};
+pub use error::{Error, Result, causes};
 pub use events::EventRecorder;
 pub use https::HttpsTransport;
 pub use informer::{Change, Informer, InformerOptions, Informers};
@@ -36,5 +36,5 @@ pub use selector::selector_matches;
 pub use transport::{Body, BoxError, Transport, empty, full};
 pub use types::{
     DeleteOptions, ListOptions, Meta, Object, ObjectList, PartialObjectMetadata, Patch,
-    Propagation, ResourceType, object_key,
+    Propagation, ResourceType, escape, object_key,
 };

@@ -125,7 +125,7 @@ impl ResourceType {
 }
 
 /// Percent-encodes what may not stand in a path segment or a query value.
-pub(crate) fn escape(text: &str) -> String {
+pub fn escape(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     for byte in text.bytes() {
         match byte {

@@ -3,9 +3,9 @@
 use async_trait::async_trait;
 use clap::{Arg, ArgMatches, Command};
 use http::Method;
-use keelson_client::Patch;
+use keelson_client::{Patch, escape};
 
-use super::{Verb, files_argument, flag, namespace_of, query, strings};
+use super::{Verb, files_argument, flag, namespace_of, strings};
 use crate::Error;
 use crate::manifest::read_all;
 use crate::resources::text;
@@ -81,7 +81,7 @@ impl Verb for Apply {
                 .path(namespace_of(session, resource, &object), &name, "");
             let before = session.client.request(Method::GET, &path, None).await.ok();
             let force = arguments.get_flag("force-conflicts");
-            let mut applied = format!("{path}?fieldManager={}&force={force}", query(manager));
+            let mut applied = format!("{path}?fieldManager={}&force={force}", escape(manager));
             if dry_run {
                 applied.push_str("&dryRun=All");
             }

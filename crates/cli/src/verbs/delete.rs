@@ -3,12 +3,11 @@
 use async_trait::async_trait;
 use clap::{Arg, ArgMatches, Command};
 use http::Method;
-use keelson_client::{DeleteOptions, Propagation};
+use keelson_client::{DeleteOptions, Propagation, escape};
 use serde_json::Value;
 
 use super::{
-    Verb, files_argument, flag, namespace_of, query, selector_argument, strings, targets,
-    targets_argument,
+    Verb, files_argument, flag, namespace_of, selector_argument, strings, targets, targets_argument,
 };
 use crate::Error;
 use crate::manifest::read_all;
@@ -151,7 +150,7 @@ async fn selected<'a>(
     }
     let mut path = resource.kind.path(namespace, "", "");
     if let Some(selector) = selector {
-        path.push_str(&format!("?labelSelector={}", query(selector)));
+        path.push_str(&format!("?labelSelector={}", escape(selector)));
     }
     let answer: Value = session.client.request(Method::GET, &path, None).await?;
     let name = |item: &Value| {

@@ -3,9 +3,10 @@
 use async_trait::async_trait;
 use clap::{ArgMatches, Command};
 use http::Method;
+use keelson_client::escape;
 use serde_json::Value;
 
-use super::{Verb, named_targets, query, strings, targets_argument};
+use super::{Verb, named_targets, strings, targets_argument};
 use crate::Error;
 use crate::resources::{list, text};
 use crate::session::Session;
@@ -38,7 +39,7 @@ impl Verb for Describe {
             outline(&object, 0, &mut lines);
             println!("{}", lines.join("\n"));
             let uid = text(&object["metadata"], "uid");
-            let selector = query(&format!("involvedObject.uid={uid}"));
+            let selector = escape(&format!("involvedObject.uid={uid}"));
             let in_namespace = if namespace.is_empty() {
                 String::new()
             } else {

@@ -2,9 +2,10 @@
 
 use async_trait::async_trait;
 use clap::{Arg, ArgAction, ArgMatches, Command};
+use keelson_client::escape;
 
 use super::logs::pod_of;
-use super::{Verb, query, strings};
+use super::{Verb, strings};
 use crate::Error;
 use crate::session::Session;
 
@@ -64,10 +65,10 @@ impl Verb for Exec {
             session.namespace, !tty
         );
         if let Some(container) = arguments.get_one::<String>("container") {
-            path.push_str(&format!("&container={}", query(container)));
+            path.push_str(&format!("&container={}", escape(container)));
         }
         for word in strings(arguments, "command") {
-            path.push_str(&format!("&command={}", query(word)));
+            path.push_str(&format!("&command={}", escape(word)));
         }
         match crate::exec::run(&session.config, &path, stdin, tty).await? {
             0 => Ok(()),

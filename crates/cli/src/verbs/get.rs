@@ -4,9 +4,10 @@ use async_trait::async_trait;
 use clap::{Arg, ArgMatches, Command};
 use http::Method;
 use http_body_util::BodyExt;
+use keelson_client::escape;
 use serde_json::{Value, json};
 
-use super::{Target, Verb, flag, query, selector_argument, strings, targets, targets_argument};
+use super::{Target, Verb, flag, selector_argument, strings, targets, targets_argument};
 use crate::Error;
 use crate::resources::{list, text};
 use crate::session::Session;
@@ -135,7 +136,7 @@ fn path(session: &Session, arguments: &ArgMatches, target: &Target<'_>) -> Strin
         ("field-selector", "fieldSelector"),
     ] {
         if let Some(value) = arguments.get_one::<String>(flag) {
-            path.push_str(&format!("{separator}{parameter}={}", query(value)));
+            path.push_str(&format!("{separator}{parameter}={}", escape(value)));
             separator = '&';
         }
     }

@@ -6,9 +6,10 @@ use async_trait::async_trait;
 use clap::{Arg, ArgMatches, Command};
 use http::Method;
 use http_body_util::BodyExt;
+use keelson_client::escape;
 use serde_json::Value;
 
-use super::{Verb, flag, query};
+use super::{Verb, flag};
 use crate::Error;
 use crate::resources::{list, text};
 use crate::session::Session;
@@ -54,7 +55,7 @@ impl Verb for Logs {
         let pod = pod_of(session, target).await?;
         let mut path = format!("/api/v1/namespaces/{}/pods/{pod}/log?", session.namespace);
         if let Some(container) = arguments.get_one::<String>("container") {
-            path.push_str(&format!("container={}&", query(container)));
+            path.push_str(&format!("container={}&", escape(container)));
         }
         for flag in ["follow", "previous", "timestamps"] {
             if arguments.get_flag(flag) {
@@ -114,7 +115,7 @@ pub(crate) async fn pod_of(session: &Session, target: &str) -> Result<String, Er
     let path = format!(
         "/api/v1/namespaces/{}/pods?labelSelector={}",
         session.namespace,
-        query(&selector.join(","))
+        escape(&selector.join(","))
     );
     let pods: Value = session.client.request(Method::GET, &path, None).await?;
     let running = |pod: &&Value| text(&pod["status"], "phase") == "Running";

@@ -157,15 +157,3 @@ fn namespace_of<'a>(session: &'a Session, resource: &Resource, object: &'a Value
         own
     }
 }
-
-fn query(value: &str) -> String {
-    let mut out = String::with_capacity(value.len());
-    for byte in value.bytes() {
-        if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) {
-            out.push(char::from(byte));
-        } else {
-            out.push_str(&format!("%{byte:02X}"));
-        }
-    }
-    out
-}

@@ -6,9 +6,10 @@ use async_trait::async_trait;
 use clap::{Arg, ArgMatches, Command};
 use http::Method;
 use http_body_util::BodyExt;
+use keelson_client::escape;
 use serde_json::Value;
 
-use super::{Verb, named_targets, query, strings, targets_argument};
+use super::{Verb, named_targets, strings, targets_argument};
 use crate::Error;
 use crate::resources::{list, text};
 use crate::session::Session;
@@ -149,7 +150,7 @@ async fn next_change(
     met: &(dyn Fn(&Value) -> bool + Send + Sync),
 ) -> Result<(), Error> {
     let (collection, name) = path.rsplit_once('/').unwrap_or((path, ""));
-    let selector = query(&format!("metadata.name={name}"));
+    let selector = escape(&format!("metadata.name={name}"));
     let version = text(&object["metadata"], "resourceVersion");
     let watch =
         format!("{collection}?watch=true&fieldSelector={selector}&resourceVersion={version}");
