@@ -1,0 +1,3 @@
+//! Behaviour of the language, proven against upstream's.
+
+mod schemas;
