@@ -6,6 +6,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod cluster;
+pub mod differential;
 mod faults;
 mod machine;
 

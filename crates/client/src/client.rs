@@ -314,6 +314,11 @@ impl Client {
         Err(Error::Api(Box::new(status)))
     }
 
+    /// One request as it is, and its answer whatever it says: for who wants headers and codes.
+    pub async fn call(&self, request: http::Request<Bytes>) -> Result<http::Response<Body>> {
+        self.transport.call(request).await
+    }
+
     async fn send<K: DeserializeOwned>(
         &self,
         method: Method,

@@ -215,10 +215,11 @@ fn check_preconditions(
     resource_version: Option<&str>,
     object: &Value,
 ) -> Result<(), Status> {
+    // Upstream names the kind here, not the resource.
     let conflict = |message: String| {
         Err(Status::conflict(
             &write.entry.group,
-            &write.entry.resource,
+            &write.entry.kind,
             write.name,
             message,
         ))

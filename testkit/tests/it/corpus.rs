@@ -1,0 +1,44 @@
+//! This server answers as the reference did when the corpus was recorded.
+
+use keelson_testkit::Cluster;
+use keelson_testkit::differential::{
+    Expected, Runner, Side, corpora, differences, directory, known_differences,
+};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn corpus() {
+    let cluster = Cluster::start().await;
+    let side = Side::new(cluster.admin());
+    side.prepare().await.unwrap();
+    let mut complaints = Vec::new();
+    for corpus in corpora(&directory()).unwrap() {
+        let expected = Expected::read(&corpus).unwrap();
+        let mut known = known_differences(&corpus);
+        let runner = Runner::new(&side, &corpus);
+        runner.set_up().await.unwrap();
+        for case in &corpus.cases {
+            let name = format!("{}: {}", corpus.name, case.name);
+            let ours = runner.run(case).await.unwrap();
+            let Some(theirs) = expected.answers(case) else {
+                complaints.push(format!("{name}: record it"));
+                continue;
+            };
+            match (ours == theirs, known.remove(&case.name)) {
+                (true, true) => complaints.push(format!("{name} does not differ any more")),
+                (true, false) | (false, true) => {}
+                (false, false) => {
+                    complaints.push(name);
+                    for (theirs, ours) in theirs.iter().zip(&ours) {
+                        for d in differences(&theirs.value(), &ours.value()) {
+                            complaints.push(format!("  {}: {:?} | {:?}", d.at, d.left, d.right));
+                        }
+                    }
+                }
+            }
+        }
+        runner.tear_down().await.unwrap();
+        complaints.extend(known.iter().map(|case| format!("{case}: no such case")));
+    }
+    cluster.stop().await;
+    assert!(complaints.is_empty(), "{}", complaints.join("\n"));
+}
