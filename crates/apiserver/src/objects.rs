@@ -7,6 +7,8 @@ use async_trait::async_trait;
 use keelson_machinery::status::Status;
 use serde_json::Value;
 
+use crate::registry::ResourceEntry;
+
 /// A resource by group and plural name; the stored version is the registry's business.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ResourceName {
@@ -61,6 +63,20 @@ pub trait Objects: Send + Sync {
     /// Wakes whenever an object of the resource changes; the receiver may miss steps but never
     /// the last one.
     fn changes(&self, group: &str, resource: &str) -> tokio::sync::watch::Receiver<u64>;
+
+    /// A served resource.
+    fn resource(&self, group: &str, version: &str, resource: &str) -> Option<Arc<ResourceEntry>>;
+
+    /// The resource whose objects are of that kind.
+    fn resource_of_kind(
+        &self,
+        group: &str,
+        version: &str,
+        kind: &str,
+    ) -> Option<Arc<ResourceEntry>>;
+
+    /// All served forms of a resource: its versions, in every group that shows the same objects.
+    fn forms(&self, group: &str, resource: &str) -> Vec<Arc<ResourceEntry>>;
 
     /// The served resources.
     fn is_served(&self, group: &str, version: &str, resource: &str) -> bool;

@@ -135,7 +135,7 @@ async fn admitted(
         dry_run: context.dry_run(),
         options: serde_json::json!({"kind": "CreateOptions", "apiVersion": "meta.k8s.io/v1"}),
         warnings: context.warnings.clone(),
-        changed_by_webhook: false,
+        rounds: Default::default(),
     };
     server.admission.admit(&mut attributes).await?;
     server.admission.validate(&attributes).await?;

@@ -5,12 +5,14 @@
 
 mod defaults;
 mod limit_ranger;
+mod matching;
 mod namespace_lifecycle;
 mod node_restriction;
 mod pod_security;
 mod priority;
 mod rbac_escalation;
 mod resource_quota;
+mod rounds;
 mod runtime_class;
 mod service_account;
 mod webhook;
@@ -25,6 +27,7 @@ use serde_json::Value;
 
 use crate::authz::{Attributes as Question, Authorizer};
 use crate::objects::Objects;
+use crate::registry::complete;
 use crate::request::{UserInfo, Warnings};
 
 /// Definitions of custom resources have webhooks of their own, called the same way.
@@ -70,8 +73,8 @@ pub struct Attributes {
     /// CreateOptions, UpdateOptions, PatchOptions or DeleteOptions.
     pub options: Value,
     pub warnings: Warnings,
-    /// A webhook changed `object`, which may now have unknown fields and lack defaults.
-    pub changed_by_webhook: bool,
+    /// What plugins that may be called twice remember between the rounds.
+    pub rounds: rounds::Rounds,
 }
 
 impl Attributes {
@@ -104,7 +107,8 @@ pub trait AdmissionPlugin: Send + Sync {
 
     fn handles(&self, operation: Operation) -> bool;
 
-    /// May change `attrs.object`. Called again for nothing: once per attempt of a write.
+    /// May change `attrs.object`. Called once per attempt of a write, and once more when a webhook
+    /// or a policy changed the object, so that everybody sees it as it became.
     async fn admit(&self, _attrs: &mut Attributes, _cluster: &Cluster) -> Result<(), Status> {
         Ok(())
     }
@@ -182,9 +186,10 @@ impl AdmissionChain {
 
     pub async fn admit(&self, attrs: &mut Attributes) -> Result<(), Status> {
         let cluster = self.cluster()?;
-        let operation = attrs.operation;
-        for plugin in PLUGINS.iter().filter(|p| p.handles(operation)) {
-            plugin.admit(attrs, &cluster).await?;
+        round(attrs, &cluster).await?;
+        if attrs.rounds.wanted {
+            attrs.rounds.again = true;
+            round(attrs, &cluster).await?;
         }
         Ok(())
     }
@@ -196,6 +201,47 @@ impl AdmissionChain {
         }
         Ok(())
     }
+}
+
+async fn round(attrs: &mut Attributes, cluster: &Cluster) -> Result<(), Status> {
+    let operation = attrs.operation;
+    for plugin in PLUGINS.iter().filter(|p| p.handles(operation)) {
+        plugin.admit(attrs, cluster).await?;
+    }
+    Ok(())
+}
+
+/// Puts what a webhook or a policy made of the object, given in `form`, in its place: pruned and
+/// completed like a client's own words.
+fn replace_object(
+    attrs: &mut Attributes,
+    cluster: &Cluster,
+    form: &matching::Form,
+    object: Value,
+) -> Result<(), Status> {
+    let own = matching::Form::requested(attrs);
+    let main = |form: &matching::Form| {
+        cluster
+            .objects
+            .resource(&form.group, &form.version, &form.resource)
+            .filter(|entry| entry.kind == form.kind && entry.version == form.kind_version)
+    };
+    let object = match main(form) {
+        Some(entry) => complete(&entry, object, &attrs.warnings)?,
+        // The options of a connection, a Binding, an Eviction: of a type of its own.
+        None => keelson_api::kind_type(&form.kind_group, &form.kind_version, &form.kind)
+            .and_then(keelson_api::schema)
+            .map_or(Ok(object.clone()), |schema| {
+                keelson_machinery::decode::normalize(object, schema).map(|d| d.object)
+            })
+            .map_err(|error| Status::internal(error.to_string()))?,
+    };
+    attrs.object = Some(if own == *form {
+        object
+    } else {
+        matching::restored(attrs, cluster, object, form)?
+    });
+    Ok(())
 }
 
 /// An amount as the API writes it: text, or a bare number.

@@ -403,7 +403,7 @@ mod tests {
             dry_run: false,
             options: Value::Null,
             warnings: crate::request::Warnings::default(),
-            changed_by_webhook: false,
+            rounds: Default::default(),
         }
     }
 

@@ -36,7 +36,7 @@ use tokio::task::JoinHandle;
 
 use crate::admission::AdmissionChain;
 use crate::cache::Caches;
-use crate::request::{RequestContext, Response, respond_json, respond_status};
+use crate::request::{RequestContext, Response, Warnings, respond_json, respond_status};
 
 use change::Change;
 use delete::Deleted;
@@ -366,6 +366,17 @@ impl<'a> Call<'a> {
             admission: true,
         }
     }
+}
+
+/// Prunes and defaults an object in the entry's version that did not come from a client.
+pub(crate) fn complete(
+    entry: &ResourceEntry,
+    object: Value,
+    warnings: &Warnings,
+) -> Result<Value, Status> {
+    let mut object = strict::value(entry, object, options::FieldValidation::Ignore, warnings)?;
+    codec::finish_object(entry, &mut object)?;
+    Ok(object)
 }
 
 /// The name in the body must be the one in the path.

@@ -169,6 +169,23 @@ impl Objects for Registry {
         }
     }
 
+    fn resource(&self, group: &str, version: &str, resource: &str) -> Option<Arc<ResourceEntry>> {
+        self.resources.lookup(group, version, resource)
+    }
+
+    fn resource_of_kind(
+        &self,
+        group: &str,
+        version: &str,
+        kind: &str,
+    ) -> Option<Arc<ResourceEntry>> {
+        self.resources.of_kind(group, version, kind)
+    }
+
+    fn forms(&self, group: &str, resource: &str) -> Vec<Arc<ResourceEntry>> {
+        self.resources.forms(group, resource)
+    }
+
     fn is_served(&self, group: &str, version: &str, resource: &str) -> bool {
         self.resources.lookup(group, version, resource).is_some()
     }

@@ -399,6 +399,31 @@ impl Resources {
         Some(Arc::clone(entries.get(&stored).unwrap_or(first)))
     }
 
+    /// The main resource whose objects are of that kind.
+    pub fn of_kind(&self, group: &str, version: &str, kind: &str) -> Option<Arc<ResourceEntry>> {
+        let start = (group.to_owned(), String::new(), String::new());
+        let entries = self.entries.load();
+        entries
+            .range(start..)
+            .map(|(_, entry)| entry)
+            .take_while(|entry| entry.group == group)
+            .find(|entry| entry.version == version && entry.kind == kind)
+            .cloned()
+    }
+
+    /// Every entry whose objects are those of this resource: its versions, in all groups.
+    pub fn forms(&self, group: &str, resource: &str) -> Vec<Arc<ResourceEntry>> {
+        let Some(own) = self.any_version(group, resource) else {
+            return Vec::new();
+        };
+        let entries = self.entries.load();
+        entries
+            .values()
+            .filter(|e| e.resource == own.resource && e.storage_group == own.storage_group)
+            .cloned()
+            .collect()
+    }
+
     /// A snapshot of all entries, ordered by group, resource and version.
     pub fn all(&self) -> Vec<Arc<ResourceEntry>> {
         self.entries.load().values().cloned().collect()

@@ -79,7 +79,7 @@ impl Write<'_> {
             user: Arc::clone(&self.user),
             dry_run: self.options.dry_run,
             options: self.options.to_json(),
-            changed_by_webhook: false,
+            rounds: Default::default(),
             warnings: self.warnings.clone(),
         }
     }
@@ -415,16 +415,6 @@ impl Registry {
         let mut object = attributes
             .object
             .ok_or_else(|| Status::internal("admission removed the object"))?;
-        if attributes.changed_by_webhook {
-            // What a webhook wrote is pruned and completed like a client's own words.
-            object = super::strict::value(
-                entry,
-                object,
-                super::options::FieldValidation::Ignore,
-                &write.warnings,
-            )?;
-            codec::finish_object(entry, &mut object)?;
-        }
         entry.to_storage(&mut object)?;
         Ok(object)
     }

@@ -156,7 +156,7 @@ async fn admit(
         dry_run: false,
         options: Value::Null,
         warnings: context.warnings.clone(),
-        changed_by_webhook: false,
+        rounds: Default::default(),
     };
     server.admission.admit(&mut attributes).await?;
     server.admission.validate(&attributes).await

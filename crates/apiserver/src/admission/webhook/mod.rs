@@ -5,18 +5,17 @@ mod select;
 
 pub(crate) use call::post;
 
-use std::sync::Arc;
-
 use async_trait::async_trait;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
+use keelson_machinery::patch;
 use keelson_machinery::status::Status;
-use keelson_machinery::{meta, patch};
 use serde_json::{Value, json};
 
-use super::{AdmissionPlugin, Attributes, Cluster, Operation};
+use super::matching::{Form, GROUP, Versioned};
+use super::{AdmissionPlugin, Attributes, Cluster, Operation, replace_object};
+use select::Webhook;
 
-const GROUP: &str = "admissionregistration.k8s.io";
 const MUTATING: &str = "mutatingwebhookconfigurations";
 const VALIDATING: &str = "validatingwebhookconfigurations";
 
@@ -33,29 +32,32 @@ impl AdmissionPlugin for MutatingAdmissionWebhook {
     }
 
     async fn admit(&self, attrs: &mut Attributes, cluster: &Cluster) -> Result<(), Status> {
-        let webhooks = select::matching(attrs, cluster, MUTATING)?;
-        let mut asked: Vec<(usize, bool)> = Vec::new();
-        for (at, webhook) in webhooks.iter().enumerate() {
-            // An earlier webhook may have changed what the selectors look at.
-            if !select::still_matches(attrs, cluster, webhook) {
+        let webhooks = select::all(attrs, cluster, MUTATING);
+        if webhooks.is_empty() {
+            return Ok(());
+        }
+        attrs
+            .rounds
+            .webhooks
+            .begin(attrs.rounds.again, attrs.object.as_ref());
+        for webhook in &webhooks {
+            // An earlier webhook may have changed what rules and selectors look at.
+            let Some(form) = select::wants(attrs, cluster, webhook).await? else {
+                continue;
+            };
+            // The second round asks only whom it was meant for.
+            if attrs.rounds.again && !attrs.rounds.webhooks.is_due(&webhook.key) {
                 continue;
             }
-            let changed = mutate(attrs, cluster, webhook).await?;
-            asked.push((at, changed));
-        }
-        // Who wants to see what later ones changed is asked once more.
-        let last_change = asked
-            .iter()
-            .rev()
-            .find(|(_, changed)| *changed)
-            .map(|(at, _)| *at);
-        for (at, _) in asked {
-            let again = webhooks[at]["reinvocationPolicy"] == "IfNeeded"
-                && last_change.is_some_and(|last| last > at);
-            if again {
-                mutate(attrs, cluster, &webhooks[at]).await?;
+            if mutate(attrs, cluster, webhook, &form).await? {
+                attrs.rounds.webhooks.require();
+                attrs.rounds.wanted = true;
+            }
+            if webhook.value["reinvocationPolicy"] == "IfNeeded" {
+                attrs.rounds.webhooks.invoked(&webhook.key);
             }
         }
+        attrs.rounds.webhooks.end(attrs.object.as_ref());
         Ok(())
     }
 }
@@ -73,8 +75,16 @@ impl AdmissionPlugin for ValidatingAdmissionWebhook {
     }
 
     async fn validate(&self, attrs: &Attributes, cluster: &Cluster) -> Result<(), Status> {
-        let webhooks = select::matching(attrs, cluster, VALIDATING)?;
-        let answers = webhooks.iter().map(|webhook| ask(attrs, cluster, webhook));
+        let webhooks = select::all(attrs, cluster, VALIDATING);
+        let mut wanting = Vec::new();
+        for webhook in &webhooks {
+            if let Some(form) = select::wants(attrs, cluster, webhook).await? {
+                wanting.push((webhook, form));
+            }
+        }
+        let answers = wanting
+            .iter()
+            .map(|(webhook, form)| ask(attrs, cluster, webhook, form));
         for answer in futures::future::join_all(answers).await {
             answer?;
         }
@@ -86,15 +96,16 @@ impl AdmissionPlugin for ValidatingAdmissionWebhook {
 async fn mutate(
     attrs: &mut Attributes,
     cluster: &Cluster,
-    webhook: &Value,
+    webhook: &Webhook,
+    form: &Form,
 ) -> Result<bool, Status> {
-    let Some(response) = ask(attrs, cluster, webhook).await? else {
+    let Some(response) = ask(attrs, cluster, webhook, form).await? else {
         return Ok(false);
     };
     let Some(encoded) = response["patch"].as_str().filter(|p| !p.is_empty()) else {
         return Ok(false);
     };
-    let name = webhook["name"].as_str().unwrap_or_default();
+    let name = name_of(&webhook.value);
     let broken = |reason: String| {
         Status::internal(format!(
             "failed to apply the patch of webhook {name:?}: {reason}"
@@ -110,24 +121,27 @@ async fn mutate(
         .decode(encoded)
         .map_err(|e| broken(e.to_string()))?;
     let operations: Value = serde_json::from_slice(&bytes).map_err(|e| broken(e.to_string()))?;
-    let Some(object) = attrs.object.take() else {
+    let Some(object) = Versioned::new(attrs, cluster, form)?.object else {
         return Err(broken("a deletion has no object to change".to_owned()));
     };
-    let patched =
-        patch::json::apply(object.clone(), &operations).map_err(|e| broken(e.status().message))?;
-    let changed = patched != object;
-    attrs.changed_by_webhook |= changed;
-    attrs.object = Some(patched);
-    Ok(changed)
+    let patched = patch::json::apply(Value::clone(&object), &operations)
+        .map_err(|e| broken(e.status().message))?;
+    if patched == *object {
+        return Ok(false);
+    }
+    replace_object(attrs, cluster, form, patched)?;
+    Ok(true)
 }
 
 /// The webhook's answer; nothing when it failed and its policy is to ignore that.
 async fn ask(
     attrs: &Attributes,
     cluster: &Cluster,
-    webhook: &Value,
+    webhook: &Webhook,
+    form: &Form,
 ) -> Result<Option<Value>, Status> {
-    let name = webhook["name"].as_str().unwrap_or_default();
+    let webhook = &*webhook.value;
+    let name = name_of(webhook);
     if attrs.dry_run
         && !matches!(
             webhook["sideEffects"].as_str(),
@@ -139,7 +153,8 @@ async fn ask(
         )));
     }
     let uid = uuid::Uuid::new_v4().to_string();
-    let review = review(attrs, &uid);
+    let objects = Versioned::new(attrs, cluster, form)?;
+    let review = review(attrs, form, &objects, &uid);
     let response = match call::post(&cluster.objects, webhook, &review).await {
         Ok(answer) if answer["response"]["uid"] == uid.as_str() => answer["response"].clone(),
         outcome => {
@@ -200,29 +215,16 @@ fn refusal(webhook: &str, status: &Value) -> Status {
     }
 }
 
-fn review(attrs: &Attributes, uid: &str) -> Value {
-    let api_version = attrs
-        .object
-        .as_ref()
-        .or(attrs.old_object.as_deref())
-        .map(meta::api_version)
-        .unwrap_or_default();
-    let (group, version) = if api_version.is_empty() {
-        (attrs.group.as_str(), attrs.version.as_str())
-    } else {
-        meta::split_api_version(api_version)
-    };
-    let kind = json!({"group": group, "version": version, "kind": attrs.kind});
-    let resource =
-        json!({"group": attrs.group, "version": attrs.version, "resource": attrs.resource});
+fn review(attrs: &Attributes, form: &Form, objects: &Versioned, uid: &str) -> Value {
+    let requested = Form::requested(attrs);
     let mut request = json!({
         "uid": uid,
-        "kind": kind, "resource": resource,
-        "requestKind": kind, "requestResource": resource,
+        "kind": form.kind_json(), "resource": form.resource_json(),
+        "requestKind": requested.kind_json(), "requestResource": requested.resource_json(),
         "operation": attrs.operation.as_str(),
         "userInfo": attrs.user.to_json(),
-        "object": attrs.object,
-        "oldObject": attrs.old_object.as_deref(),
+        "object": objects.object.as_deref(),
+        "oldObject": objects.old_object.as_deref(),
         "dryRun": attrs.dry_run,
         "options": attrs.options,
     });
@@ -238,8 +240,9 @@ fn review(attrs: &Attributes, uid: &str) -> Value {
     json!({"apiVersion": "admission.k8s.io/v1", "kind": "AdmissionReview", "request": request})
 }
 
-/// One webhook of a configuration, shared while it is asked.
-type Webhook = Arc<Value>;
+fn name_of(webhook: &Value) -> &str {
+    webhook["name"].as_str().unwrap_or_default()
+}
 
 #[cfg(test)]
 mod tests {
