@@ -11,6 +11,7 @@ pub(crate) fn edges(root: &Path) -> Result<BTreeSet<(String, String)>, String> {
     let mut manifests = vec![
         root.join("bin/keelson/Cargo.toml"),
         root.join("testkit/Cargo.toml"),
+        root.join("testkit/etcd/Cargo.toml"),
         root.join("bench/Cargo.toml"),
         root.join("xtask/Cargo.toml"),
     ];

@@ -1,14 +1,15 @@
 //! The revisioned store: etcd's semantics over bytes. Knows keys, values and revisions; no kind.
 //!
-//! Two engines implement [`Store`]: [`embedded`] (the default) and etcd v3. Specified by etcd's
+//! Two engines implement [`Store`]: [`embedded`] (the default) and [`etcd`]. Specified by etcd's
 //! API guarantees (`etcd.io/docs/v3.6/learning/api_guarantees`).
 
 pub mod embedded;
+pub mod etcd;
 
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use thiserror::Error;
 use tokio::sync::mpsc;
 
@@ -54,6 +55,9 @@ pub trait Store: Send + Sync + 'static {
 
     /// Bytes on disk, live keys, oldest kept revision.
     async fn stats(&self) -> Result<Stats>;
+
+    /// Whether other servers may write to the same store.
+    fn is_shared(&self) -> bool;
 }
 
 pub type SharedStore = Arc<dyn Store>;
@@ -143,6 +147,22 @@ pub enum Error {
     Open { path: String, reason: String },
     #[error("the store is shut down")]
     Closed,
+    /// Nobody answered: a write may or may not have been carried out.
+    #[error("the store cannot be reached: {0}")]
+    Unavailable(String),
+    /// Nothing was written; reading works, and so does writing once there is room.
+    #[error("the store is out of space: {0}")]
+    Full(String),
     #[error("store I/O: {0}")]
     Io(String),
+}
+
+/// The bytes with the revision in decimal at this offset, which is within them.
+fn stamped(bytes: &[u8], at: usize, revision: Revision) -> Bytes {
+    let digits = revision.to_string();
+    let mut stamped = BytesMut::with_capacity(bytes.len() + digits.len());
+    stamped.extend_from_slice(&bytes[..at]);
+    stamped.extend_from_slice(digits.as_bytes());
+    stamped.extend_from_slice(&bytes[at..]);
+    stamped.freeze()
 }

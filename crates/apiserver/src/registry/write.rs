@@ -579,6 +579,9 @@ pub(crate) fn store_error(err: Error) -> Status {
     match err {
         Error::Closed => Status::service_unavailable("the server is shutting down"),
         Error::Compacted { .. } => Status::expired("The provided resource version is too old."),
+        err @ (Error::Unavailable(_) | Error::Full(_)) => {
+            Status::service_unavailable(err.to_string())
+        }
         err => Status::internal(err),
     }
 }

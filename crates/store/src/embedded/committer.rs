@@ -4,13 +4,13 @@ use std::collections::HashMap;
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Instant;
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use tokio::sync::{mpsc, oneshot};
 
 use super::Retention;
 use super::disk::{Change, Disk};
 use super::index::Index;
-use crate::{Error, Event, Expect, KeyValue, Result, Revision, Value};
+use crate::{Error, Event, Expect, KeyValue, Result, Revision, Value, stamped};
 
 /// Writes that share one fsync at most.
 const BATCH_LENGTH: usize = 1024;
@@ -238,12 +238,7 @@ fn stamp(value: &Value, revision: Revision) -> Result<Bytes> {
             value.bytes.len()
         )));
     }
-    let digits = revision.to_string();
-    let mut stamped = BytesMut::with_capacity(value.bytes.len() + digits.len());
-    stamped.extend_from_slice(&value.bytes[..at]);
-    stamped.extend_from_slice(digits.as_bytes());
-    stamped.extend_from_slice(&value.bytes[at..]);
-    Ok(stamped.freeze())
+    Ok(stamped(&value.bytes, at, revision))
 }
 
 fn change(event: &Event) -> Change<'_> {

@@ -32,6 +32,8 @@ struct Entry {
 
 struct Watcher {
     prefix: String,
+    /// The first revision wanted, which may be one to come.
+    from: Revision,
     sender: mpsc::Sender<WatchMessage>,
 }
 
@@ -206,11 +208,10 @@ impl Index {
             // Cannot fail: the channel was made large enough and its receiver is in hand.
             let _ = sender.try_send(WatchMessage::Event(event));
         }
-        // A watch from the future begins when the store gets there, as etcd's does; the watcher
-        // ignores what is older, so nothing has to be filtered here.
         let _ = sender.try_send(WatchMessage::Progress(self.revision));
         self.watchers.push(Watcher {
             prefix: prefix.to_owned(),
+            from,
             sender,
         });
         Ok(receiver)
@@ -235,9 +236,9 @@ impl Index {
                     self.live.remove(key);
                 }
             }
-            let key = event_key(&event);
+            let (key, at) = (event_key(&event), event_revision(&event));
             self.watchers.retain(|w| {
-                if key.starts_with(w.prefix.as_str()) {
+                if at >= w.from && key.starts_with(w.prefix.as_str()) {
                     w.sender
                         .try_send(WatchMessage::Event(event.clone()))
                         .is_ok()

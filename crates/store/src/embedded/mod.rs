@@ -194,4 +194,8 @@ impl Store for Embedded {
     async fn stats(&self) -> Result<Stats> {
         Ok(self.read(Index::stats))
     }
+
+    fn is_shared(&self) -> bool {
+        false
+    }
 }

@@ -1,6 +1,6 @@
 //! What is on disk, and who may open it.
 
-use keelson_store::{Error, Event, Expect, Value, WatchMessage, embedded};
+use keelson_store::{Error, Event, Expect, SharedStore, Value, WatchMessage, embedded};
 
 use crate::{Directory, value};
 
@@ -102,19 +102,79 @@ fn a_newer_format_is_refused() {
     assert!(reason.contains("newer version"), "{reason}");
 }
 
-#[tokio::test]
-async fn values_are_stamped_with_their_revision() {
-    let store = embedded::memory();
+on_both_engines!(
+    values_are_stamped_with_their_revision,
+    large_values_and_long_ranges_are_read_whole,
+);
+
+async fn values_are_stamped_with_their_revision(store: SharedStore) {
+    let mut watch = store.watch("/", 0).await.unwrap();
     let text = r#"{"v":"","x":1}"#;
     let stamped = Value {
         bytes: text.as_bytes().to_vec().into(),
         stamp_at: Some(6),
     };
     let kv = store.put("/a", stamped, Expect::Any).await.unwrap();
-    assert_eq!(kv.value, format!(r#"{{"v":"{}","x":1}}"#, kv.mod_revision));
+    let seen = format!(r#"{{"v":"{}","x":1}}"#, kv.mod_revision);
+    assert_eq!(kv.value, seen);
+    assert_eq!(store.get("/a", 0).await.unwrap().unwrap().value, seen);
+    assert_eq!(
+        store.range("/", "0", 0, 0).await.unwrap().items[0].value,
+        seen
+    );
+    let conflict = store.put("/a", value("x"), Expect::Absent).await;
+    let Err(Error::Conflict(Some(found))) = conflict else {
+        panic!("{conflict:?}")
+    };
+    assert_eq!(found.value, seen);
+    loop {
+        if let WatchMessage::Event(Event::Put { kv, .. }) = watch.recv().await.unwrap() {
+            assert_eq!(kv.value, seen);
+            break;
+        }
+    }
     let beyond = Value {
         bytes: "x".into(),
         stamp_at: Some(9),
     };
     assert!(store.put("/b", beyond, Expect::Any).await.is_err());
+}
+
+async fn large_values_and_long_ranges_are_read_whole(store: SharedStore) {
+    // Pages and answers of etcd end in the middle of this, and a watch's answers are cut up.
+    let start = store.current_revision().await.unwrap();
+    let large = "x".repeat(1 << 20);
+    for i in 0..12 {
+        let key = format!("/large/{i:02}");
+        store
+            .put(&key, value(&large), Expect::Absent)
+            .await
+            .unwrap();
+    }
+    let small = futures::future::join_all((0..700).map(|i| {
+        let store = store.clone();
+        async move {
+            let key = format!("/small/{i:03}");
+            store.put(&key, value("s"), Expect::Absent).await.unwrap();
+        }
+    }));
+    small.await;
+    let all = store.range("/", "0", 0, 0).await.unwrap();
+    assert_eq!((all.items.len(), all.count), (712, 712));
+    assert!(all.items.is_sorted_by(|a, b| a.key < b.key));
+    assert_eq!(all.revision, start + 712);
+    let some = store.range("/large/03", "0", 5, 0).await.unwrap();
+    assert_eq!((some.items.len(), some.count), (5, 709));
+    assert_eq!(&*some.items[0].key, "/large/03");
+    let mut watch = store.watch("/large/", start + 1).await.unwrap();
+    for i in 0..12 {
+        loop {
+            let message = watch.recv().await.unwrap();
+            if let WatchMessage::Event(Event::Put { kv, .. }) = message {
+                assert_eq!(&*kv.key, &format!("/large/{i:02}"));
+                assert_eq!(kv.value.len(), large.len());
+                break;
+            }
+        }
+    }
 }

@@ -1,19 +1,50 @@
-//! The embedded store against a model, across restarts, and under concurrent writers and watchers.
+//! Both engines against a model, across restarts, and under concurrent writers and watchers.
+//! Tests with etcd are skipped, with a message, where there is no etcd.
 
 #![allow(clippy::unwrap_used)]
 
+/// Runs tests that take a new, empty store on the embedded engine and on an etcd of their own.
+macro_rules! on_both_engines {
+    ($($name:ident),* $(,)?) => {
+        mod on_embedded {
+            $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn $name() {
+                super::$name(keelson_store::embedded::memory()).await;
+            })*
+        }
+        mod on_etcd {
+            $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn $name() {
+                if let Some(server) = keelson_testkit_etcd::EtcdServer::start() {
+                    super::$name(crate::connect(&server).await).await;
+                }
+            })*
+        }
+    };
+}
+
+mod etcd_faults;
 mod files;
 mod model;
 mod watching;
 
 use bytes::Bytes;
-use keelson_store::{SharedStore, Value, embedded};
+use keelson_store::{SharedStore, Value, embedded, etcd};
+use keelson_testkit_etcd::EtcdServer;
 
 pub(crate) fn value(text: &str) -> Value {
     Value {
         bytes: Bytes::copy_from_slice(text.as_bytes()),
         stamp_at: None,
     }
+}
+
+pub(crate) async fn connect(server: &EtcdServer) -> SharedStore {
+    let options = etcd::Options {
+        compact_every: None,
+        ..etcd::Options::new(vec![server.url().to_owned()])
+    };
+    etcd::connect(options).await.unwrap()
 }
 
 /// A directory of this test alone, removed when it ends.

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use keelson_store::{Error, Expect, SharedStore, embedded};
+use keelson_testkit_etcd::EtcdServer;
 
 use crate::{Directory, value};
 
@@ -118,10 +119,9 @@ async fn compare(store: &SharedStore, model: &Model, random: &mut Random) {
     assert_eq!(found.is_some(), state.contains_key(&absent));
 }
 
-async fn run(seed: u64, steps: usize) {
+async fn run(store: SharedStore, seed: u64, steps: usize) {
     println!("seed {seed}");
     let mut random = Random(seed);
-    let store = embedded::memory();
     let mut model = Model {
         revision: store.current_revision().await.unwrap(),
         ..Model::default()
@@ -130,7 +130,7 @@ async fn run(seed: u64, steps: usize) {
     for _ in 0..steps {
         step(&store, &mut model, &mut random).await;
         compare(&store, &model, &mut random).await;
-        if random.next(100) == 0 {
+        if random.next(50) == 0 {
             let at = model.revision
                 - random.next(model.revision - model.history.keys().next().unwrap() + 1);
             store.compact(at).await.unwrap();
@@ -151,7 +151,14 @@ async fn run(seed: u64, steps: usize) {
 #[tokio::test]
 async fn the_store_behaves_like_a_map_with_versions() {
     for seed in [1, 0xdead_beef, 0x9e37_79b9_7f4a_7c15] {
-        run(seed, 1500).await;
+        run(embedded::memory(), seed, 1500).await;
+    }
+}
+
+#[tokio::test]
+async fn so_does_etcd() {
+    if let Some(server) = EtcdServer::start() {
+        run(crate::connect(&server).await, 0x5eed, 300).await;
     }
 }
 
