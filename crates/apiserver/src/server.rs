@@ -183,6 +183,11 @@ impl ApiServer {
         for step in STEPS {
             health.expect(step);
         }
+        // The store is open and the caches have read it when these lines are reached.
+        health.set("log", None, true);
+        health.set("etcd", None, true);
+        health.done("informer-sync");
+        health.done("shutdown");
         let server = Arc::new(Server {
             advertise_address,
             resources,
@@ -284,6 +289,8 @@ impl ApiServer {
 
     /// Ends watches and connections, then background work. The store stays the caller's.
     pub async fn shutdown(self) {
+        let stopping = Some("process is shutting down".to_owned());
+        self.server.health.set("shutdown", stopping, false);
         self.server.stop.cancel();
         self.server.registry.shutdown().await;
         self.tasks.close();

@@ -75,7 +75,7 @@ pub fn decode(bytes: &[u8], schema: &Schema) -> Result<Decoded, DecodeError> {
     Ok(out)
 }
 
-fn duplicate(path: &str) -> String {
+pub(crate) fn duplicate(path: &str) -> String {
     format!("duplicate field {}", go::quote(path))
 }
 

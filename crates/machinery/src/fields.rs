@@ -19,8 +19,11 @@ pub struct Selector {
 pub enum SelectorError {
     #[error("invalid selector: '{selector}'; can't understand '{part}'")]
     Term { selector: String, part: String },
-    #[error("{0}: invalid escape sequence in value: {1}")]
-    Escape(String, String),
+    #[error("invalid field selector: invalid escape sequence: {0}")]
+    Escape(String),
+    // Go prints a character of this kind as its number.
+    #[error("invalid field selector: unescaped character in value: {0}")]
+    Unescaped(u32),
     #[error("selector is too long")]
     TooLong,
 }
@@ -87,6 +90,8 @@ impl Selector {
                 equal,
             });
         }
+        // `=` says nothing about anything.
+        terms.retain(|t| !(t.field.is_empty() && t.value.is_empty() && t.equal));
         Ok(Selector { terms })
     }
 
@@ -159,10 +164,10 @@ fn unescape(s: &str) -> Result<String, SelectorError> {
                     let seq = other
                         .map(|c| format!("\\{c}"))
                         .unwrap_or_else(|| "\\".into());
-                    return Err(SelectorError::Escape(s.to_owned(), seq));
+                    return Err(SelectorError::Escape(seq));
                 }
             },
-            ',' | '=' => return Err(SelectorError::Escape(s.to_owned(), c.to_string())),
+            ',' | '=' => return Err(SelectorError::Unescaped(c.into())),
             c => out.push(c),
         }
     }

@@ -67,6 +67,18 @@ pub fn json(v: &Value) -> String {
     out
 }
 
+/// What Go's JSON decoder calls a value that it cannot put where it belongs.
+pub fn json_kind(v: &Value) -> &'static str {
+    match v {
+        Value::Null => "null",
+        Value::Bool(_) => "bool",
+        Value::Number(_) => "number",
+        Value::String(_) => "string",
+        Value::Array(_) => "array",
+        Value::Object(_) => "object",
+    }
+}
+
 /// A value as Go's `%v` prints the corresponding simple type.
 pub fn plain(v: &Value) -> String {
     match v {

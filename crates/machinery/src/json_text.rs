@@ -1,4 +1,5 @@
-//! A JSON parser that notices keys given twice. The last one wins, as everywhere.
+//! JSON text to a tree, with errors in the words of Go's decoder, and a parser that notices keys
+//! given twice. The last one wins, as everywhere.
 
 use serde::de::{Deserialize, DeserializeSeed, Deserializer, Error, MapAccess, SeqAccess, Visitor};
 use serde_json::{Map, Number, Value};
@@ -8,13 +9,49 @@ const MAX_DUPLICATES: usize = 100;
 
 /// The tree, and the paths of duplicate keys.
 pub(crate) fn parse_json(bytes: &[u8]) -> Result<(Value, Vec<String>), String> {
+    match parse_once(bytes) {
+        Ok(parsed) => Ok(parsed),
+        // Go's decoder takes bytes that are no UTF-8 for replacement characters.
+        Err(_) if std::str::from_utf8(bytes).is_err() => {
+            let text = String::from_utf8_lossy(bytes);
+            parse_once(text.as_bytes()).map_err(|err| in_words_of_go(text.as_bytes(), &err))
+        }
+        Err(err) => Err(in_words_of_go(bytes, &err)),
+    }
+}
+
+/// A tree, and what a strict decoder minds in the text: `duplicate field "a.b"`.
+pub fn parse_strict(bytes: &[u8]) -> Result<(Value, Vec<String>), String> {
+    let (value, duplicates) = parse_json(bytes)?;
+    let problems = duplicates.iter().map(|path| crate::decode::duplicate(path));
+    Ok((value, problems.collect()))
+}
+
+/// A tree, for who does not mind keys given twice.
+pub fn parse(bytes: &[u8]) -> Result<Value, String> {
+    match serde_json::from_slice(bytes) {
+        Ok(value) => Ok(value),
+        Err(_) => parse_json(bytes).map(|(value, _)| value),
+    }
+}
+
+fn parse_once(bytes: &[u8]) -> Result<(Value, Vec<String>), serde_json::Error> {
     let mut context = Context::default();
     let mut d = serde_json::Deserializer::from_slice(bytes);
-    let value = Seed(&mut context)
-        .deserialize(&mut d)
-        .map_err(|e| e.to_string())?;
-    d.end().map_err(|e| e.to_string())?;
+    let value = Seed(&mut context).deserialize(&mut d)?;
+    d.end()?;
     Ok((value, context.duplicates))
+}
+
+fn in_words_of_go(bytes: &[u8], err: &serde_json::Error) -> String {
+    crate::json_syntax::error(bytes).unwrap_or_else(|| {
+        // Nesting that Go would take and we do not, or a lone surrogate.
+        if err.to_string().starts_with("recursion limit") {
+            "exceeded max depth".to_owned()
+        } else {
+            err.to_string()
+        }
+    })
 }
 
 /// Paths of all keys in the order of the document; of a key given again, that place too. For

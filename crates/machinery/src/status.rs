@@ -241,6 +241,16 @@ impl Status {
         s
     }
 
+    /// What upstream answers with for an error that has no reason of its own.
+    pub fn unclassified(msg: impl fmt::Display) -> Status {
+        Status {
+            code: 500,
+            reason: String::new(),
+            message: msg.to_string(),
+            details: None,
+        }
+    }
+
     pub fn service_unavailable(msg: impl fmt::Display) -> Status {
         Self::failure(503, "ServiceUnavailable", msg)
     }

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
 
-use keelson_machinery::status::Status;
+use keelson_machinery::go;
 
 use crate::request::{RequestInfo, Response, respond_text};
 
@@ -49,7 +49,7 @@ impl Health {
             .all(|check| check.failure.is_none())
     }
 
-    pub(super) fn answer(&self, info: &RequestInfo) -> Result<Response, Status> {
+    pub(super) fn answer(&self, info: &RequestInfo) -> Response {
         let path = info.path.trim_matches('/');
         let (endpoint, single) = path.split_once('/').unwrap_or((path, ""));
         let excluded: Vec<&str> = info.query.all("exclude").collect();
@@ -64,11 +64,12 @@ impl Health {
         if !single.is_empty() {
             selected.retain(|(name, _)| *name == single);
             if selected.is_empty() {
-                return Err(Status::path_not_found());
+                return no_such_path();
             }
         }
         let mut text = String::new();
         let mut failed = false;
+        let mut unmatched = Vec::new();
         for (name, failure) in selected {
             if excluded.contains(&name) {
                 text.push_str(&format!("[+]{name} excluded: ok\n"));
@@ -80,16 +81,46 @@ impl Health {
                 text.push_str(&format!("[+]{name} ok\n"));
             }
         }
+        for unknown in excluded
+            .iter()
+            .filter(|name| **name != "ping" && !checks.contains_key(**name))
+        {
+            tracing::warn!(check = unknown, "no such health check to exclude");
+            unmatched.push(go::quote(unknown));
+        }
+        if !unmatched.is_empty() && single.is_empty() {
+            let all = unmatched.join(",");
+            text.push_str(&format!(
+                "warn: some health checks cannot be excluded: no matches for {all}\n"
+            ));
+        }
         if failed {
             text.push_str(&format!("{endpoint} check failed\n"));
-            return Ok(respond_text(500, text));
+            return unsniffed(respond_text(500, text));
         }
-        if info.query.get("verbose").is_none() || !single.is_empty() {
-            return Ok(respond_text(200, "ok"));
+        if !single.is_empty() {
+            return respond_text(200, "ok");
+        }
+        if info.query.get("verbose").is_none() {
+            return unsniffed(respond_text(200, "ok"));
         }
         text.push_str(&format!("{endpoint} check passed\n"));
-        Ok(respond_text(200, text))
+        unsniffed(respond_text(200, text))
     }
+}
+
+/// Text that a browser must not take for anything else.
+fn unsniffed(mut response: Response) -> Response {
+    response.headers_mut().insert(
+        http::header::X_CONTENT_TYPE_OPTIONS,
+        http::HeaderValue::from_static("nosniff"),
+    );
+    response
+}
+
+/// The answer for paths that nothing has registered.
+pub(super) fn no_such_path() -> Response {
+    unsniffed(respond_text(404, "404 page not found\n"))
 }
 
 #[cfg(test)]
@@ -98,9 +129,7 @@ mod tests {
 
     fn ask(health: &Health, uri: &str) -> u16 {
         let info = RequestInfo::parse(&http::Method::GET, &uri.parse().unwrap());
-        health
-            .answer(&info)
-            .map_or_else(|s| s.code, |r| r.status().as_u16())
+        health.answer(&info).status().as_u16()
     }
 
     #[test]

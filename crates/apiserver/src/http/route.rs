@@ -55,19 +55,23 @@ async fn other(
     let info = &context.info;
     let path = info.path.trim_end_matches('/');
     let segments: Vec<&str> = path.trim_start_matches('/').split('/').collect();
-    if !matches!(context.method.as_str(), "GET" | "HEAD") {
-        return Err(if discovery::is_path(&segments) {
-            Status::method_not_allowed(
-                "the server does not allow this method on the requested resource",
-            )
-        } else {
-            Status::path_not_found()
-        });
+    // What upstream's router serves has methods; the other paths do not look at them.
+    let routed = discovery::is_path(&segments)
+        || matches!(
+            segments.as_slice(),
+            ["version"] | ["openid", "v1", "jwks"] | [".well-known", "openid-configuration"]
+        );
+    let reads =
+        context.method == http::Method::GET || context.method == http::Method::HEAD && !routed;
+    if routed && !reads && known(server, &segments) {
+        return Err(Status::method_not_allowed(
+            "the server does not allow this method on the requested resource",
+        ));
     }
     match segments.as_slice() {
         [""] => Ok(respond_json(200, &json!({"paths": root_paths(server)}))),
         ["version"] => Ok(respond_json(200, &version())),
-        ["healthz" | "livez" | "readyz", ..] => server.health.answer(info),
+        ["healthz" | "livez" | "readyz", ..] => Ok(server.health.answer(info)),
         ["metrics"] => Ok(respond(
             200,
             "text/plain; version=0.0.4; charset=utf-8",
@@ -80,7 +84,9 @@ async fn other(
                 .ok_or_else(Status::path_not_found)?;
             streaming::forward_to_aggregated(server, context, &target, parts, body).await
         }
-        ["api" | "apis", ..] => discovery::answer(server, context, &segments),
+        ["api" | "apis", ..] if known(server, &segments) => {
+            discovery::answer(server, context, &segments)
+        }
         ["openapi", "v2"] => openapi::v2::answer(server, context),
         ["openapi", "v3"] => openapi::v3::index(server),
         ["openapi", "v3", rest @ ..] => openapi::v3::document(server, context, &rest.join("/")),
@@ -99,8 +105,22 @@ async fn other(
             cacheable(&mut response);
             Ok(response)
         }
-        _ => Err(Status::path_not_found()),
+        _ => Ok(super::health::no_such_path()),
     }
+}
+
+/// Whether discovery has anything to say of this group.
+fn known(server: &Server, segments: &[&str]) -> bool {
+    let ["apis", group, ..] = segments else {
+        return !matches!(segments, ["api", _, _, ..]);
+    };
+    let groups = &server.discovery.current(server).groups;
+    groups.iter().any(|g| g.name == *group)
+        || server
+            .aggregation
+            .groups()
+            .iter()
+            .any(|g| g["name"] == **group)
 }
 
 fn cacheable(response: &mut Response) {

@@ -26,6 +26,11 @@ impl Change<'_> {
         }
     }
 
+    /// A whole object is meant for the one that has its uid; of a patch the uid is a field.
+    pub(crate) fn is_replacement(&self) -> bool {
+        matches!(self, Self::Replace(_))
+    }
+
     /// Server-side apply of an object that does not exist creates it.
     pub(crate) fn creates_absent(&self) -> bool {
         matches!(self, Self::Patch(patch) if patch.is_apply())

@@ -3,7 +3,7 @@
 
 use bytes::{BufMut, Bytes, BytesMut};
 use keelson_machinery::status::Status;
-use keelson_machinery::{default, meta, protobuf};
+use keelson_machinery::{default, go, json_text, meta, protobuf};
 use keelson_store::{Revision, Value as StoreValue};
 use serde_json::Value;
 
@@ -20,7 +20,9 @@ pub(crate) fn body_value(body: &Bytes, encoding: Encoding) -> Result<Value, Stat
     check_size(body)?;
     match encoding {
         Encoding::Json => {
-            serde_json::from_slice(body).map_err(|err| Status::bad_request(json_error(body, &err)))
+            let value = json_text::parse(body).map_err(json_error)?;
+            check_envelope(&value)?;
+            Ok(value)
         }
         Encoding::Yaml => yaml(body),
         Encoding::Protobuf => protobuf::decode(body, protobuf_type)
@@ -66,12 +68,63 @@ pub(crate) fn check_size(body: &Bytes) -> Result<(), Status> {
     Ok(())
 }
 
-fn json_error(body: &[u8], err: &serde_json::Error) -> String {
-    if body.is_empty() {
-        "EOF".to_owned()
-    } else {
-        format!("couldn't get version/kind; json parse error: {err}")
+/// Before the type of an object is known, upstream looks for its version and kind alone.
+pub(crate) fn json_error(message: impl std::fmt::Display) -> Status {
+    Status::bad_request(format!(
+        "couldn't get version/kind; json parse error: {message}"
+    ))
+}
+
+/// Go's anonymous struct for version and kind, as it prints its type.
+const ENVELOPE: &str = r#"struct { APIVersion string "json:\"apiVersion,omitempty\""; Kind string "json:\"kind,omitempty\"" }"#;
+
+fn check_envelope(value: &Value) -> Result<(), Status> {
+    let kind = go::json_kind(value);
+    let Some(fields) = value.as_object() else {
+        return match value {
+            Value::Null => Ok(()),
+            _ => Err(json_error(format!(
+                "json: cannot unmarshal {kind} into Go value of type {ENVELOPE}"
+            ))),
+        };
+    };
+    for name in ["apiVersion", "kind"] {
+        match fields.get(name) {
+            None | Some(Value::Null | Value::String(_)) => {}
+            Some(other) => {
+                return Err(json_error(format!(
+                    "json: cannot unmarshal {} into Go struct field .{name} of type string",
+                    go::json_kind(other)
+                )));
+            }
+        }
     }
+    let api_version = meta::api_version(value);
+    if api_version.matches('/').count() > 1 {
+        return Err(Status::bad_request(format!(
+            "unexpected GroupVersion string: {api_version}"
+        )));
+    }
+    Ok(())
+}
+
+/// Upstream's words for a body whose type cannot be told, with its beginning.
+fn unrecognized(entry: &ResourceEntry, body: &[u8], status: &Status) -> Status {
+    const SHOWN: usize = 30;
+    let shown = &body[..body.len().min(SHOWN)];
+    let more = if body.len() > SHOWN { " ..." } else { "" };
+    let summary = match body.first() {
+        None => "<empty>".to_owned(),
+        Some(b'{') => format!("{}{more}", String::from_utf8_lossy(shown)),
+        Some(_) => {
+            let hex: String = shown.iter().map(|byte| format!("{byte:02x}")).collect();
+            format!("{hex}{more}")
+        }
+    };
+    Status::bad_request(format!(
+        "the object provided is unrecognized (must be of type {}): {} ({summary})",
+        entry.kind, status.message
+    ))
 }
 
 pub(crate) fn yaml(body: &[u8]) -> Result<Value, Status> {
@@ -130,13 +183,22 @@ pub(crate) fn decode_object(
 ) -> Result<Value, Status> {
     check_size(body)?;
     let mut value = match encoding {
-        Encoding::Json => super::strict::json(entry, body, validation, warnings)?,
+        Encoding::Json => {
+            super::strict::json(entry, body, validation, warnings).or_else(|err| {
+                // Only a body that is refused is looked at twice.
+                body_value(body, encoding).map_err(|err| unrecognized(entry, body, &err))?;
+                Err(err)
+            })?
+        }
         Encoding::Yaml => {
-            let value = body_value(body, encoding)?;
+            let value =
+                body_value(body, encoding).map_err(|err| unrecognized(entry, body, &err))?;
             super::strict::yaml(entry, value, yaml_problem(body), validation, warnings)?
         }
         Encoding::Protobuf => {
-            super::strict::value(entry, body_value(body, encoding)?, validation, warnings)?
+            let value =
+                body_value(body, encoding).map_err(|err| unrecognized(entry, body, &err))?;
+            super::strict::value(entry, value, validation, warnings)?
         }
     };
     finish_object(entry, &mut value)?;
@@ -154,35 +216,75 @@ pub(crate) fn finish_object(entry: &ResourceEntry, value: &mut Value) -> Result<
     Ok(())
 }
 
-fn check_type(entry: &ResourceEntry, value: &Value) -> Result<(), Status> {
+pub(crate) fn check_type(entry: &ResourceEntry, value: &Value) -> Result<(), Status> {
     let Some(object) = value.as_object() else {
         return Err(Status::bad_request(format!(
             "json: cannot unmarshal {} into Go value of type {}.{}",
-            json_kind(value),
+            go::json_kind(value),
             entry.version,
             entry.kind
         )));
     };
-    let expected = entry.api_version();
-    let text = |name| object.get(name).and_then(Value::as_str).unwrap_or_default();
-    let (api_version, kind) = (text("apiVersion"), text("kind"));
-    if !kind.is_empty() && kind != entry.kind {
+    type_problem(entry, value).map_err(|problem| {
+        let expected = entry.api_version();
+        let text = |name| object.get(name).and_then(Value::as_str).unwrap_or_default();
+        let (api_version, kind) = (text("apiVersion"), text("kind"));
+        if problem.starts_with(MISMATCH) {
+            return Status::bad_request(problem);
+        }
         let version = if api_version.is_empty() {
             &expected
         } else {
             api_version
         };
-        return Err(Status::bad_request(format!(
-            "{kind} in version {version:?} cannot be handled as a {}: no kind {kind:?} is registered here",
+        let kind = if kind.is_empty() { &entry.kind } else { kind };
+        Status::bad_request(format!(
+            "{kind} in version {version:?} cannot be handled as a {}: {problem}",
             entry.kind
-        )));
+        ))
+    })
+}
+
+const MISMATCH: &str = "the API version in the data";
+
+/// Why an object that says of itself what it is cannot be one of this entry.
+pub(crate) fn type_problem(entry: &ResourceEntry, value: &Value) -> Result<(), String> {
+    let expected = entry.api_version();
+    let text = |name| value.get(name).and_then(Value::as_str).unwrap_or_default();
+    let api_version = match text("apiVersion") {
+        "" => expected.as_str(),
+        given => given,
+    };
+    let kind = match text("kind") {
+        "" => entry.kind.as_str(),
+        given => given,
+    };
+    if kind == entry.kind && api_version == expected {
+        return Ok(());
     }
-    if !api_version.is_empty() && api_version != expected {
-        return Err(Status::bad_request(format!(
-            "the API version in the data ({api_version}) does not match the expected API version ({expected})"
-        )));
+    let mismatch = || {
+        format!("{MISMATCH} ({api_version}) does not match the expected API version ({expected})")
+    };
+    if entry.custom && kind == entry.kind {
+        return Err(mismatch());
     }
-    Ok(())
+    let (group, version) = meta::split_api_version(api_version);
+    if entry.custom || keelson_api::kind_type(group, version, kind).is_none() {
+        return Err(format!(
+            "no kind {kind:?} is registered for version {api_version:?} in scheme \"pkg/api/legacyscheme/scheme.go:30\""
+        ));
+    }
+    if kind == entry.kind && group == entry.group {
+        return Err(mismatch());
+    }
+    let package = match entry.group.split('.').next() {
+        None | Some("") => "core",
+        Some(first) => first,
+    };
+    Err(format!(
+        "converting ({version}.{kind}) to ({package}.{}): unknown conversion",
+        entry.kind
+    ))
 }
 
 /// A body that is no stored kind (reviews, token requests): decoded through the schema of its
@@ -236,17 +338,6 @@ pub(crate) fn encode_answer(
 pub(crate) fn parse(bytes: &[u8]) -> Result<Value, Status> {
     serde_json::from_slice(bytes)
         .map_err(|err| Status::internal(format!("a stored object cannot be decoded: {err}")))
-}
-
-fn json_kind(value: &Value) -> &'static str {
-    match value {
-        Value::Null => "null",
-        Value::Bool(_) => "bool",
-        Value::Number(_) => "number",
-        Value::String(_) => "string",
-        Value::Array(_) => "array",
-        Value::Object(_) => "object",
-    }
 }
 
 /// The canonical bytes of an object without its resourceVersion, and where the store puts it.

@@ -149,7 +149,7 @@ impl Registry {
     pub async fn handle(&self, ctx: &RequestContext, body: Bytes) -> Response {
         let mut response = match self.dispatch(ctx, body).await {
             Ok(response) => response,
-            Err(status) => respond_status(&status),
+            Err(status) => refuse(ctx, &status),
         };
         let headers = response.headers_mut();
         headers
@@ -164,6 +164,9 @@ impl Registry {
             .resources
             .lookup(&info.group, &info.version, &info.resource)
             .ok_or_else(Status::path_not_found)?;
+        if ctx.method == http::Method::HEAD {
+            return Err(not_allowed());
+        }
         if !entry.namespaced && !info.namespace.is_empty() && info.resource != "namespaces" {
             return Err(Status::path_not_found());
         }
@@ -182,23 +185,22 @@ impl Registry {
         if !call.subresource.is_empty() {
             return self.dispatch_subresource(&call, body).await;
         }
-        if !call.entry.has_verb(&info.verb) {
-            return Err(Status::method_not_allowed(
-                "the server does not allow this method on the requested resource",
-            ));
-        }
-        // Routes that upstream does not have: writes across namespaces, a create at a name.
+        // Routes that upstream does not have: an object across namespaces, a create at a name, an
+        // update of none.
         let all_namespaces = call.entry.namespaced && namespace.is_empty();
         let named = !call.name.is_empty();
-        let routed = match info.verb.as_str() {
+        let verb = info.verb.as_str();
+        if all_namespaces && named && !matches!(verb, "list" | "watch") {
+            return Err(Status::path_not_found());
+        }
+        let routed = match verb {
             "list" | "watch" => true,
             "create" => !all_namespaces && !named,
+            "update" | "patch" => !all_namespaces && named,
             _ => !all_namespaces,
         };
-        if !routed {
-            return Err(Status::method_not_allowed(
-                "the server does not allow this method on the requested resource",
-            ));
+        if !routed || !call.entry.has_verb(verb) {
+            return Err(not_allowed());
         }
         let binds = call.entry.storage_group.is_empty() && call.entry.resource == "bindings";
         match info.verb.as_str() {
@@ -211,9 +213,7 @@ impl Registry {
             "patch" => self.serve_patch(&call, body).await,
             "delete" => self.serve_delete(&call, body).await,
             "deletecollection" => self.serve_delete_collection(&call, body).await,
-            _ => Err(Status::method_not_allowed(
-                "the server does not allow this method on the requested resource",
-            )),
+            _ => Err(not_allowed()),
         }
     }
 
@@ -350,6 +350,28 @@ impl Registry {
         }
         Renderer::new(Arc::clone(&call.entry), output).list(objects, &meta)
     }
+}
+
+/// An error, in the encoding that the client accepts.
+fn refuse(ctx: &RequestContext, status: &Status) -> Response {
+    let mut response = respond_status(status);
+    let wanted = negotiate::answer_output(ctx).unwrap_or(negotiate::Output::JSON);
+    if wanted.encoding != negotiate::Encoding::Json
+        && let Ok(encoded) = render::value(status.code, &wanted, &status.to_value())
+    {
+        let (parts, body) = encoded.into_parts();
+        *response.body_mut() = body;
+        if let Some(kind) = parts.headers.get(http::header::CONTENT_TYPE) {
+            response
+                .headers_mut()
+                .insert(http::header::CONTENT_TYPE, kind.clone());
+        }
+    }
+    response
+}
+
+fn not_allowed() -> Status {
+    Status::method_not_allowed("the server does not allow this method on the requested resource")
 }
 
 impl<'a> Call<'a> {

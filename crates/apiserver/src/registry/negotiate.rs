@@ -7,6 +7,8 @@ use crate::request::RequestContext;
 
 const WITH_PROTOBUF: &str =
     "application/json, application/yaml, application/vnd.kubernetes.protobuf";
+const STREAMS: &str =
+    ", application/json;stream=watch, application/vnd.kubernetes.protobuf;stream=watch";
 const WITHOUT_PROTOBUF: &str = "application/json, application/yaml";
 
 /// The bytes on the wire.
@@ -107,6 +109,15 @@ fn choose(
             ..Output::JSON
         });
     }
+    // Upstream's router comes first for what it serves, and knows no `application/*`.
+    if protobuf && !header.split(',').take(64).any(is_routed) {
+        let streams = if list { STREAMS } else { "" };
+        return Err(Status::not_acceptable(format!(
+            "406: Not Acceptable\n\nAvailable representations: {WITH_PROTOBUF}{streams}"
+        ))
+        .with_details("", "", ""));
+    }
+    let watch = list && ctx.info.verb == "watch";
     let mut clauses: Vec<Accept<'_>> = header
         .split(',')
         .take(64)
@@ -120,6 +131,10 @@ fn choose(
             media_type => Encoding::of(media_type, protobuf),
         };
         let Some(encoding) = encoding else { continue };
+        // YAML has no frames.
+        if watch && encoding == Encoding::Yaml {
+            continue;
+        }
         if let Some((form, meta_version)) = form(ctx, &clause.parameters, list) {
             // Tables have no message.
             let table = matches!(form, Form::Table(_));
@@ -134,10 +149,19 @@ fn choose(
             });
         }
     }
-    Err(Status::not_acceptable(format!(
-        "only the following media types are accepted: {}",
+    let accepted = if watch {
+        STREAMS.trim_start_matches(", ")
+    } else {
         supported(protobuf)
+    };
+    Err(Status::not_acceptable(format!(
+        "only the following media types are accepted: {accepted}"
     )))
+}
+
+fn is_routed(clause: &str) -> bool {
+    let media_type = clause.split(';').next().unwrap_or_default().trim();
+    media_type == "*/*" || Encoding::of(media_type, true).is_some()
 }
 
 fn supported(protobuf: bool) -> &'static str {

@@ -2,6 +2,7 @@
 //! checks them.
 
 use keelson_machinery::field::{ErrorList, FieldError, Path};
+use keelson_machinery::go;
 use keelson_machinery::status::Status;
 use serde_json::{Value, json};
 
@@ -35,7 +36,7 @@ impl WriteOptions {
             "Ignore" => FieldValidation::Ignore,
             "Strict" => FieldValidation::Strict,
             other => {
-                let allowed = ["Ignore", "Strict", "Warn", ""];
+                let allowed = ["", "Ignore", "Strict", "Warn"];
                 errors.push(FieldError::not_supported(
                     &Path::new("fieldValidation"),
                     other,
@@ -48,11 +49,17 @@ impl WriteOptions {
         if manager.len() > 128 {
             errors.push(FieldError::too_long(&Path::new("fieldManager"), 128));
         }
-        if manager.chars().any(char::is_control) {
+        let mut strange = manager
+            .char_indices()
+            .filter(|(_, c)| !go::is_printable(*c));
+        if let Some((at, c)) = strange.next() {
             errors.push(FieldError::invalid(
                 &Path::new("fieldManager"),
                 manager,
-                "should only contain printable characters",
+                format!(
+                    "invalid character U+{:04X} (at position {at})",
+                    u32::from(c)
+                ),
             ));
         }
         if !errors.is_empty() {
@@ -97,19 +104,15 @@ fn manager_from_agent(ctx: &RequestContext) -> String {
 }
 
 fn dry_run(values: impl Iterator<Item = String>, errors: &mut ErrorList) -> bool {
-    let mut all = false;
-    for value in values {
-        if value == "All" {
-            all = true;
-        } else {
-            errors.push(FieldError::not_supported(
-                &Path::new("dryRun"),
-                value,
-                &["All"],
-            ));
-        }
+    let values: Vec<String> = values.collect();
+    if values.iter().any(|value| value != "All") {
+        errors.push(FieldError::not_supported(
+            &Path::new("dryRun"),
+            json!(values),
+            &["All"],
+        ));
     }
-    all
+    values.iter().any(|value| value == "All")
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -141,10 +144,14 @@ impl DeleteOptions {
                     .and_then(Value::as_str)
                     .unwrap_or("DeleteOptions");
                 if kind != "DeleteOptions" {
-                    return Err(Status::bad_request(
-                        "decoded object cannot be converted to DeleteOptions",
-                    ));
+                    let given = body.get("apiVersion").and_then(Value::as_str);
+                    return Err(Status::bad_request(format!(
+                        "no kind {} is registered for version {}",
+                        go::quote(kind),
+                        go::quote(given.unwrap_or("meta.k8s.io/v1"))
+                    )));
                 }
+                typed(&body, "preconditions", Value::as_object, "v1.Preconditions")?;
                 body
             }
             None => from_query(query)?,
@@ -172,7 +179,7 @@ impl DeleteOptions {
             Some("Background") => Some(Propagation::Background),
             Some("Foreground") => Some(Propagation::Foreground),
             Some(other) => {
-                let allowed = ["Background", "Foreground", "Orphan", "nil"];
+                let allowed = ["Foreground", "Background", "Orphan", "nil"];
                 errors.push(FieldError::not_supported(
                     &Path::new("propagationPolicy"),
                     other,
@@ -211,10 +218,10 @@ impl DeleteOptions {
     }
 }
 
-fn typed<T>(
-    raw: &Value,
+fn typed<'v, T>(
+    raw: &'v Value,
     name: &str,
-    read: impl Fn(&Value) -> Option<T>,
+    read: impl Fn(&'v Value) -> Option<T>,
     kind: &str,
 ) -> Result<Option<T>, Status> {
     match raw.get(name) {
@@ -222,7 +229,8 @@ fn typed<T>(
         Some(value) => match read(value) {
             Some(value) => Ok(Some(value)),
             None => Err(Status::bad_request(format!(
-                "json: cannot unmarshal into Go struct field DeleteOptions.{name} of type {kind}"
+                "json: cannot unmarshal {} into Go struct field DeleteOptions.{name} of type {kind}",
+                go::json_kind(value)
             ))),
         },
     }
@@ -311,9 +319,16 @@ impl ListOptions {
             return Ok(0);
         }
         self.resource_version.parse().map_err(|_| {
-            let value = self.resource_version.as_str();
-            let message = format!("strconv.ParseUint: parsing {value:?}: invalid syntax");
-            Status::bad_request(format!("invalid resource version {value:?}: {message}"))
+            let value = go::quote(&self.resource_version);
+            let message = format!(
+                "resourceVersion: Invalid value: {value}: strconv.ParseUint: parsing {value}: invalid syntax"
+            );
+            // A watch hears of it by an error that upstream gives no reason.
+            if self.watch {
+                Status::unclassified(message)
+            } else {
+                Status::bad_request(format!("invalid resource version: {message}"))
+            }
         })
     }
 
@@ -330,10 +345,17 @@ impl ListOptions {
                         "sendInitialEvents requires setting resourceVersionMatch to NotOlderThan",
                     ));
                 }
-                if self.send_initial_events == Some(true) && !self.allow_watch_bookmarks {
+                if set && self.resource_version_match != "NotOlderThan" {
+                    errors.push(FieldError::not_supported(
+                        &version_match,
+                        self.resource_version_match.as_str(),
+                        &["NotOlderThan"],
+                    ));
+                }
+                if !self.continue_token.is_empty() {
                     errors.push(FieldError::forbidden(
-                        &initial,
-                        "sendInitialEvents requires setting allowWatchBookmarks to true",
+                        &version_match,
+                        "resourceVersionMatch is forbidden when continue is provided",
                     ));
                 }
             } else if set {
@@ -368,7 +390,7 @@ impl ListOptions {
         match self.resource_version_match.as_str() {
             "Exact" if self.resource_version == "0" => errors.push(FieldError::forbidden(
                 &version_match,
-                "resourceVersionMatch \"Exact\" is forbidden for resourceVersion \"0\"",
+                "resourceVersionMatch \"exact\" is forbidden for resourceVersion \"0\"",
             )),
             "Exact" | "NotOlderThan" => {}
             other => {

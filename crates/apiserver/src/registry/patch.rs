@@ -3,8 +3,9 @@
 
 use bytes::Bytes;
 use keelson_api::Schema;
+use keelson_machinery::field::{FieldError, Path};
 use keelson_machinery::status::Status;
-use keelson_machinery::{meta, patch};
+use keelson_machinery::{decode, go, json_text, meta, patch};
 use serde_json::Value;
 
 use super::Call;
@@ -14,7 +15,8 @@ use super::options::{FieldValidation, WriteOptions};
 use super::resources::ResourceEntry;
 use crate::request::Warnings;
 
-const TYPES: &str = "application/json-patch+json, application/merge-patch+json, application/strategic-merge-patch+json, application/apply-patch+yaml";
+const CUSTOM_TYPES: &str =
+    "application/json-patch+json, application/merge-patch+json, application/apply-patch+yaml";
 
 pub(crate) struct Patch<'a> {
     entry: &'a ResourceEntry,
@@ -24,6 +26,7 @@ pub(crate) struct Patch<'a> {
     validation: FieldValidation,
     warnings: &'a Warnings,
     yaml_problem: YamlProblem,
+    problems: Vec<String>,
     manager: String,
     force: bool,
 }
@@ -60,14 +63,16 @@ impl PatchKind {
                 "may not be specified for non-apply patch",
             ));
         }
-        let json = || -> Result<Value, Status> {
-            serde_json::from_slice(body)
+        let json = || {
+            json_text::parse(body)
                 .map_err(|err| Status::bad_request(format!("error decoding patch: {err}")))
         };
         match media_type.as_str() {
             "application/json-patch+json" => Ok(Self::Json(json()?)),
             "application/merge-patch+json" => Ok(Self::Merge(json()?)),
-            "application/strategic-merge-patch+json" if !custom => Ok(Self::Strategic(json()?)),
+            "application/strategic-merge-patch+json" if !custom => json_text::parse(body)
+                .map(Self::Strategic)
+                .map_err(Status::bad_request),
             "application/apply-patch+yaml" => {
                 if call
                     .ctx
@@ -80,15 +85,32 @@ impl PatchKind {
                 }
                 Ok(Self::Apply(codec::yaml(body)?))
             }
-            _ => Err(Status::unsupported_media_type(format!(
-                "the body of the request was in an unknown format - accepted media types include: {TYPES}"
-            ))),
+            // Custom kinds are told what they can do, built-in ones are stopped by the router.
+            "application/strategic-merge-patch+json" => {
+                Err(Status::unsupported_media_type(format!(
+                    "the body of the request was in an unknown format - accepted media types include: {CUSTOM_TYPES}"
+                )))
+            }
+            _ => Err(
+                Status::unsupported_media_type("415: Unsupported Media Type")
+                    .with_details("", "", ""),
+            ),
         }
+    }
+
+    /// What a strict decoder minds in the patch itself.
+    fn problems(&self, body: &Bytes) -> Vec<String> {
+        let mut problems = match self {
+            Self::Json(patch) => patch::json::problems(patch),
+            _ => Vec::new(),
+        };
+        let duplicates = json_text::parse_strict(body).map(|(_, problems)| problems);
+        problems.extend(duplicates.unwrap_or_default());
+        problems
     }
 }
 
 fn options_error(field: &str, detail: &str) -> Status {
-    use keelson_machinery::field::{FieldError, Path};
     let path = Path::new(field);
     let error = match field {
         "fieldManager" => FieldError::required(&path, detail),
@@ -103,15 +125,24 @@ impl<'a> Patch<'a> {
         options: &WriteOptions,
         body: &Bytes,
     ) -> Result<Self, Status> {
+        let kind = PatchKind::parse(call, options, body)?;
+        let strict = options.field_validation != FieldValidation::Ignore;
+        let applies = matches!(kind, PatchKind::Apply(_));
         Ok(Self {
             entry: &call.entry,
             subresource: call.subresource,
             name: call.name,
-            kind: PatchKind::parse(call, options, body)?,
-            yaml_problem: match options.field_validation {
-                FieldValidation::Ignore => None,
-                _ => codec::yaml_problem(body),
+            yaml_problem: if strict && applies {
+                codec::yaml_problem(body)
+            } else {
+                None
             },
+            problems: if strict && !applies {
+                kind.problems(body)
+            } else {
+                Vec::new()
+            },
+            kind,
             validation: options.field_validation,
             warnings: &call.ctx.warnings,
             manager: options.field_manager.clone(),
@@ -139,15 +170,74 @@ impl<'a> Patch<'a> {
             (_, None) => return Err(Status::not_found(&entry.group, &entry.resource, self.name)),
             (kind, Some(current)) => {
                 let patched = mechanism(&entry.schema, kind, &current)?;
-                super::strict::value(entry, patched, self.validation, self.warnings)?
+                self.decode(patched)?
             }
         };
         codec::finish_object(entry, &mut object)?;
-        if meta::name(&object).is_empty() {
+        if self.is_apply() && meta::name(&object).is_empty() {
             meta::set_name(&mut object, self.name);
         }
+        super::check_name(&object, self.name)?;
         entry.to_storage(&mut object)?;
         Ok(object)
+    }
+
+    /// What came of the patch must be an object of the kind; whatever it is that it is not, the
+    /// patch is to blame.
+    fn decode(&self, mut patched: Value) -> Result<Value, Status> {
+        let entry = self.entry;
+        let strategic = matches!(self.kind, PatchKind::Strategic(_));
+        if strategic {
+            // Decoded into the kind's own type, which has no kind to be told.
+            meta::set_type(&mut patched, &entry.api_version(), &entry.kind);
+        }
+        let shown = match &self.kind {
+            PatchKind::Strategic(patch) => patch.clone(),
+            _ => Value::Null,
+        };
+        let blame = |shown: &str, problem: String| {
+            let error = FieldError::invalid(&Path::new("patch"), shown, problem);
+            Status::invalid("", "", "", &vec![error])
+        };
+        let text = |patched: &Value| {
+            if strategic {
+                go::plain(&shown)
+            } else {
+                go::json(patched)
+            }
+        };
+        if let Err(problem) = codec::type_problem(entry, &patched) {
+            return Err(blame(&text(&patched), problem));
+        }
+        let given = if self.validation == FieldValidation::Strict {
+            text(&patched)
+        } else {
+            String::new()
+        };
+        let before = patched.clone();
+        let mut decoded = decode::normalize(patched, &entry.schema).map_err(|err| {
+            let problem = if strategic {
+                in_words_of_converter(&err.to_string())
+            } else {
+                err.to_string()
+            };
+            blame(&text(&before), problem)
+        })?;
+        decoded.problems.splice(0..0, self.problems.iter().cloned());
+        if decoded.problems.is_empty() {
+            return Ok(decoded.object);
+        }
+        match self.validation {
+            FieldValidation::Ignore => {}
+            FieldValidation::Warn => decoded
+                .problems
+                .iter()
+                .for_each(|problem| self.warnings.add(problem.as_str())),
+            FieldValidation::Strict => {
+                return Err(blame(&given, decode::strict_error(&decoded.problems)));
+            }
+        }
+        Ok(decoded.object)
     }
 
     fn server_side_apply(&self, current: Option<Value>, applied: &Value) -> Result<Value, Status> {
@@ -201,6 +291,36 @@ impl<'a> Patch<'a> {
             )));
         }
         Ok(())
+    }
+}
+
+/// A strategic merge ends in upstream's converter of trees, which has its own words for what
+/// Go's JSON decoder says of a value of the wrong type.
+fn in_words_of_converter(problem: &str) -> String {
+    let Some((given, wanted)) = problem
+        .strip_prefix("json: cannot unmarshal ")
+        .and_then(|rest| rest.split_once(" into Go "))
+        .and_then(|(given, rest)| Some((given, rest.rsplit_once(" of type ")?.1)))
+    else {
+        return problem.to_owned();
+    };
+    let from = match given.split_once(' ') {
+        Some(("number", text)) if text.contains(['.', 'e', 'E']) => "float64",
+        _ if given.starts_with("number") => "int64",
+        _ => match given {
+            "object" => "map[string]interface {}",
+            "array" => "[]interface {}",
+            other => other,
+        },
+    };
+    let number = matches!(from, "int64" | "float64");
+    match wanted {
+        "string" if from == "int64" => format!("cannot convert {from} to string"),
+        "int32" | "int64" if number => format!("cannot convert {from} to {wanted}"),
+        "string" | "bool" | "int32" | "int64" | "float64" => format!("unrecognized type: {wanted}"),
+        list if list.starts_with("[]") => format!("cannot restore slice from {from}"),
+        map if map.starts_with("map[") => format!("cannot restore map from {from}"),
+        _ => format!("cannot restore struct from: {from}"),
     }
 }
 

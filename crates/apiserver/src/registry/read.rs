@@ -3,7 +3,8 @@
 use std::sync::Arc;
 
 use base64::Engine;
-use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use base64::engine::general_purpose::{GeneralPurpose, NO_PAD, URL_SAFE_NO_PAD};
+use keelson_machinery::json_text;
 use keelson_machinery::status::Status;
 use keelson_store::{Error, KeyValue, RangeResult};
 use serde::{Deserialize, Serialize};
@@ -18,12 +19,19 @@ use super::write::store_error;
 use crate::cache::Object;
 
 /// Where a list goes on. The form is upstream's, though clients may not look inside.
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
 struct ContinueToken {
     v: String,
     rv: i64,
     start: String,
 }
+
+/// Go's decoder does not mind bits left over at the end.
+const LENIENT: GeneralPurpose = GeneralPurpose::new(
+    &base64::alphabet::URL_SAFE,
+    NO_PAD.with_decode_allow_trailing_bits(true),
+);
 
 const TOKEN_VERSION: &str = "meta.k8s.io/v1";
 /// Entries read from the store at once while filling a page through a selector.
@@ -74,7 +82,8 @@ impl Registry {
             (Some(name), false) => cache.get(&selection.namespace, name).into_iter().collect(),
             _ => cache.list(&selection.namespace),
         };
-        let limit = if options.limit == 0 {
+        // Whatever version there is comes from the cache, and that way has no pages.
+        let limit = if options.limit == 0 || options.resource_version == "0" {
             usize::MAX
         } else {
             options.limit
@@ -103,23 +112,32 @@ impl Registry {
         selection: &Selection,
         options: &ListOptions,
     ) -> Result<(Vec<Arc<Object>>, ListMeta), Status> {
-        let invalid =
-            |reason: &str| Status::bad_request(format!("continue key is not valid: {reason}"));
-        if !options.resource_version.is_empty() && options.resource_version != "0" {
-            return Err(Status::bad_request(
-                "specifying resource version is not allowed when using continue",
-            ));
-        }
-        let decoded = URL_SAFE_NO_PAD
-            .decode(options.continue_token.trim_end_matches('='))
-            .map_err(|err| invalid(&err.to_string()))?;
+        let invalid = |reason: &str| {
+            Status::bad_request(format!(
+                "invalid continue token: continue key is not valid: {reason}"
+            ))
+        };
+        let decoded = LENIENT
+            .decode(&options.continue_token)
+            .map_err(|err| invalid(&illegal_base64(&err)))?;
+        let token = json_text::parse(&decoded).map_err(|err| invalid(&err))?;
         let token: ContinueToken =
-            serde_json::from_slice(&decoded).map_err(|err| invalid(&err.to_string()))?;
+            serde_json::from_value(token).map_err(|err| invalid(&err.to_string()))?;
         if token.v != TOKEN_VERSION {
             return Err(invalid(&format!(
                 "server does not recognize this encoded version {:?}",
                 token.v
             )));
+        }
+        if token.rv == 0 {
+            return Err(invalid(&format!(
+                "incorrect encoded start resourceVersion (version {TOKEN_VERSION})"
+            )));
+        }
+        if !options.resource_version.is_empty() && options.resource_version != "0" {
+            return Err(Status::bad_request(
+                "specifying resource version is not allowed when using continue",
+            ));
         }
         if token.start.is_empty() || token.start.split('/').any(|part| part == "..") {
             return Err(invalid("encoded start key is empty or leaves the resource"));
@@ -213,6 +231,18 @@ impl Registry {
             }
         }
     }
+}
+
+/// Go's decoder tells the place of the first byte that it cannot take.
+fn illegal_base64(err: &base64::DecodeError) -> String {
+    let at = match err {
+        base64::DecodeError::InvalidByte(at, _) | base64::DecodeError::InvalidLastSymbol(at, _) => {
+            *at
+        }
+        base64::DecodeError::InvalidLength(length) => length.saturating_sub(length % 4),
+        _ => 0,
+    };
+    format!("illegal base64 data at input byte {at}")
 }
 
 fn token(revision: u64, page: &[Arc<Object>]) -> String {

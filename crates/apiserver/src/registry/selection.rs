@@ -24,7 +24,7 @@ impl Selection {
         options: &ListOptions,
     ) -> Result<Self, Status> {
         let labels = labels::Selector::parse(&options.label_selector)
-            .map_err(|err| Status::bad_request(format!("unable to parse requirement: {err}")))?;
+            .map_err(|err| Status::bad_request(err.to_string()))?;
         let fields = fields::Selector::parse(&options.field_selector)
             .map_err(|err| Status::bad_request(err.to_string()))?;
         let known = entry.rules.selectable_names();

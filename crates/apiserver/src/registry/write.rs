@@ -256,7 +256,7 @@ impl Registry {
         let mut object = change.next(Some(&old))?;
         ensure_namespace(&mut object, write.namespace)?;
         let uid = meta::uid(&object);
-        if !uid.is_empty() && uid != meta::uid(&old) {
+        if change.is_replacement() && !uid.is_empty() && uid != meta::uid(&old) {
             return Err(write.conflict(
                 write.name,
                 &format!(

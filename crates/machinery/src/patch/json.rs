@@ -1,18 +1,32 @@
-//! JSON patch, RFC 6902.
+//! JSON patch, RFC 6902, with the liberties that upstream's library takes: `replace` and `copy`
+//! make what is missing, an absent value is a null, negative indices count from the end.
 
 use super::PatchError;
-use serde_json::Value;
+use crate::go;
+use serde_json::{Map, Value};
 
 /// More operations are refused before the first is tried.
 pub const MAX_OPERATIONS: usize = 10_000;
 /// What all `copy` operations of a patch may add, in bytes of JSON.
 const MAX_COPIED_BYTES: usize = 3 * 1024 * 1024;
 
+/// Unknown members of operations, for who decodes strictly: `json patch unknown field "[0].x"`.
+pub fn problems(patch: &Value) -> Vec<String> {
+    let mut out = Vec::new();
+    for (at, op) in patch.as_array().into_iter().flatten().enumerate() {
+        for name in op.as_object().into_iter().flat_map(Map::keys) {
+            if !matches!(name.as_str(), "op" | "path" | "from" | "value") && out.len() < 100 {
+                let path = go::quote(&format!("[{at}].{name}"));
+                out.push(format!("json patch unknown field {path}"));
+            }
+        }
+    }
+    out
+}
+
 /// Applies all operations in order, or none.
 pub fn apply(object: Value, patch: &Value) -> Result<Value, PatchError> {
-    let operations = patch
-        .as_array()
-        .ok_or_else(|| PatchError::Malformed("a JSON patch must be a list of operations".into()))?;
+    let operations = operations(patch)?;
     if operations.len() > MAX_OPERATIONS {
         return Err(PatchError::TooManyOperations {
             max: MAX_OPERATIONS,
@@ -21,72 +35,84 @@ pub fn apply(object: Value, patch: &Value) -> Result<Value, PatchError> {
     }
     let mut doc = object;
     let mut copied = 0;
+    let empty = Map::new();
     for op in operations {
-        let Some(op) = op.as_object() else {
-            return Err(PatchError::Malformed(
-                "an operation must be an object".into(),
-            ));
-        };
-        let text = |k: &str| op.get(k).and_then(Value::as_str);
-        let kind = text("op").unwrap_or("");
-        let path = text("path").ok_or_else(|| fail(format!("{kind} operation without a path")))?;
-        let value = || op.get("value").cloned();
-        let from = || text("from").ok_or_else(|| fail(format!("{kind} operation without from")));
-        match kind {
-            "add" => {
-                let v = value()
-                    .ok_or_else(|| fail(format!("add operation at {path} without a value")))?;
-                add(&mut doc, path, v)?;
-            }
-            "remove" => {
-                remove(&mut doc, path)?;
-            }
-            "replace" => {
-                let v = value()
-                    .ok_or_else(|| fail(format!("replace operation at {path} without a value")))?;
-                let slot = find_mut(&mut doc, path)?.ok_or_else(|| {
-                    fail(format!(
-                        "replace operation does not apply: doc is missing key: {path}"
-                    ))
-                })?;
-                *slot = v;
-            }
-            "test" => {
-                let want = value().unwrap_or(Value::Null);
-                let have = find(&doc, path)?;
-                let same = match have {
-                    Some(h) => equal(h, &want),
-                    None => want.is_null(),
-                };
-                if !same {
-                    return Err(fail(format!("testing value {path} failed")));
-                }
-            }
-            "move" => {
-                let from = from()?;
-                if path.strip_prefix(from).is_some_and(|r| r.starts_with('/')) {
-                    return Err(fail(format!("cannot move {from} into itself")));
-                }
-                let v = remove(&mut doc, from)?;
-                add(&mut doc, path, v)?;
-            }
-            "copy" => {
-                let from = from()?;
-                let v = find(&doc, from)?.cloned().ok_or_else(|| {
-                    fail(format!(
-                        "copy operation does not apply: doc is missing from path: {from}"
-                    ))
-                })?;
-                copied += v.to_string().len();
-                if copied > MAX_COPIED_BYTES {
-                    return Err(fail("copy operations grow the object too much".into()));
-                }
-                add(&mut doc, path, v)?;
-            }
-            other => return Err(fail(format!("unexpected kind of operation: {other}"))),
-        }
+        operate(&mut doc, op.as_object().unwrap_or(&empty), &mut copied)?;
     }
     Ok(doc)
+}
+
+/// The list of operations, each an object whose members have the right types (or null).
+fn operations(patch: &Value) -> Result<&Vec<Value>, PatchError> {
+    let mismatch = |value: &Value, place: &str| {
+        PatchError::Malformed(format!(
+            "error decoding patch: json: cannot unmarshal {} into Go {place}",
+            go::json_kind(value)
+        ))
+    };
+    let Value::Array(operations) = patch else {
+        return Err(mismatch(patch, "value of type []handlers.jsonPatchOp"));
+    };
+    for op in operations {
+        match op {
+            Value::Null => {}
+            Value::Object(members) => {
+                for name in ["op", "path", "from"] {
+                    match members.get(name) {
+                        None | Some(Value::Null | Value::String(_)) => {}
+                        Some(value) => {
+                            let place = format!("struct field jsonPatchOp.{name} of type string");
+                            return Err(mismatch(value, &place));
+                        }
+                    }
+                }
+            }
+            _ => return Err(mismatch(op, "value of type handlers.jsonPatchOp")),
+        }
+    }
+    Ok(operations)
+}
+
+fn operate(doc: &mut Value, op: &Map<String, Value>, copied: &mut usize) -> Result<(), PatchError> {
+    let text = |name: &str| op.get(name).and_then(Value::as_str);
+    let kind = text("op").unwrap_or_default();
+    let path = text("path").ok_or_else(|| fail(format!("{kind} operation without a path")));
+    let from = text("from").ok_or_else(|| fail(format!("{kind} operation without from")));
+    let value = || op.get("value").cloned().unwrap_or_default();
+    match kind {
+        "add" => add(doc, path?, value()),
+        "remove" => remove(doc, path?).map(|_| ()),
+        "replace" => replace(doc, path?, value()),
+        "test" => {
+            let path = path?;
+            let same = match get(doc, path)? {
+                Some(have) => equal(have, &value()),
+                None => value().is_null(),
+            };
+            if same {
+                Ok(())
+            } else {
+                Err(fail(format!("testing value {path} failed")))
+            }
+        }
+        "move" => {
+            let moved = remove(doc, from?)?;
+            add(doc, path?, moved)
+        }
+        "copy" => {
+            let from = from?;
+            if from.is_empty() {
+                return Err(fail("copy operation without a place to copy from".into()));
+            }
+            let taken = get(doc, from)?.cloned().unwrap_or_default();
+            *copied += taken.to_string().len();
+            if *copied > MAX_COPIED_BYTES {
+                return Err(fail("copy operations grow the object too much".into()));
+            }
+            add(doc, path?, taken)
+        }
+        other => Err(fail(format!("unexpected kind of operation: {other}"))),
+    }
 }
 
 fn fail(message: String) -> PatchError {
@@ -107,110 +133,113 @@ fn equal(a: &Value, b: &Value) -> bool {
     }
 }
 
-fn tokens(path: &str) -> Result<Vec<String>, PatchError> {
-    if path.is_empty() {
-        return Ok(Vec::new());
-    }
-    let Some(rest) = path.strip_prefix('/') else {
-        return Err(fail(format!("path {path} must start with a slash")));
-    };
-    Ok(rest
+/// The way to the container and the last token. The whole document is no member of anything.
+fn split(path: &str) -> Result<(Vec<String>, String), PatchError> {
+    let mut tokens: Vec<String> = path
         .split('/')
-        .map(|t| t.replace("~1", "/").replace("~0", "~"))
-        .collect())
+        .skip(1)
+        .map(|token| token.replace("~1", "/").replace("~0", "~"))
+        .collect();
+    let last = tokens
+        .pop()
+        .ok_or_else(|| fail(format!("doc is missing path: {path:?}")))?;
+    Ok((tokens, last))
 }
 
-/// An index of an existing item; negative ones count from the end.
-fn index(token: &str, len: usize) -> Option<usize> {
-    if let Some(back) = token.strip_prefix('-') {
-        let back: usize = back.parse().ok()?;
-        return (1..=len).contains(&back).then(|| len - back);
-    }
-    if token.len() > 1 && token.starts_with('0') {
-        return None;
-    }
-    token.parse().ok().filter(|i| *i < len)
+/// An index of an existing item, or of the place behind the last where `len` counts it.
+fn index(token: &str, len: usize) -> Result<usize, PatchError> {
+    let invalid = || fail(format!("unable to access invalid index: {token}"));
+    let at: i64 = token.parse().map_err(|_| invalid())?;
+    let len = i64::try_from(len).map_err(|_| invalid())?;
+    let at = if at < 0 { at + len } else { at };
+    usize::try_from(at)
+        .ok()
+        .filter(|_| at < len)
+        .ok_or_else(invalid)
 }
 
-fn find<'v>(doc: &'v Value, path: &str) -> Result<Option<&'v Value>, PatchError> {
+/// The object or list that the tokens lead to.
+fn container<'v>(doc: &'v mut Value, tokens: &[String]) -> Result<&'v mut Value, PatchError> {
     let mut at = doc;
-    for t in tokens(path)? {
-        let next = match at {
-            Value::Object(m) => m.get(&t),
-            Value::Array(l) => index(&t, l.len()).and_then(|i| l.get(i)),
-            _ => None,
-        };
-        match next {
-            Some(v) => at = v,
-            None => return Ok(None),
-        }
-    }
-    Ok(Some(at))
-}
-
-fn walk_mut<'v>(doc: &'v mut Value, tokens: &[String]) -> Option<&'v mut Value> {
-    let mut at = doc;
-    for t in tokens {
+    for token in tokens {
+        let missing = || fail(format!("doc is missing path: {token:?}"));
         at = match at {
-            Value::Object(m) => m.get_mut(t)?,
-            Value::Array(l) => {
-                let i = index(t, l.len())?;
-                l.get_mut(i)?
+            Value::Object(map) => map.get_mut(token).ok_or_else(missing)?,
+            Value::Array(items) => {
+                let index = index(token, items.len())?;
+                &mut items[index]
             }
-            _ => return None,
+            _ => return Err(missing()),
         };
     }
-    Some(at)
+    match at {
+        Value::Object(_) | Value::Array(_) => Ok(at),
+        _ => Err(fail("doc is missing path".into())),
+    }
 }
 
-fn find_mut<'v>(doc: &'v mut Value, path: &str) -> Result<Option<&'v mut Value>, PatchError> {
-    Ok(walk_mut(doc, &tokens(path)?))
+/// A null counts as missing; a missing key of an object that is there is no error.
+fn get<'v>(doc: &'v mut Value, path: &str) -> Result<Option<&'v Value>, PatchError> {
+    if path.is_empty() {
+        return Ok(Some(doc));
+    }
+    let (parents, last) = split(path)?;
+    Ok(match container(doc, &parents)? {
+        Value::Array(items) => {
+            let index = index(&last, items.len())?;
+            items.get(index)
+        }
+        other => other.get(&last),
+    })
 }
 
 fn add(doc: &mut Value, path: &str, value: Value) -> Result<(), PatchError> {
-    let tokens = tokens(path)?;
-    let Some((last, parents)) = tokens.split_last() else {
+    let (parents, last) = split(path)?;
+    match container(doc, &parents)? {
+        Value::Array(items) => {
+            let at = match last.as_str() {
+                "-" => items.len(),
+                token => index(token, items.len() + 1)?,
+            };
+            items.insert(at, value);
+        }
+        other => other[last] = value,
+    }
+    Ok(())
+}
+
+fn replace(doc: &mut Value, path: &str, value: Value) -> Result<(), PatchError> {
+    if path.is_empty() {
+        if !value.is_object() && !value.is_array() {
+            return Err(fail(
+                "replace operation value must be object or array".into(),
+            ));
+        }
         *doc = value;
         return Ok(());
-    };
-    let missing = || {
-        fail(format!(
-            "add operation does not apply: doc is missing path: {path}"
-        ))
-    };
-    match walk_mut(doc, parents).ok_or_else(missing)? {
-        Value::Object(m) => {
-            m.insert(last.clone(), value);
+    }
+    let (parents, last) = split(path)?;
+    match container(doc, &parents)? {
+        Value::Array(items) => {
+            let index = index(&last, items.len())?;
+            items[index] = value;
         }
-        Value::Array(l) => {
-            let at = if last == "-" || *last == l.len().to_string() {
-                Some(l.len())
-            } else {
-                index(last, l.len())
-            };
-            let at = at.ok_or_else(|| fail(format!("unable to access invalid index: {last}")))?;
-            l.insert(at, value);
-        }
-        _ => return Err(missing()),
+        other => other[last] = value,
     }
     Ok(())
 }
 
 fn remove(doc: &mut Value, path: &str) -> Result<Value, PatchError> {
-    let tokens = tokens(path)?;
-    let missing = || {
-        fail(format!(
-            "remove operation does not apply: doc is missing path: {path}"
-        ))
-    };
-    let (last, parents) = tokens.split_last().ok_or_else(missing)?;
-    match walk_mut(doc, parents).ok_or_else(missing)? {
-        Value::Object(m) => m.remove(last).ok_or_else(missing),
-        Value::Array(l) => {
-            let i = index(last, l.len()).ok_or_else(missing)?;
-            Ok(l.remove(i))
+    let (parents, last) = split(path)?;
+    match container(doc, &parents)? {
+        Value::Array(items) => {
+            let index = index(&last, items.len())?;
+            Ok(items.remove(index))
         }
-        _ => Err(missing()),
+        other => other
+            .as_object_mut()
+            .and_then(|map| map.remove(&last))
+            .ok_or_else(|| fail(format!("unable to remove nonexistent key: {last}"))),
     }
 }
 
@@ -277,6 +306,26 @@ mod tests {
                 json!([{"op": "test", "path": "/zz", "value": null}]),
                 json!({"a": 1}),
             ),
+            (
+                json!({"a": 1}),
+                json!([{"op": "replace", "path": "/x", "value": 1}, {"op": "add", "path": "/y"}]),
+                json!({"a": 1, "x": 1, "y": null}),
+            ),
+            (
+                json!({"a": [1, 3]}),
+                json!([{"op": "add", "path": "/a/-1", "value": 4}, {"op": "add", "path": "/a/01", "value": 2}]),
+                json!({"a": [1, 2, 3, 4]}),
+            ),
+            (
+                json!({"a": 1}),
+                json!([{"op": "copy", "from": "/x", "path": "/b"}]),
+                json!({"a": 1, "b": null}),
+            ),
+            (
+                json!({"a": 1}),
+                json!([{"op": "replace", "path": "", "value": {}}]),
+                json!({}),
+            ),
         ] {
             assert_eq!(apply(doc.clone(), &patch), Ok(want), "{doc} {patch}");
         }
@@ -287,10 +336,15 @@ mod tests {
         let doc = json!({"a": [1], "b": "s"});
         for patch in [
             json!([{"op": "remove", "path": "/x"}]),
-            json!([{"op": "replace", "path": "/x", "value": 1}]),
+            json!([{"op": "replace", "path": "/x/y", "value": 1}]),
+            json!([{"op": "replace", "path": "", "value": 1}]),
+            json!([{"op": "remove", "path": ""}]),
+            json!([{"op": "add", "path": "", "value": {}}]),
+            json!([{"op": "test", "path": "/x/y", "value": null}]),
             json!([{"op": "add", "path": "/x/y", "value": 1}]),
             json!([{"op": "add", "path": "/a/5", "value": 1}]),
-            json!([{"op": "add", "path": "/a/01", "value": 1}]),
+            json!([{"op": "add", "path": "/a/-3", "value": 1}]),
+            json!([null]),
             json!([{"op": "add", "path": "/b/c", "value": 1}]),
             json!([{"op": "test", "path": "/a/0", "value": 2}]),
             json!([{"op": "nope", "path": "/a"}]),
@@ -301,9 +355,26 @@ mod tests {
             let e = apply(doc.clone(), &patch).unwrap_err();
             assert_eq!(e.status().code, 422, "{patch}");
         }
+        for (patch, message) in [
+            (
+                json!({}),
+                "error decoding patch: json: cannot unmarshal object into Go value of type []handlers.jsonPatchOp",
+            ),
+            (
+                json!([1]),
+                "error decoding patch: json: cannot unmarshal number into Go value of type handlers.jsonPatchOp",
+            ),
+            (
+                json!([{"op": 1}]),
+                "error decoding patch: json: cannot unmarshal number into Go struct field jsonPatchOp.op of type string",
+            ),
+        ] {
+            let status = apply(doc.clone(), &patch).unwrap_err().status();
+            assert_eq!((status.code, status.message.as_str()), (400, message));
+        }
         assert_eq!(
-            apply(doc.clone(), &json!({})).unwrap_err().status().code,
-            400
+            problems(&json!([{"op": "test", "path": "/b", "zz": 1}])),
+            ["json patch unknown field \"[0].zz\""]
         );
         let many = Value::Array(vec![
             json!({"op": "test", "path": "/b", "value": "s"});

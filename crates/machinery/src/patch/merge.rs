@@ -5,10 +5,15 @@ use serde_json::{Map, Value};
 
 /// Applies an object patch. A patch that is no object is refused, as upstream does.
 pub fn apply(object: Value, patch: Value) -> Result<Value, PatchError> {
-    if !patch.is_object() {
-        return Err(PatchError::Malformed(
-            "Invalid JSON Patch: a merge patch must be an object".into(),
-        ));
+    match &patch {
+        Value::Object(_) => {}
+        Value::Null => return Err(PatchError::Malformed("Invalid JSON Patch".into())),
+        other => {
+            return Err(PatchError::Malformed(format!(
+                "error decoding patch: json: cannot unmarshal {} into Go value of type map[string]interface {{}}",
+                crate::go::json_kind(other)
+            )));
+        }
     }
     let mut out = object;
     merge(&mut out, patch);

@@ -17,6 +17,9 @@ pub enum PatchError {
     /// The patch does not fit the object.
     #[error("{0}")]
     DoesNotApply(String),
+    /// A directive that says nothing sensible; upstream has no class for these.
+    #[error("{0}")]
+    Directive(String),
 }
 
 impl PatchError {
@@ -24,6 +27,7 @@ impl PatchError {
     pub fn status(&self) -> Status {
         match self {
             PatchError::Malformed(m) => Status::bad_request(m),
+            PatchError::Directive(m) => Status::unclassified(m),
             PatchError::TooManyOperations { .. } => Status::request_entity_too_large(self),
             PatchError::DoesNotApply(_) => Status {
                 code: 422,

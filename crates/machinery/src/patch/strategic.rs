@@ -5,26 +5,44 @@
 //! says otherwise.
 
 use super::PatchError;
+use crate::go;
 use keelson_api::Schema;
 use serde_json::{Map, Value};
 
 const DIRECTIVE: &str = "$patch";
 const RETAIN_KEYS: &str = "$retainKeys";
 const SET_ORDER: &str = "$setElementOrder/";
+const BAD_RETAIN_KEYS: &str = "invalid patch format of retainKeys";
+const BAD_ORDER: &str = "invalid patch format of setElementOrder list";
 const DELETE_FROM: &str = "$deleteFromPrimitiveList/";
 
 /// Applies a patch to an object of the schema's type.
 pub fn apply(object: Value, patch: Value, schema: &Schema) -> Result<Value, PatchError> {
-    let Value::Object(patch) = patch else {
-        return Err(PatchError::Malformed(
-            "Invalid JSON document: a patch must be an object".into(),
-        ));
+    let patch = match patch {
+        Value::Object(patch) => patch,
+        Value::Null => return Ok(object),
+        other => {
+            return Err(malformed(format!(
+                "json: cannot unmarshal {} into Go value of type map[string]interface {{}}",
+                go::json_kind(&other)
+            )));
+        }
     };
     let original = match object {
         Value::Object(m) => m,
         _ => Map::new(),
     };
     Ok(Value::Object(merge_map(original, patch, Some(schema))?))
+}
+
+fn directive(message: impl Into<String>) -> PatchError {
+    PatchError::Directive(message.into())
+}
+
+fn unknown_directive(patch: Map<String, Value>) -> PatchError {
+    let given = go::plain(&patch[DIRECTIVE]);
+    let patch = go::plain(&Value::Object(patch));
+    directive(format!("unknown patch type: {given} in map: {patch}"))
 }
 
 fn malformed(message: impl Into<String>) -> PatchError {
@@ -67,23 +85,24 @@ fn merge_map(
     mut patch: Map<String, Value>,
     schema: Option<&Schema>,
 ) -> Result<Map<String, Value>, PatchError> {
-    if let Some(directive) = patch.remove(DIRECTIVE) {
-        match directive.as_str() {
-            Some("replace") => return Ok(patch),
-            Some("delete") => return Ok(Map::new()),
-            Some("merge") => {}
-            _ => return Err(malformed(format!("unknown patch type {directive} in map"))),
+    match patch.get(DIRECTIVE).map(Value::as_str) {
+        None => {}
+        Some(Some("replace")) => {
+            patch.remove(DIRECTIVE);
+            return Ok(patch);
         }
+        Some(Some("delete")) => return Ok(Map::new()),
+        Some(_) => return Err(unknown_directive(patch)),
     }
     retain_keys(&mut original, &mut patch)?;
     order_lists(&mut original, &mut patch, schema)?;
     for (key, value) in patch {
         if let Some(list) = key.strip_prefix(DELETE_FROM) {
             if let Some(Value::Array(have)) = original.get_mut(list) {
-                let Value::Array(gone) = value else {
-                    return Err(malformed(format!("{key} must be a list")));
-                };
-                have.retain(|v| !gone.contains(v));
+                // Upstream takes no notice of a directive of another type.
+                if let Value::Array(gone) = value {
+                    have.retain(|v| !gone.contains(v));
+                }
             }
             continue;
         }
@@ -160,16 +179,14 @@ fn retain_keys(
     let keys: Vec<&str> = list
         .as_array()
         .map(|l| l.iter().filter_map(Value::as_str).collect())
-        .ok_or_else(|| malformed("$retainKeys must be a list"))?;
+        .ok_or_else(|| malformed(BAD_RETAIN_KEYS))?;
     // A null deletes its field, which must not be retained.
     let set = patch
         .iter()
         .filter(|(k, v)| !k.starts_with('$') && !v.is_null());
     for (key, _) in set {
         if !keys.contains(&key.as_str()) {
-            return Err(malformed(format!(
-                "$retainKeys directive must contain the field {key} that the patch sets"
-            )));
+            return Err(malformed(BAD_RETAIN_KEYS));
         }
     }
     original.retain(|k, _| keys.contains(&k.as_str()));
@@ -189,14 +206,14 @@ fn order_lists(
         .collect();
     for directive in directives {
         let Some(Value::Array(order)) = patch.remove(&directive) else {
-            return Err(malformed(format!("{directive} must be a list")));
+            return Err(malformed(BAD_ORDER));
         };
         let key = &directive[SET_ORDER.len()..];
         let place = Place::of(schema, key);
         let merge_key = place.merge_key();
         let server = match original.get(key) {
             Some(Value::Array(l)) => Some(l.clone()),
-            Some(_) => return Err(malformed(format!("{key} is not a list"))),
+            Some(_) => return Err(malformed(BAD_ORDER)),
             None => None,
         };
         let patched = match patch.get(key) {
@@ -206,11 +223,11 @@ fn order_lists(
             },
             // A null deletes the list; that is left to the caller.
             Some(Value::Null) => continue,
-            Some(_) => return Err(malformed(format!("{key} in the patch is not a list"))),
+            Some(_) => return Err(malformed(BAD_ORDER)),
             None => None,
         };
         if let Some(p) = &patched {
-            check_order(p, &order, merge_key, key)?;
+            check_order(p, &order, merge_key)?;
         }
         let mut known = server.clone().unwrap_or_default();
         let merged = match (server, patched) {
@@ -263,20 +280,19 @@ fn replaced_in_place(
 }
 
 /// Every item the patch sets must be in the order list, in that order.
-fn check_order(patch: &[Value], order: &[Value], key: &str, name: &str) -> Result<(), PatchError> {
+fn check_order(patch: &[Value], order: &[Value], key: &str) -> Result<(), PatchError> {
     let mut from = 0;
     for item in patch {
-        let directive = item.get(DIRECTIVE).and_then(Value::as_str);
-        if directive.is_some() {
+        if item.get(DIRECTIVE).is_some() {
             continue;
         }
         match order[from..].iter().position(|o| same(o, item, key)) {
             Some(i) => from += i + 1,
             None => {
-                return Err(malformed(format!(
-                    "The order in patch list:\n{}\n doesn't match $setElementOrder list for {name}:\n{}\n",
-                    Value::Array(patch.to_vec()),
-                    Value::Array(order.to_vec())
+                return Err(directive(format!(
+                    "The order in patch list:\n{}\n doesn't match $setElementOrder list:\n{}\n",
+                    go::plain(&Value::Array(patch.to_vec())),
+                    go::plain(&Value::Array(order.to_vec()))
                 )));
             }
         }
@@ -309,7 +325,12 @@ fn merge_list(
             .chain(&patch)
             .any(|v| v.is_object() || v.is_array())
         {
-            return Err(malformed("a list must hold items of one type"));
+            let lists = [Value::Array(original), Value::Array(patch)];
+            return Err(directive(format!(
+                "list element types are not identical: [{} {}]",
+                go::plain(&lists[0]),
+                go::plain(&lists[1])
+            )));
         }
         let server = original.clone();
         let mut merged: Vec<Value> = Vec::with_capacity(original.len() + patch.len());
@@ -322,7 +343,7 @@ fn merge_list(
     }
     let key = place.merge_key();
     if key.is_empty() {
-        return Err(malformed("cannot merge lists without merge key"));
+        return Err(directive("cannot merge lists without merge key"));
     }
     let mut items = Vec::with_capacity(patch.len());
     let mut replace = false;
@@ -331,17 +352,22 @@ fn merge_list(
             None if item.get(DIRECTIVE).is_none() => items.push(item),
             Some("delete") => {
                 if item.get(key).is_none() {
-                    return Err(malformed("delete patch type with no merge key defined"));
+                    return Err(directive("delete patch type with no merge key defined"));
                 }
                 original.retain(|o| !same(o, &item, key));
             }
             Some("replace") => replace = true,
             Some("merge") => {
-                return Err(malformed(
+                return Err(directive(
                     "merging lists cannot yet be specified in the patch",
                 ));
             }
-            _ => return Err(malformed("unknown patch type in list")),
+            _ => {
+                let Value::Object(item) = item else {
+                    return Err(directive("unknown patch type in list"));
+                };
+                return Err(unknown_directive(item));
+            }
         }
     }
     if replace {
@@ -352,8 +378,9 @@ fn merge_list(
     let schema = place.items();
     for item in items {
         if item.get(key).is_none() {
-            return Err(PatchError::DoesNotApply(format!(
-                "map: {item} does not contain declared merge key: {key}"
+            return Err(directive(format!(
+                "map: {} does not contain declared merge key: {key}",
+                go::plain(&item)
             )));
         }
         match original.iter().position(|o| same(o, &item, key)) {
