@@ -8,6 +8,8 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use ipnet::IpNet;
 use serde_json::Value;
 
+use crate::api_args::ApiServerArgs;
+
 /// Kubernetes in one binary.
 #[derive(Debug, Parser)]
 #[command(
@@ -139,6 +141,8 @@ pub(crate) struct ServerArgs {
     /// Socket of an external CRI runtime, instead of the built-in one (not available yet).
     #[arg(long, value_name = "SOCKET", env = "KEELSON_RUNTIME_ENDPOINT")]
     pub(crate) runtime_endpoint: Option<String>,
+    #[command(flatten)]
+    pub(crate) api: ApiServerArgs,
     /// YAML file with flags by their names: `port: 7443`.
     #[arg(long, value_name = "FILE", env = "KEELSON_CONFIG")]
     pub(crate) config: Option<PathBuf>,

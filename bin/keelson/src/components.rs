@@ -53,6 +53,7 @@ pub(crate) async fn start(args: &ServerArgs, instance: &Instance) -> Result<Clus
         cluster_domain,
         etcd_endpoints: _,
         runtime_endpoint: _,
+        api: policies,
         config: _,
         log_level: _,
     } = args;
@@ -69,7 +70,7 @@ pub(crate) async fn start(args: &ServerArgs, instance: &Instance) -> Result<Clus
         // A machine without a network: pods reach the server at the bridge.
         (true, None) => node_name.is_some().then_some(gateway),
     };
-    let api_config = keelson_apiserver::Config {
+    let mut api_config = keelson_apiserver::Config {
         port: *port,
         advertise_address,
         service_cidr: *service_cidr,
@@ -80,6 +81,7 @@ pub(crate) async fn start(args: &ServerArgs, instance: &Instance) -> Result<Clus
             .collect(),
         ..keelson_apiserver::Config::new(&instance.data_dir)
     };
+    policies.apply(&mut api_config)?;
     let api = ApiServer::start(api_config, store)
         .await
         .map_err(|error| causes(&error))?;
@@ -116,7 +118,7 @@ pub(crate) async fn start(args: &ServerArgs, instance: &Instance) -> Result<Clus
         cluster_domain: cluster_domain.clone(),
     };
     cluster.write_kubeconfig(&instance.admin_kubeconfig())?;
-    cluster.start_control_plane(*pod_cidr);
+    cluster.start_control_plane(*pod_cidr)?;
     if let Some(name) = &cluster.node_name {
         let network = Network {
             pod_cidr: *pod_cidr,
@@ -192,9 +194,16 @@ impl Cluster {
         self.instance.remove_record();
     }
 
-    fn start_control_plane(&self, pod_cidr: IpNet) {
+    fn start_control_plane(&self, pod_cidr: IpNet) -> Result<(), String> {
+        let authority = &self.api.pki().cluster_ca;
+        let signing_ca = keelson_controllers::SigningAuthority::from_pem(
+            &authority.certificate_pem,
+            &authority.key_pem(),
+        )
+        .map_err(|error| causes(&error))?;
         let config = keelson_controllers::Config {
-            root_ca: self.api.pki().cluster_ca.certificate_pem.clone(),
+            root_ca: authority.certificate_pem.clone(),
+            signing_ca: Some(signing_ca),
             cluster_cidrs: vec![pod_cidr],
             ..keelson_controllers::Config::default()
         };
@@ -230,6 +239,7 @@ impl Cluster {
             )
             .await;
         });
+        Ok(())
     }
 
     async fn start_node(

@@ -1,6 +1,7 @@
 //! The composition root: parse flags, resolve the configuration, start the components, supervise
 //! them. Nothing else lives here.
 
+mod api_args;
 mod args;
 mod check;
 mod components;

@@ -319,6 +319,38 @@ impl Warnings {
     }
 }
 
+/// Remarks for the audit log, collected while a request is served; kept only when one is written.
+#[derive(Debug, Clone, Default)]
+pub struct Annotations(Option<Arc<Mutex<BTreeMap<String, String>>>>);
+
+impl Annotations {
+    /// One that keeps what is added.
+    pub fn kept() -> Self {
+        Self(Some(Arc::default()))
+    }
+
+    pub fn is_kept(&self) -> bool {
+        self.0.is_some()
+    }
+
+    /// The first value of a key stays.
+    pub fn add(&self, key: &str, value: impl Into<String>) {
+        if let Some(all) = &self.0 {
+            let mut all = all.lock().unwrap_or_else(|e| e.into_inner());
+            if all.len() < 256 && !all.contains_key(key) {
+                all.insert(key.to_owned(), value.into());
+            }
+        }
+    }
+
+    pub fn all(&self) -> BTreeMap<String, String> {
+        let all = self.0.as_ref().map(|all| all.lock());
+        all.map_or_else(BTreeMap::new, |all| {
+            all.unwrap_or_else(|e| e.into_inner()).clone()
+        })
+    }
+}
+
 /// One request past authentication. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct RequestContext {
@@ -327,6 +359,7 @@ pub struct RequestContext {
     pub user: Arc<UserInfo>,
     pub headers: Arc<HeaderMap>,
     pub warnings: Warnings,
+    pub annotations: Annotations,
     pub audit_id: Arc<str>,
 }
 

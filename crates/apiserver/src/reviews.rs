@@ -96,12 +96,14 @@ pub(crate) async fn answer(
     let answer = match review {
         Review::Token => authentication::token_review(&server.authenticator, object).await,
         Review::SelfSubject => authentication::self_subject_review(&context.user, object),
-        Review::SubjectAccess => authorization::subject_access_review(authorizer, object, None)?,
+        Review::SubjectAccess => {
+            authorization::subject_access_review(authorizer, object, None).await?
+        }
         Review::LocalSubjectAccess => {
-            authorization::subject_access_review(authorizer, object, Some(&info.namespace))?
+            authorization::subject_access_review(authorizer, object, Some(&info.namespace)).await?
         }
         Review::SelfSubjectAccess => {
-            authorization::self_subject_access_review(authorizer, &context.user, object)?
+            authorization::self_subject_access_review(authorizer, &context.user, object).await?
         }
         Review::SelfSubjectRules => {
             authorization::self_subject_rules_review(authorizer, &context.user, object)?
@@ -136,6 +138,7 @@ async fn admitted(
         options: serde_json::json!({"kind": "CreateOptions", "apiVersion": "meta.k8s.io/v1"}),
         warnings: context.warnings.clone(),
         rounds: Default::default(),
+        annotations: context.annotations.clone(),
     };
     server.admission.admit(&mut attributes).await?;
     server.admission.validate(&attributes).await?;

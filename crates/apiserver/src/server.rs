@@ -15,7 +15,7 @@ use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::admission::AdmissionChain;
+use crate::admission::{AdmissionChain, UnknownPlugin};
 use crate::aggregation::Aggregation;
 use crate::authn::{Authenticator, CertificateError, StaticToken, TokenIssuer};
 use crate::authz::Authorizer;
@@ -49,6 +49,9 @@ pub struct Config {
     pub service_account_issuer: Option<String>,
     pub static_tokens: Vec<StaticToken>,
     pub anonymous_auth: bool,
+    /// Admission plugins besides those that are on by default, and those not to run.
+    pub enable_admission_plugins: Vec<String>,
+    pub disable_admission_plugins: Vec<String>,
     /// Whether kubelets must show a serving certificate of the cluster's authority. Upstream's
     /// kubelets sign their own, so that upstream's default is not to.
     pub verify_kubelets: bool,
@@ -66,6 +69,8 @@ impl Config {
             service_account_issuer: None,
             static_tokens: Vec::new(),
             anonymous_auth: true,
+            enable_admission_plugins: Vec::new(),
+            disable_admission_plugins: Vec::new(),
             verify_kubelets: false,
         }
     }
@@ -95,6 +100,8 @@ pub enum Error {
     Certificates(#[source] CertificateError),
     #[error("preparing service account tokens")]
     Tokens(#[source] crate::authn::token::Error),
+    #[error("choosing admission plugins")]
+    Admission(#[source] UnknownPlugin),
     #[error("configuring TLS")]
     Tls(#[source] rustls::Error),
     #[error("loading the registry: {0}")]
@@ -156,7 +163,11 @@ impl ApiServer {
                 .map_err(Error::Tokens)?,
         );
 
-        let admission = AdmissionChain::new();
+        let admission = AdmissionChain::with(
+            &config.enable_admission_plugins,
+            &config.disable_admission_plugins,
+        )
+        .map_err(Error::Admission)?;
         let resources = Resources::builtin();
         let registry = Registry::start(
             store,
@@ -242,8 +253,6 @@ impl ApiServer {
             .await
             .map_err(Error::Bootstrap)?;
         server.health.done("poststarthook/bootstrap-controller");
-        let (objects, stop) = (Arc::clone(&server.objects), server.stop.clone());
-        self.tasks.spawn(bootstrap::aggregate_roles(objects, stop));
         self.tasks.spawn(crd::run(Arc::clone(server)));
         self.tasks
             .spawn(crate::aggregation::run(Arc::clone(server)));

@@ -3,6 +3,7 @@
 
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
+mod certificates;
 mod children;
 mod clock;
 mod cluster;
@@ -14,6 +15,8 @@ mod pod;
 mod selector;
 mod storage;
 mod workload;
+
+pub use certificates::{Authority as SigningAuthority, AuthorityError as SigningAuthorityError};
 
 use std::sync::Arc;
 
@@ -28,6 +31,8 @@ pub struct Config {
     /// PEM of the certificate authority that signs the API server's certificate, for the
     /// `kube-root-ca.crt` ConfigMap of every namespace.
     pub root_ca: String,
+    /// Signs certificate requests; absent leaves them to others.
+    pub signing_ca: Option<SigningAuthority>,
     /// Where node pod ranges are cut from, one per address family; empty leaves them to others.
     pub cluster_cidrs: Vec<ipnet::IpNet>,
     /// Prefix length of a node's range for IPv4 and IPv6.
@@ -40,6 +45,7 @@ impl Default for Config {
     fn default() -> Self {
         Self {
             root_ca: String::new(),
+            signing_ca: None,
             cluster_cidrs: Vec::new(),
             node_mask: (24, 64),
             terminated_pod_threshold: 12_500,
@@ -85,6 +91,12 @@ pub static CONTROLLERS: &[Row] = &[
         |c, config| Arc::new(cluster::root_ca::RootCaController::new(c, &config.root_ca))),
     row!("clusterrole-aggregation-controller", "clusterrole-aggregation-controller", ["clusterroles.rbac.authorization.k8s.io"],
         |c, _| Arc::new(cluster::cluster_role_aggregation::ClusterRoleAggregationController::new(c))),
+    row!("certificatesigningrequest-signing-controller", "certificate-controller", ["certificatesigningrequests/status.certificates.k8s.io"],
+        |c, config| Arc::new(certificates::signing::SigningController::new(c, config.signing_ca.as_ref()))),
+    row!("certificatesigningrequest-approving-controller", "certificate-controller", ["certificatesigningrequests/approval.certificates.k8s.io"],
+        |c, _| Arc::new(certificates::approver::ApprovingController::new(c))),
+    row!("certificatesigningrequest-cleaner-controller", "certificate-controller", ["certificatesigningrequests.certificates.k8s.io"],
+        |c, _| Arc::new(certificates::cleaner::CleanerController::new(c))),
     row!("garbage-collector-controller", "generic-garbage-collector", ["*"],
         |c, _| Arc::new(cluster::garbage_collector::GarbageCollector::new(c))),
     row!("resourcequota-controller", "resourcequota-controller", ["resourcequotas/status"],

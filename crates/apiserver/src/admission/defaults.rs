@@ -1,5 +1,5 @@
 //! Small mutations, one plugin each: default tolerations, taints of new nodes, default storage
-//! and ingress classes, protection of storage objects in use.
+//! and ingress classes.
 
 use std::cmp::Reverse;
 
@@ -193,43 +193,6 @@ fn newest_default(
         )
     });
     classes.first().map(|class| meta::name(class).to_owned())
-}
-
-/// Volumes and claims stay as long as they are used.
-pub(super) struct StorageObjectInUseProtection;
-
-#[async_trait]
-impl AdmissionPlugin for StorageObjectInUseProtection {
-    fn name(&self) -> &'static str {
-        "StorageObjectInUseProtection"
-    }
-
-    fn handles(&self, operation: Operation) -> bool {
-        operation == Operation::Create
-    }
-
-    async fn admit(&self, attrs: &mut Attributes, _cluster: &Cluster) -> Result<(), Status> {
-        let finalizer = if attrs.is("", "persistentvolumes") {
-            "kubernetes.io/pv-protection"
-        } else if attrs.is("", "persistentvolumeclaims") {
-            "kubernetes.io/pvc-protection"
-        } else {
-            return Ok(());
-        };
-        let Some(object) = attrs.object.as_mut() else {
-            return Ok(());
-        };
-        let mut all: Vec<String> = meta::finalizers(object)
-            .into_iter()
-            .map(ToOwned::to_owned)
-            .collect();
-        if !all.iter().any(|f| f == finalizer) {
-            all.push(finalizer.to_owned());
-            let all: Vec<&str> = all.iter().map(String::as_str).collect();
-            meta::set_finalizers(object, &all);
-        }
-        Ok(())
-    }
 }
 
 #[cfg(test)]

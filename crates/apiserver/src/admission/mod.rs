@@ -3,18 +3,22 @@
 //! One file per plugin and one row in [`PLUGINS`]; the order of the rows is the order of the
 //! calls. Mutating runs before validating, validating sees the final object.
 
+mod certificates;
 mod defaults;
 mod limit_ranger;
 mod matching;
 mod namespace_lifecycle;
 mod node_restriction;
+mod pod_resize;
 mod pod_security;
+mod pod_topology;
 mod priority;
 mod rbac_escalation;
 mod resource_quota;
 mod rounds;
 mod runtime_class;
 mod service_account;
+mod storage;
 mod webhook;
 
 use std::collections::BTreeMap;
@@ -28,7 +32,7 @@ use serde_json::Value;
 use crate::authz::{Attributes as Question, Authorizer};
 use crate::objects::Objects;
 use crate::registry::complete;
-use crate::request::{UserInfo, Warnings};
+use crate::request::{Annotations, UserInfo, Warnings};
 
 /// Definitions of custom resources have webhooks of their own, called the same way.
 pub(crate) use webhook::post as post_to_webhook;
@@ -75,6 +79,7 @@ pub struct Attributes {
     pub warnings: Warnings,
     /// What plugins that may be called twice remember between the rounds.
     pub rounds: rounds::Rounds,
+    pub annotations: Annotations,
 }
 
 impl Attributes {
@@ -105,6 +110,16 @@ pub struct Cluster {
 pub trait AdmissionPlugin: Send + Sync {
     fn name(&self) -> &'static str;
 
+    /// Whether the administrator may turn it on and off.
+    fn is_switchable(&self) -> bool {
+        true
+    }
+
+    /// Whether it is on unless the administrator says otherwise.
+    fn is_default(&self) -> bool {
+        true
+    }
+
     fn handles(&self, operation: Operation) -> bool;
 
     /// May change `attrs.object`. Called once per attempt of a write, and once more when a webhook
@@ -130,9 +145,17 @@ pub const PLUGINS: &[&dyn AdmissionPlugin] = &[
     &priority::Priority,
     &defaults::DefaultTolerationSeconds,
     &defaults::DefaultStorageClass,
-    &defaults::StorageObjectInUseProtection,
+    &storage::StorageObjectInUseProtection,
+    &storage::PersistentVolumeClaimResize,
     &runtime_class::RuntimeClass,
+    &certificates::CertificateRequester,
+    &certificates::CertificateApproval,
+    &certificates::CertificateSigning,
+    &certificates::ClusterTrustBundleAttest,
+    &certificates::CertificateSubjectRestriction,
     &defaults::DefaultIngressClass,
+    &pod_topology::PodTopologyLabels,
+    &pod_resize::PodResizeValidator,
     &rbac_escalation::RbacEscalation,
     &webhook::MutatingAdmissionWebhook,
     &webhook::ValidatingAdmissionWebhook,
@@ -141,14 +164,65 @@ pub const PLUGINS: &[&dyn AdmissionPlugin] = &[
 ];
 
 /// The plugins as the registry calls them.
-#[derive(Default)]
 pub struct AdmissionChain {
+    plugins: Vec<&'static dyn AdmissionPlugin>,
     cluster: OnceLock<(Weak<dyn Objects>, Weak<Authorizer>)>,
 }
 
+/// A plugin that is to be turned on or off and does not exist, or is not to be turned.
+#[derive(Debug, thiserror::Error)]
+#[error("there is no admission plugin {name:?}; known are {}", switchable().join(", "))]
+pub struct UnknownPlugin {
+    name: String,
+}
+
+/// Upstream's plugins that refuse and change nothing here: their features are off by default, or
+/// another plugin does the same. Named on a command line they are accepted.
+const WITHOUT_EFFECT: [&str; 5] = [
+    "AlwaysAdmit",
+    "JobValidation",
+    "NamespaceExists",
+    "PodGroupProtection",
+    "PodGroupWorkloadExists",
+];
+
+fn switchable() -> Vec<&'static str> {
+    PLUGINS
+        .iter()
+        .filter(|plugin| plugin.is_switchable())
+        .map(|plugin| plugin.name())
+        .collect()
+}
+
 impl AdmissionChain {
+    /// The plugins that are on by default.
     pub fn new() -> Arc<Self> {
-        Arc::new(Self::default())
+        let plugins = PLUGINS.iter().copied();
+        Arc::new(Self {
+            plugins: plugins.filter(|plugin| plugin.is_default()).collect(),
+            cluster: OnceLock::new(),
+        })
+    }
+
+    /// The default plugins, `enabled` besides them, without the `disabled`.
+    pub fn with(enabled: &[String], disabled: &[String]) -> Result<Arc<Self>, UnknownPlugin> {
+        let known = switchable();
+        let unknown = enabled.iter().chain(disabled).find(|name| {
+            !known.contains(&name.as_str()) && !WITHOUT_EFFECT.contains(&name.as_str())
+        });
+        if let Some(name) = unknown {
+            return Err(UnknownPlugin { name: name.clone() });
+        }
+        let has = |list: &[String], name: &str| list.iter().any(|item| item == name);
+        let plugins = PLUGINS.iter().copied().filter(|plugin| {
+            let name = plugin.name();
+            let off = plugin.is_switchable() && has(disabled, name);
+            !off && (plugin.is_default() || has(enabled, name))
+        });
+        Ok(Arc::new(Self {
+            plugins: plugins.collect(),
+            cluster: OnceLock::new(),
+        }))
     }
 
     /// Gives plugins their view of the cluster; until then the chain refuses every write, so that
@@ -171,44 +245,48 @@ impl AdmissionChain {
     }
 
     /// Whether the user may also create what an update of it would bring into being.
-    pub(crate) fn authorize_create(
+    pub(crate) async fn authorize_create(
         &self,
         user: &UserInfo,
         (group, version, resource): (&str, &str, &str),
         namespace: &str,
         name: &str,
     ) -> Result<(), Status> {
-        self.cluster()?.authorizer.require(&Question {
-            version,
-            ..Question::resource(user, "create", group, resource, namespace, name)
-        })
+        let cluster = self.cluster()?;
+        cluster
+            .authorizer
+            .require(&Question {
+                version,
+                ..Question::resource(user, "create", group, resource, namespace, name)
+            })
+            .await
     }
 
     pub async fn admit(&self, attrs: &mut Attributes) -> Result<(), Status> {
         let cluster = self.cluster()?;
-        round(attrs, &cluster).await?;
+        self.round(attrs, &cluster).await?;
         if attrs.rounds.wanted {
             attrs.rounds.again = true;
-            round(attrs, &cluster).await?;
+            self.round(attrs, &cluster).await?;
+        }
+        Ok(())
+    }
+
+    async fn round(&self, attrs: &mut Attributes, cluster: &Cluster) -> Result<(), Status> {
+        let operation = attrs.operation;
+        for plugin in self.plugins.iter().filter(|p| p.handles(operation)) {
+            plugin.admit(attrs, cluster).await?;
         }
         Ok(())
     }
 
     pub async fn validate(&self, attrs: &Attributes) -> Result<(), Status> {
         let cluster = self.cluster()?;
-        for plugin in PLUGINS.iter().filter(|p| p.handles(attrs.operation)) {
+        for plugin in self.plugins.iter().filter(|p| p.handles(attrs.operation)) {
             plugin.validate(attrs, &cluster).await?;
         }
         Ok(())
     }
-}
-
-async fn round(attrs: &mut Attributes, cluster: &Cluster) -> Result<(), Status> {
-    let operation = attrs.operation;
-    for plugin in PLUGINS.iter().filter(|p| p.handles(operation)) {
-        plugin.admit(attrs, cluster).await?;
-    }
-    Ok(())
 }
 
 /// Puts what a webhook or a policy made of the object, given in `form`, in its place: pruned and

@@ -32,19 +32,19 @@ impl AdmissionPlugin for RbacEscalation {
             return Ok(());
         };
         match attrs.resource.as_str() {
-            "roles" | "clusterroles" => role(attrs, cluster, object),
-            "rolebindings" | "clusterrolebindings" => binding(attrs, cluster, object),
+            "roles" | "clusterroles" => role(attrs, cluster, object).await,
+            "rolebindings" | "clusterrolebindings" => binding(attrs, cluster, object).await,
             _ => Ok(()),
         }
     }
 }
 
-fn role(attrs: &Attributes, cluster: &Cluster, role: &Value) -> Result<(), Status> {
+async fn role(attrs: &Attributes, cluster: &Cluster, role: &Value) -> Result<(), Status> {
     let old = attrs.old_object.as_deref();
     let same = old.is_some_and(|old| {
         old["rules"] == role["rules"] && old["aggregationRule"] == role["aggregationRule"]
     });
-    if same || may(attrs, cluster, "escalate", &attrs.resource, &attrs.name) {
+    if same || may(attrs, cluster, "escalate", &attrs.resource, &attrs.name).await {
         return Ok(());
     }
     let wanted = if role["aggregationRule"].is_object() {
@@ -60,7 +60,7 @@ fn role(attrs: &Attributes, cluster: &Cluster, role: &Value) -> Result<(), Statu
     covered(attrs, cluster, &wanted)
 }
 
-fn binding(attrs: &Attributes, cluster: &Cluster, binding: &Value) -> Result<(), Status> {
+async fn binding(attrs: &Attributes, cluster: &Cluster, binding: &Value) -> Result<(), Status> {
     let old = attrs.old_object.as_deref();
     if old.is_some_and(|old| {
         old["roleRef"] == binding["roleRef"] && old["subjects"] == binding["subjects"]
@@ -74,7 +74,7 @@ fn binding(attrs: &Attributes, cluster: &Cluster, binding: &Value) -> Result<(),
         "roles"
     };
     let name = reference["name"].as_str().unwrap_or_default();
-    if may(attrs, cluster, "bind", resource, name) {
+    if may(attrs, cluster, "bind", resource, name).await {
         return Ok(());
     }
     let rules = cluster
@@ -85,15 +85,24 @@ fn binding(attrs: &Attributes, cluster: &Cluster, binding: &Value) -> Result<(),
     covered(attrs, cluster, &rules)
 }
 
-fn may(attrs: &Attributes, cluster: &Cluster, verb: &str, resource: &str, name: &str) -> bool {
-    cluster.authorizer.is_allowed(&Question::resource(
-        &attrs.user,
-        verb,
-        GROUP,
-        resource,
-        &attrs.namespace,
-        name,
-    ))
+async fn may(
+    attrs: &Attributes,
+    cluster: &Cluster,
+    verb: &str,
+    resource: &str,
+    name: &str,
+) -> bool {
+    cluster
+        .authorizer
+        .is_allowed(&Question::resource(
+            &attrs.user,
+            verb,
+            GROUP,
+            resource,
+            &attrs.namespace,
+            name,
+        ))
+        .await
 }
 
 fn covered(attrs: &Attributes, cluster: &Cluster, wanted: &[Rule]) -> Result<(), Status> {

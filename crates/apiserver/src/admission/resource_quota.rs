@@ -404,6 +404,7 @@ mod tests {
             options: Value::Null,
             warnings: crate::request::Warnings::default(),
             rounds: Default::default(),
+            annotations: crate::request::Annotations::default(),
         }
     }
 

@@ -1,12 +1,17 @@
 //! RuntimeClass: the class a pod names exists; its overhead and scheduling rules become the pod's.
 
+use std::collections::BTreeMap;
+
 use async_trait::async_trait;
+use keelson_machinery::quantity::Quantity;
 use keelson_machinery::status::Status;
 use serde_json::{Value, json};
 
-use super::{AdmissionPlugin, Attributes, Cluster, Operation};
+use super::{AdmissionPlugin, Attributes, Cluster, Operation, quantity_of};
 
 pub(super) struct RuntimeClass;
+
+const MISMATCH: &str = "pod rejected: Pod's Overhead doesn't match RuntimeClass's defined Overhead";
 
 #[async_trait]
 impl AdmissionPlugin for RuntimeClass {
@@ -35,16 +40,15 @@ impl AdmissionPlugin for RuntimeClass {
             return Ok(());
         };
         let overhead = &pod["spec"]["overhead"];
-        let fixed = class
-            .map(|c| c["overhead"]["podFixed"].clone())
-            .unwrap_or_default();
-        let given = overhead.as_object().is_some_and(|o| !o.is_empty());
-        if given && *overhead != fixed {
-            return Err(attrs.forbidden(
-                "pod rejected: Pod's Overhead doesn't match RuntimeClass's defined Overhead",
-            ));
+        match class.filter(|class| class["overhead"].is_object()) {
+            Some(class) if differs(overhead, &class["overhead"]["podFixed"]) => {
+                Err(attrs.forbidden(MISMATCH))
+            }
+            None if !overhead.is_null() => Err(attrs.forbidden(
+                "pod rejected: Pod Overhead set without corresponding RuntimeClass defined Overhead",
+            )),
+            _ => Ok(()),
         }
-        Ok(())
     }
 }
 
@@ -69,10 +73,26 @@ async fn class_of(attrs: &Attributes, cluster: &Cluster) -> Result<Option<Value>
         .ok_or_else(|| attrs.forbidden(format!("pod rejected: RuntimeClass {name:?} not found")))
 }
 
+/// Whether two sets of amounts differ, however they are written.
+fn differs(a: &Value, b: &Value) -> bool {
+    let amounts = |value: &Value| -> BTreeMap<String, Option<Quantity>> {
+        let all = value.as_object().into_iter().flatten();
+        all.map(|(name, amount)| (name.clone(), quantity_of(amount)))
+            .collect()
+    };
+    amounts(a) != amounts(b)
+}
+
 fn merge(spec: &mut Value, class: &Value) -> Option<String> {
     let fixed = &class["overhead"]["podFixed"];
-    if fixed.is_object() && spec["overhead"].is_null() {
-        spec["overhead"] = fixed.clone();
+    if class["overhead"].is_object() {
+        let given = spec["overhead"].as_object().is_some_and(|o| !o.is_empty());
+        if given && differs(&spec["overhead"], fixed) {
+            return Some(MISMATCH.to_owned());
+        }
+        if fixed.is_object() {
+            spec["overhead"] = fixed.clone();
+        }
     }
     for (key, value) in class["scheduling"]["nodeSelector"]
         .as_object()
@@ -81,8 +101,11 @@ fn merge(spec: &mut Value, class: &Value) -> Option<String> {
     {
         match spec["nodeSelector"].get(key) {
             Some(own) if own != value => {
+                let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
                 return Some(format!(
-                    "conflict: cannot overwrite node selector {key}: the pod has {own}, its RuntimeClass {value}"
+                    "conflict: runtimeClass.scheduling.nodeSelector[{key}] = {}; pod.spec.nodeSelector[{key}] = {}",
+                    text(value),
+                    text(own)
                 ));
             }
             Some(_) => {}

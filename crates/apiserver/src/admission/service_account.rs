@@ -9,6 +9,7 @@ use keelson_machinery::{meta, names};
 use serde_json::{Value, json};
 
 use super::{AdmissionPlugin, Attributes, Cluster, Operation};
+use crate::authz::references::secrets_of;
 
 pub(super) struct ServiceAccount;
 
@@ -26,11 +27,11 @@ impl AdmissionPlugin for ServiceAccount {
     }
 
     fn handles(&self, operation: Operation) -> bool {
-        operation == Operation::Create
+        matches!(operation, Operation::Create | Operation::Update)
     }
 
     async fn admit(&self, attrs: &mut Attributes, cluster: &Cluster) -> Result<(), Status> {
-        if !attrs.is("", "pods") {
+        if !attrs.is("", "pods") || attrs.operation != Operation::Create {
             return Ok(());
         }
         let Some(pod) = attrs.object.as_ref() else {
@@ -52,19 +53,31 @@ impl AdmissionPlugin for ServiceAccount {
     }
 
     async fn validate(&self, attrs: &Attributes, cluster: &Cluster) -> Result<(), Status> {
-        if !attrs.is("", "pods") {
-            return Ok(());
-        }
-        let Some(pod) = attrs.object.as_ref() else {
+        let created = attrs.is("", "pods") && attrs.operation == Operation::Create;
+        let extended = attrs.is_any("", "pods") && attrs.subresource == "ephemeralcontainers";
+        let Some(pod) = attrs.object.as_ref().filter(|_| created || extended) else {
             return Ok(());
         };
-        if meta::annotation(pod, MIRROR).is_some() {
+        if created && meta::annotation(pod, MIRROR).is_some() {
             return check_mirror(attrs, pod);
         }
         let name = pod["spec"]["serviceAccountName"]
             .as_str()
             .unwrap_or_default();
-        account(attrs, cluster, name).await.map(drop)
+        if name.is_empty() {
+            return Err(attrs.forbidden(format!(
+                "no service account specified for pod {}/{}",
+                attrs.namespace,
+                meta::name(pod)
+            )));
+        }
+        let account = account(attrs, cluster, name).await?;
+        let limited = meta::annotation(&account, "kubernetes.io/enforce-mountable-secrets")
+            .is_some_and(|value| matches!(value, "true" | "True" | "TRUE" | "t" | "T" | "1"));
+        match limited.then(|| foreign_secret(pod, &account, created)) {
+            Some(Some(message)) => Err(attrs.forbidden(message)),
+            _ => Ok(()),
+        }
     }
 }
 
@@ -98,6 +111,68 @@ async fn account(attrs: &Attributes, cluster: &Cluster, name: &str) -> Result<Va
     )))
 }
 
+/// The first secret a pod uses that its account does not list, in the words of the refusal. Of
+/// an update only ephemeral containers are looked at.
+fn foreign_secret(pod: &Value, account: &Value, created: bool) -> Option<String> {
+    let items = |value: &'_ Value| value.as_array().cloned().unwrap_or_default();
+    let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+    let owner = meta::name(account);
+    let listed = |key: &str, name: &str| items(&account[key]).iter().any(|s| s["name"] == name);
+    let spec = &pod["spec"];
+    let lists: &[(&str, &str)] = if created {
+        let volume = items(&spec["volumes"])
+            .iter()
+            .filter(|volume| volume["secret"].is_object())
+            .map(|volume| text(&volume["secret"]["secretName"]))
+            .find(|name| !listed("secrets", name));
+        if let Some(name) = volume {
+            return Some(format!(
+                "volume with secret.secretName=\"{name}\" is not allowed because service account {owner} does not reference that secret"
+            ));
+        }
+        &[
+            ("initContainers", "init container"),
+            ("containers", "container"),
+        ]
+    } else {
+        &[("ephemeralContainers", "ephemeral container")]
+    };
+    for (list, label) in lists {
+        for container in items(&spec[*list]) {
+            let label = format!("{label} {}", text(&container["name"]));
+            for variable in items(&container["env"]) {
+                let reference = &variable["valueFrom"]["secretKeyRef"];
+                let name = text(&reference["name"]);
+                if reference.is_object() && !listed("secrets", &name) {
+                    return Some(format!(
+                        "{label} with envVar {} referencing secret.secretName=\"{name}\" is not allowed because service account {owner} does not reference that secret",
+                        text(&variable["name"])
+                    ));
+                }
+            }
+            for source in items(&container["envFrom"]) {
+                let name = text(&source["secretRef"]["name"]);
+                if source["secretRef"].is_object() && !listed("secrets", &name) {
+                    return Some(format!(
+                        "{label} with envFrom referencing secret.secretName=\"{name}\" is not allowed because service account {owner} does not reference that secret"
+                    ));
+                }
+            }
+        }
+    }
+    let pull = items(&spec["imagePullSecrets"]);
+    let foreign = pull
+        .iter()
+        .map(|s| text(&s["name"]))
+        .enumerate()
+        .find(|(_, name)| created && !listed("imagePullSecrets", name));
+    foreign.map(|(index, name)| {
+        format!(
+            "imagePullSecrets[{index}].name=\"{name}\" is not allowed because service account {owner} does not reference that imagePullSecret"
+        )
+    })
+}
+
 /// A mirror pod shows what a node runs by itself; it can use nothing of the cluster.
 fn check_mirror(attrs: &Attributes, pod: &Value) -> Result<(), Status> {
     if pod["spec"]["serviceAccountName"]
@@ -105,6 +180,9 @@ fn check_mirror(attrs: &Attributes, pod: &Value) -> Result<(), Status> {
         .is_some_and(|n| !n.is_empty())
     {
         return Err(attrs.forbidden("a mirror pod may not reference service accounts"));
+    }
+    if secrets_of(pod).next().is_some() {
+        return Err(attrs.forbidden("a mirror pod may not reference secrets"));
     }
     let projects = |volume: &Value| {
         volume["projected"]["sources"]

@@ -14,7 +14,7 @@ const GROUP: &str = "impersonate-group";
 const EXTRA: &str = "impersonate-extra-";
 
 /// The user the request acts as; the caller itself when no header asks for another.
-pub(crate) fn apply(
+pub(crate) async fn apply(
     authorizer: &Authorizer,
     caller: UserInfo,
     headers: &mut HeaderMap,
@@ -34,8 +34,10 @@ pub(crate) fn apply(
             name: &name,
             is_resource: true,
             path: "",
+            field_selector: "",
+            label_selector: "",
         };
-        authorizer.require(&attributes)?;
+        authorizer.require(&attributes).await?;
     }
     let names: Vec<_> = headers
         .keys()

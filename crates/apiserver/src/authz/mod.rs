@@ -3,6 +3,7 @@
 
 mod node;
 pub mod rbac;
+pub(crate) mod references;
 pub(crate) mod review;
 
 use std::sync::Arc;
@@ -28,11 +29,21 @@ pub struct Attributes<'a> {
     pub is_resource: bool,
     /// For what is no resource.
     pub path: &'a str,
+    /// Of a list, watch or deletecollection, as the client wrote it; empty for none.
+    pub field_selector: &'a str,
+    pub label_selector: &'a str,
 }
 
 impl<'a> Attributes<'a> {
     pub fn of(user: &'a UserInfo, info: &'a RequestInfo) -> Self {
+        let selects = matches!(info.verb.as_str(), "list" | "watch" | "deletecollection");
+        let selector = |name: &str| {
+            let given = selects.then(|| info.query.get(name)).flatten();
+            given.unwrap_or_default()
+        };
         Self {
+            field_selector: selector("fieldSelector"),
+            label_selector: selector("labelSelector"),
             user,
             verb: &info.verb,
             group: &info.group,
@@ -66,7 +77,18 @@ impl<'a> Attributes<'a> {
             name,
             is_resource: true,
             path: "",
+            field_selector: "",
+            label_selector: "",
         }
+    }
+
+    /// `(field, value)` of every field that must have exactly that value.
+    pub(crate) fn field_requirements(&self) -> impl Iterator<Item = (&'a str, &'a str)> {
+        self.field_selector.split(',').filter_map(|term| {
+            let (field, value) = term.split_once('=')?;
+            let value = value.strip_prefix('=').unwrap_or(value);
+            (!field.ends_with('!')).then_some((field, value))
+        })
     }
 
     /// `resource/subresource`.
@@ -101,7 +123,7 @@ impl Authorizer {
         }
     }
 
-    pub fn authorize(&self, attributes: &Attributes<'_>) -> Decision {
+    pub async fn authorize(&self, attributes: &Attributes<'_>) -> Decision {
         if attributes.user.in_group("system:masters") {
             return Decision::Allow(String::new());
         }
@@ -122,15 +144,15 @@ impl Authorizer {
     }
 
     /// As [`Authorizer::authorize`], with upstream's 403 when it is not allowed.
-    pub fn require(&self, attributes: &Attributes<'_>) -> Result<(), Status> {
-        match self.authorize(attributes) {
+    pub async fn require(&self, attributes: &Attributes<'_>) -> Result<(), Status> {
+        match self.authorize(attributes).await {
             Decision::Allow(_) => Ok(()),
             Decision::NoOpinion(reason) => Err(forbidden(attributes, &reason)),
         }
     }
 
-    pub fn is_allowed(&self, attributes: &Attributes<'_>) -> bool {
-        matches!(self.authorize(attributes), Decision::Allow(_))
+    pub async fn is_allowed(&self, attributes: &Attributes<'_>) -> bool {
+        matches!(self.authorize(attributes).await, Decision::Allow(_))
     }
 
     pub(crate) fn rbac(&self) -> &rbac::Rbac {

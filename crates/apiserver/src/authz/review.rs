@@ -10,7 +10,7 @@ use crate::request::UserInfo;
 const GROUP: &str = "authorization.k8s.io";
 
 /// SubjectAccessReview, and LocalSubjectAccessReview when a namespace is given.
-pub(crate) fn subject_access_review(
+pub(crate) async fn subject_access_review(
     authorizer: &Authorizer,
     mut review: Value,
     namespace: Option<&str>,
@@ -58,11 +58,11 @@ pub(crate) fn subject_access_review(
             .map(|(key, values)| (key.to_lowercase(), texts(values)))
             .collect(),
     };
-    review["status"] = decide(authorizer, &user, &spec);
+    review["status"] = decide(authorizer, &user, &spec).await;
     Ok(review)
 }
 
-pub(crate) fn self_subject_access_review(
+pub(crate) async fn self_subject_access_review(
     authorizer: &Authorizer,
     user: &UserInfo,
     mut review: Value,
@@ -77,7 +77,7 @@ pub(crate) fn self_subject_access_review(
             &errors,
         ));
     }
-    review["status"] = decide(authorizer, user, &spec);
+    review["status"] = decide(authorizer, user, &spec).await;
     Ok(review)
 }
 
@@ -130,7 +130,7 @@ fn check_attributes(spec: &Value) -> Vec<FieldError> {
     }
 }
 
-fn decide(authorizer: &Authorizer, user: &UserInfo, spec: &Value) -> Value {
+async fn decide(authorizer: &Authorizer, user: &UserInfo, spec: &Value) -> Value {
     let resource = &spec["resourceAttributes"];
     let other = &spec["nonResourceAttributes"];
     let is_resource = resource.is_object();
@@ -149,8 +149,10 @@ fn decide(authorizer: &Authorizer, user: &UserInfo, spec: &Value) -> Value {
         name: text(&resource["name"]),
         is_resource,
         path: text(&other["path"]),
+        field_selector: "",
+        label_selector: "",
     };
-    let (allowed, reason) = match authorizer.authorize(&attributes) {
+    let (allowed, reason) = match authorizer.authorize(&attributes).await {
         Decision::Allow(reason) => (true, reason),
         Decision::NoOpinion(reason) => (false, reason),
     };

@@ -10,7 +10,6 @@ use futures::StreamExt;
 use keelson_machinery::meta;
 use keelson_machinery::status::Status;
 use serde_json::Value;
-use tokio_util::sync::CancellationToken;
 
 use crate::authz::rbac;
 use crate::objects::Objects;
@@ -143,39 +142,6 @@ fn reconciled(found: &Value, default: &Value) -> Option<Value> {
     all.extend(missing);
     updated[list] = Value::Array(all);
     Some(updated)
-}
-
-/// Keeps the rules of aggregated cluster roles what their selectors say, until `stop`.
-pub(crate) async fn aggregate_roles(objects: Arc<dyn Objects>, stop: CancellationToken) {
-    let mut changes = objects.changes(rbac::GROUP, "clusterroles");
-    changes.mark_changed();
-    loop {
-        tokio::select! {
-            () = stop.cancelled() => return,
-            changed = changes.changed() => if changed.is_err() { return },
-        }
-        let all = objects.list(rbac::GROUP, "clusterroles", "");
-        for role in &all {
-            let Some(rules) = rbac::aggregate(role, &all) else {
-                continue;
-            };
-            if role["rules"].as_array().is_some_and(|have| *have == rules)
-                || (rules.is_empty() && role["rules"].is_null())
-            {
-                continue;
-            }
-            let mut updated = Value::clone(role);
-            updated["rules"] = Value::Array(rules);
-            // A conflict means the role changed, which wakes this loop again.
-            if let Err(status) = objects
-                .update(rbac::GROUP, "clusterroles", "", updated)
-                .await
-                && !status.is_conflict()
-            {
-                tracing::warn!(role = meta::name(role), %status, "writing aggregated rules");
-            }
-        }
-    }
 }
 
 /// The range of service addresses as an object, ready for use.

@@ -21,7 +21,9 @@ use hyper::body::Incoming;
 use keelson_machinery::status::Status;
 
 use crate::authz::Attributes;
-use crate::request::{RequestContext, RequestInfo, Response, UserInfo, Warnings, respond_status};
+use crate::request::{
+    Annotations, RequestContext, RequestInfo, Response, UserInfo, Warnings, respond_status,
+};
 use crate::server::Server;
 
 pub(crate) use flow::FlowControl;
@@ -70,6 +72,7 @@ impl Server {
             user: Arc::new(UserInfo::default()),
             headers: Arc::new(parts.headers.clone()),
             warnings: Warnings::default(),
+            annotations: Annotations::default(),
             audit_id: audit_id(&parts),
         };
         let long_running = info.is_long_running();
@@ -123,12 +126,14 @@ impl Server {
             }
         };
         parts.headers.remove(http::header::AUTHORIZATION);
-        let user = crate::authn::impersonate::apply(&self.authorizer, user, &mut parts.headers)?;
+        let user =
+            crate::authn::impersonate::apply(&self.authorizer, user, &mut parts.headers).await?;
         context.user = Arc::new(user);
         context.headers = Arc::new(parts.headers.clone());
         if !health::is_always_allowed(&context.info.path) {
             self.authorizer
-                .require(&Attributes::of(&context.user, &context.info))?;
+                .require(&Attributes::of(&context.user, &context.info))
+                .await?;
         }
         let permit = self.flow.enter(&context).await?;
         let mut response = Box::pin(route::route(&self, &context, parts, body)).await?;

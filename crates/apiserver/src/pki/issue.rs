@@ -4,8 +4,8 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use rcgen::{
-    BasicConstraints, CertificateParams, CertificateSigningRequestParams, DnType,
-    ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose,
+    BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
+    KeyUsagePurpose,
 };
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
@@ -109,29 +109,6 @@ impl Authority {
             certificate_pem: certificate.pem(),
             key_pem: key.serialize_pem(),
         })
-    }
-
-    /// Signs a PEM certificate request as it stands, for `seconds` from now.
-    pub fn sign_request(
-        &self,
-        request_pem: &str,
-        usages: &[Usage],
-        seconds: u64,
-    ) -> Result<String, Error> {
-        let failed = |source| Error::Issue {
-            subject: "a certificate signing request".to_owned(),
-            source,
-        };
-        let mut request = CertificateSigningRequestParams::from_pem(request_pem).map_err(failed)?;
-        set_validity(&mut request.params, seconds);
-        request.params.is_ca = IsCa::ExplicitNoCa;
-        request.params.key_usages = vec![
-            KeyUsagePurpose::DigitalSignature,
-            KeyUsagePurpose::KeyEncipherment,
-        ];
-        request.params.extended_key_usages = usages.iter().map(|usage| extended(*usage)).collect();
-        request.params.use_authority_key_identifier_extension = true;
-        Ok(request.signed_by(&self.issuer).map_err(failed)?.pem())
     }
 }
 

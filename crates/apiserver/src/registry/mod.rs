@@ -384,6 +384,7 @@ impl<'a> Call<'a> {
             rules_path: self.subresource,
             user: Arc::clone(&self.ctx.user),
             warnings: self.ctx.warnings.clone(),
+            annotations: self.ctx.annotations.clone(),
             options,
             admission: true,
         }

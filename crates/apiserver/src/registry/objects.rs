@@ -13,7 +13,7 @@ use super::resources::ResourceEntry;
 use super::write::Write;
 use super::{Registry, codec};
 use crate::objects::Objects;
-use crate::request::{UserInfo, Warnings};
+use crate::request::{Annotations, UserInfo, Warnings};
 
 /// The manager of fields that the server itself sets.
 const MANAGER: &str = "keelson";
@@ -50,6 +50,7 @@ fn internal<'a>(
         rules_path: "",
         user: Arc::new(UserInfo::admin("system:apiserver")),
         warnings: Warnings::default(),
+        annotations: Annotations::default(),
         options,
         admission: false,
     }

@@ -16,7 +16,7 @@ use super::options::WriteOptions;
 use super::resources::ResourceEntry;
 use super::{Registry, codec, managed};
 use crate::admission::{Attributes, Operation};
-use crate::request::{UserInfo, Warnings};
+use crate::request::{Annotations, UserInfo, Warnings};
 
 /// Names tried for a `generateName`.
 const GENERATE_ATTEMPTS: usize = 8;
@@ -37,6 +37,7 @@ pub(crate) struct Write<'a> {
     pub rules_path: &'a str,
     pub user: Arc<UserInfo>,
     pub warnings: Warnings,
+    pub annotations: Annotations,
     pub options: &'a WriteOptions,
     /// False for the server's own bootstrap.
     pub admission: bool,
@@ -81,6 +82,7 @@ impl Write<'_> {
             options: self.options.to_json(),
             rounds: Default::default(),
             warnings: self.warnings.clone(),
+            annotations: self.annotations.clone(),
         }
     }
 
@@ -209,12 +211,14 @@ impl Registry {
                 }
                 if write.admission {
                     let entry = write.entry;
-                    self.admission.authorize_create(
-                        &write.user,
-                        (&entry.group, &entry.version, &entry.resource),
-                        write.namespace,
-                        write.name,
-                    )?;
+                    self.admission
+                        .authorize_create(
+                            &write.user,
+                            (&entry.group, &entry.version, &entry.resource),
+                            write.namespace,
+                            write.name,
+                        )
+                        .await?;
                 }
                 let object = change.next(None)?;
                 match self

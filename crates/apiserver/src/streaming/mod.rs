@@ -93,7 +93,7 @@ pub(crate) async fn connect(
                     &info.verb,
                 ));
             }
-            require_create(server, context)?;
+            require_create(server, context).await?;
             admit(server, context, connect).await?;
             pods::stream(server, context, connect, parts, body).await
         }
@@ -106,14 +106,17 @@ pub(crate) async fn connect(
 
 /// WebSockets are opened by GET, but running something in a pod is no reading: a right to get
 /// does not do.
-fn require_create(server: &Arc<Server>, context: &RequestContext) -> Result<(), Status> {
+async fn require_create(server: &Arc<Server>, context: &RequestContext) -> Result<(), Status> {
     if context.info.verb != "get" {
         return Ok(());
     }
-    server.authorizer.require(&Attributes {
-        verb: "create",
-        ..Attributes::of(&context.user, &context.info)
-    })
+    server
+        .authorizer
+        .require(&Attributes {
+            verb: "create",
+            ..Attributes::of(&context.user, &context.info)
+        })
+        .await
 }
 
 async fn admit(
@@ -157,6 +160,7 @@ async fn admit(
         options: Value::Null,
         warnings: context.warnings.clone(),
         rounds: Default::default(),
+        annotations: context.annotations.clone(),
     };
     server.admission.admit(&mut attributes).await?;
     server.admission.validate(&attributes).await

@@ -2,40 +2,10 @@
 
 use std::collections::BTreeSet;
 
+use keelson_machinery::meta;
 use serde_json::Value;
 
-use super::{
-    Check, Violation, containers, containers_named, names, plural, quoted, setters, violation,
-};
-
-/// Every rule of the level, in upstream's order.
-pub(super) const ALL: &[Check] = &[
-    app_armor,
-    capabilities,
-    host_namespaces,
-    host_path_volumes,
-    host_ports,
-    host_probes,
-    privileged,
-    proc_mount,
-    se_linux,
-    seccomp,
-    sysctls,
-    windows_host_process,
-];
-
-/// Those that the restricted level does not replace by stricter ones.
-pub(super) const ALWAYS: &[Check] = &[
-    app_armor,
-    host_namespaces,
-    host_ports,
-    host_probes,
-    privileged,
-    proc_mount,
-    se_linux,
-    sysctls,
-    windows_host_process,
-];
+use super::{Violation, containers, containers_named, names, plural, quoted, setters, violation};
 
 const CAPABILITIES: [&str; 13] = [
     "AUDIT_WRITE",
@@ -53,26 +23,28 @@ const CAPABILITIES: [&str; 13] = [
     "SYS_CHROOT",
 ];
 
+/// Safe sysctls in the order they became so; [`SYSCTLS_SINCE`] says how many each version knows.
 const SYSCTLS: [&str; 12] = [
     "kernel.shm_rmid_forced",
     "net.ipv4.ip_local_port_range",
-    "net.ipv4.ip_local_reserved_ports",
-    "net.ipv4.ip_unprivileged_port_start",
+    "net.ipv4.tcp_syncookies",
     "net.ipv4.ping_group_range",
+    "net.ipv4.ip_unprivileged_port_start",
+    "net.ipv4.ip_local_reserved_ports",
+    "net.ipv4.tcp_keepalive_time",
     "net.ipv4.tcp_fin_timeout",
     "net.ipv4.tcp_keepalive_intvl",
     "net.ipv4.tcp_keepalive_probes",
-    "net.ipv4.tcp_keepalive_time",
     "net.ipv4.tcp_rmem",
-    "net.ipv4.tcp_syncookies",
     "net.ipv4.tcp_wmem",
 ];
+const SYSCTLS_SINCE: [usize; 4] = [5, 6, 10, 12];
 
 fn listed(values: &BTreeSet<String>) -> String {
     quoted(&values.iter().collect::<Vec<_>>())
 }
 
-fn app_armor(pod: &Value) -> Option<Violation> {
+pub(super) fn app_armor(pod: &Value) -> Option<Violation> {
     let mut values = BTreeSet::new();
     let mut bad = |profile: &Value| {
         let kind = profile["type"].as_str().unwrap_or_default();
@@ -118,7 +90,7 @@ fn app_armor(pod: &Value) -> Option<Violation> {
     )
 }
 
-fn capabilities(pod: &Value) -> Option<Violation> {
+pub(super) fn capabilities(pod: &Value) -> Option<Violation> {
     let mut added = BTreeSet::new();
     let bad = names(pod, |c| {
         let list = c["securityContext"]["capabilities"]["add"]
@@ -143,7 +115,7 @@ fn capabilities(pod: &Value) -> Option<Violation> {
     )
 }
 
-fn host_namespaces(pod: &Value) -> Option<Violation> {
+pub(super) fn host_namespaces(pod: &Value) -> Option<Violation> {
     let used: Vec<String> = ["hostNetwork", "hostPID", "hostIPC"]
         .iter()
         .filter(|key| pod["spec"][**key] == true)
@@ -156,7 +128,7 @@ fn host_namespaces(pod: &Value) -> Option<Violation> {
     }
 }
 
-fn host_path_volumes(pod: &Value) -> Option<Violation> {
+pub(super) fn host_path_volumes(pod: &Value) -> Option<Violation> {
     let bad: Vec<&str> = pod["spec"]["volumes"]
         .as_array()
         .into_iter()
@@ -177,7 +149,7 @@ fn host_path_volumes(pod: &Value) -> Option<Violation> {
     )
 }
 
-fn host_ports(pod: &Value) -> Option<Violation> {
+pub(super) fn host_ports(pod: &Value) -> Option<Violation> {
     let mut ports = BTreeSet::new();
     let bad = names(pod, |c| {
         let used: Vec<String> = c["ports"]
@@ -208,7 +180,7 @@ fn host_ports(pod: &Value) -> Option<Violation> {
     )
 }
 
-fn host_probes(pod: &Value) -> Option<Violation> {
+pub(super) fn host_probes(pod: &Value) -> Option<Violation> {
     let mut hosts = BTreeSet::new();
     let mut bad = BTreeSet::new();
     for container in containers(pod) {
@@ -222,7 +194,7 @@ fn host_probes(pod: &Value) -> Option<Violation> {
         for handler in handlers {
             for action in ["httpGet", "tcpSocket"] {
                 let host = handler[action]["host"].as_str().unwrap_or_default();
-                if !matches!(host, "" | "127.0.0.1" | "::1") {
+                if !host.is_empty() {
                     hosts.insert(host.to_owned());
                     bad.insert(container["name"].as_str().unwrap_or_default());
                 }
@@ -249,7 +221,7 @@ fn host_probes(pod: &Value) -> Option<Violation> {
     )
 }
 
-fn privileged(pod: &Value) -> Option<Violation> {
+pub(super) fn privileged(pod: &Value) -> Option<Violation> {
     let bad = names(pod, |c| c["securityContext"]["privileged"] == true);
     if bad.is_empty() {
         return None;
@@ -263,10 +235,15 @@ fn privileged(pod: &Value) -> Option<Violation> {
     )
 }
 
-fn proc_mount(pod: &Value) -> Option<Violation> {
+/// Since v1.35 pods with users of their own may choose.
+pub(super) fn proc_mount_or_own_users(pod: &Value) -> Option<Violation> {
     if super::has_own_users(pod) {
         return None;
     }
+    proc_mount(pod)
+}
+
+pub(super) fn proc_mount(pod: &Value) -> Option<Violation> {
     let mut kinds = BTreeSet::new();
     let bad = names(pod, |c| {
         let kind = c["securityContext"]["procMount"]
@@ -290,16 +267,31 @@ fn proc_mount(pod: &Value) -> Option<Violation> {
     )
 }
 
-fn se_linux(pod: &Value) -> Option<Violation> {
+pub(super) fn se_linux_v1_0(pod: &Value) -> Option<Violation> {
+    se_linux(
+        pod,
+        &["", "container_t", "container_init_t", "container_kvm_t"],
+    )
+}
+
+pub(super) fn se_linux_v1_31(pod: &Value) -> Option<Violation> {
+    let allowed = [
+        "",
+        "container_t",
+        "container_init_t",
+        "container_kvm_t",
+        "container_engine_t",
+    ];
+    se_linux(pod, &allowed)
+}
+
+fn se_linux(pod: &Value, allowed: &[&str]) -> Option<Violation> {
     let mut types = BTreeSet::new();
     let (mut user, mut role) = (false, false);
     let mut bad = |options: &Value| {
         let text = |key: &str| options[key].as_str().unwrap_or_default();
         let kind = text("type");
-        let wrong_type = !matches!(
-            kind,
-            "" | "container_t" | "container_init_t" | "container_kvm_t" | "container_engine_t"
-        );
+        let wrong_type = !allowed.contains(&kind);
         if wrong_type {
             types.insert(kind.to_owned());
         }
@@ -333,7 +325,36 @@ fn se_linux(pod: &Value) -> Option<Violation> {
     )
 }
 
-fn seccomp(pod: &Value) -> Option<Violation> {
+/// Before v1.19 profiles were annotations.
+pub(super) fn seccomp_v1_0(pod: &Value) -> Option<Violation> {
+    let annotations = meta::annotations(pod);
+    let prefix = "container.seccomp.security.alpha.kubernetes.io/";
+    let keys = std::iter::once("seccomp.security.alpha.kubernetes.io/pod".to_owned()).chain(
+        containers(pod).map(|c| format!("{prefix}{}", c["name"].as_str().unwrap_or_default())),
+    );
+    let bad: BTreeSet<String> = keys
+        .filter_map(|key| Some((annotations.get(&key)?, key)))
+        .filter(|(value, _)| {
+            !matches!(value.as_str(), "runtime/default" | "docker/default")
+                && !value.starts_with("localhost/")
+        })
+        .map(|(value, key)| format!("{key}={value:?}"))
+        .collect();
+    if bad.is_empty() {
+        return None;
+    }
+    let all: Vec<&str> = bad.iter().map(String::as_str).collect();
+    violation(
+        "seccompProfile",
+        format!(
+            "forbidden {} {}",
+            plural("annotation", "annotations", all.len()),
+            all.join(", ")
+        ),
+    )
+}
+
+pub(super) fn seccomp_v1_19(pod: &Value) -> Option<Violation> {
     let mut kinds = BTreeSet::new();
     let mut bad = |profile: &Value| {
         let kind = profile["type"].as_str().unwrap_or_default();
@@ -355,13 +376,30 @@ fn seccomp(pod: &Value) -> Option<Violation> {
     )
 }
 
-fn sysctls(pod: &Value) -> Option<Violation> {
+pub(super) fn sysctls_v1_0(pod: &Value) -> Option<Violation> {
+    sysctls(pod, 0)
+}
+
+pub(super) fn sysctls_v1_27(pod: &Value) -> Option<Violation> {
+    sysctls(pod, 1)
+}
+
+pub(super) fn sysctls_v1_29(pod: &Value) -> Option<Violation> {
+    sysctls(pod, 2)
+}
+
+pub(super) fn sysctls_v1_32(pod: &Value) -> Option<Violation> {
+    sysctls(pod, 3)
+}
+
+fn sysctls(pod: &Value, step: usize) -> Option<Violation> {
+    let allowed = &SYSCTLS[..SYSCTLS_SINCE[step]];
     let bad: Vec<&str> = pod["spec"]["securityContext"]["sysctls"]
         .as_array()
         .into_iter()
         .flatten()
         .filter_map(|s| s["name"].as_str())
-        .filter(|name| !SYSCTLS.contains(name))
+        .filter(|name| !allowed.contains(name))
         .collect();
     if bad.is_empty() {
         None
@@ -370,7 +408,7 @@ fn sysctls(pod: &Value) -> Option<Violation> {
     }
 }
 
-fn windows_host_process(pod: &Value) -> Option<Violation> {
+pub(super) fn windows_host_process(pod: &Value) -> Option<Violation> {
     let of_pod = pod["spec"]["securityContext"]["windowsOptions"]["hostProcess"] == true;
     let of_containers = names(pod, |c| {
         c["securityContext"]["windowsOptions"]["hostProcess"] == true

@@ -2,7 +2,11 @@
 //! must keep, or that their authors are warned about.
 
 mod baseline;
+mod checks;
+mod policy;
 mod restricted;
+
+use std::collections::BTreeMap;
 
 use async_trait::async_trait;
 use keelson_machinery::meta;
@@ -10,8 +14,14 @@ use keelson_machinery::status::Status;
 use serde_json::Value;
 
 use super::{AdmissionPlugin, Attributes, Cluster, Operation};
+use checks::violations;
+use policy::{Level, LevelVersion, Policy};
 
 pub(super) struct PodSecurity;
+
+/// Of a namespace whose level is raised, at most this many pods are looked at for warnings.
+const CHECKED_PODS: usize = 3000;
+const ANNOTATION: &str = "pod-security.kubernetes.io/";
 
 #[async_trait]
 impl AdmissionPlugin for PodSecurity {
@@ -24,86 +34,159 @@ impl AdmissionPlugin for PodSecurity {
     }
 
     async fn validate(&self, attrs: &Attributes, cluster: &Cluster) -> Result<(), Status> {
+        if attrs.is("", "namespaces") {
+            return namespace(attrs, cluster);
+        }
         let Some(object) = attrs.object.as_ref() else {
             return Ok(());
         };
-        let ephemeral = attrs.is_any("", "pods") && attrs.subresource == "ephemeralcontainers";
-        let is_pod = attrs.is("", "pods") || ephemeral;
+        let is_pod = attrs.is_any("", "pods");
+        let looked_at = matches!(
+            attrs.subresource.as_str(),
+            "" | "ephemeralcontainers" | "resize"
+        );
+        if is_pod && !looked_at {
+            return Ok(());
+        }
         let Some(pod) = pod_of(attrs, object, is_pod) else {
             return Ok(());
         };
-        if attrs.operation == Operation::Update
-            && !ephemeral
-            && !is_significant(attrs, object, is_pod)
-        {
-            return Ok(());
-        }
-        let namespace = cluster.objects.get("", "namespaces", "", &attrs.namespace);
-        let Some(namespace) = namespace else {
-            return Ok(());
+        let Some(found) = cluster.objects.get("", "namespaces", "", &attrs.namespace) else {
+            return Err(Status::internal(format!(
+                "failed to lookup namespace {:?}",
+                attrs.namespace
+            )));
         };
-        let (enforce, enforce_version) = level(&namespace, "enforce");
-        let (warn, warn_version) = level(&namespace, "warn");
-        if is_pod && enforce != Level::Privileged {
-            let found = violations(enforce, &pod);
-            if !found.is_empty() {
-                return Err(attrs.forbidden(format!(
-                    "violates PodSecurity \"{}:{enforce_version}\": {}",
-                    enforce.name(),
-                    shown(&found)
-                )));
+        let (policy, errors) = Policy::of(&found);
+        let privileged = if is_pod {
+            policy.is_privileged()
+        } else {
+            policy.warn.level == Level::Privileged && policy.audit.level == Level::Privileged
+        };
+        if errors.is_empty() && privileged {
+            if is_pod {
+                annotate(attrs, "enforce-policy", "privileged:latest".to_owned());
             }
+            return Ok(());
         }
-        if warn != Level::Privileged {
-            let found = violations(warn, &pod);
-            if !found.is_empty() {
-                attrs.warnings.add(format!(
-                    "would violate PodSecurity \"{}:{warn_version}\": {}",
-                    warn.name(),
-                    shown(&found)
-                ));
-            }
+        if is_pod && attrs.operation == Operation::Update && !is_significant(attrs, object) {
+            return Ok(());
         }
-        Ok(())
+        if !errors.is_empty() {
+            let shown: Vec<String> = errors.iter().map(ToString::to_string).collect();
+            annotate(
+                attrs,
+                "error",
+                format!("Failed to parse policy: {}", shown.join(", ")),
+            );
+        }
+        judge(attrs, &policy, pod, is_pod)
     }
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Level {
-    Privileged,
-    Baseline,
-    Restricted,
+fn annotate(attrs: &Attributes, key: &str, value: String) {
+    attrs.annotations.add(&format!("{ANNOTATION}{key}"), value);
 }
 
-impl Level {
-    fn name(self) -> &'static str {
-        match self {
-            Self::Privileged => "privileged",
-            Self::Baseline => "baseline",
-            Self::Restricted => "restricted",
-        }
-    }
-}
-
-/// A level that cannot be read is the strictest, as upstream has it.
-fn level(namespace: &Value, mode: &str) -> (Level, String) {
-    let version = meta::label(
-        namespace,
-        &format!("pod-security.kubernetes.io/{mode}-version"),
-    )
-    .unwrap_or("latest");
-    let level = match meta::label(namespace, &format!("pod-security.kubernetes.io/{mode}")) {
-        None | Some("privileged") => Level::Privileged,
-        Some("baseline") => Level::Baseline,
-        Some(_) => Level::Restricted,
+fn judge(attrs: &Attributes, policy: &Policy, pod: &Value, enforce: bool) -> Result<(), Status> {
+    let broken = |at: LevelVersion| {
+        let found = violations(at, pod);
+        (!found.is_empty()).then(|| format!("PodSecurity \"{at}\": {}", shown(&found)))
     };
-    (level, version.to_owned())
+    let mut refused = None;
+    if enforce {
+        annotate(attrs, "enforce-policy", policy.enforce.to_string());
+        refused = broken(policy.enforce);
+    }
+    if let Some(found) = broken(policy.audit) {
+        annotate(attrs, "audit-violations", format!("would violate {found}"));
+    }
+    if let Some(found) = refused {
+        return Err(attrs.forbidden(format!("violates {found}")));
+    }
+    if let Some(found) = broken(policy.warn) {
+        attrs.warnings.add(format!("would violate {found}"));
+    }
+    Ok(())
+}
+
+/// The labels of a namespace must be understood, and who raises its level is told what pods
+/// would not be let in again.
+fn namespace(attrs: &Attributes, cluster: &Cluster) -> Result<(), Status> {
+    let Some(new) = attrs.object.as_ref() else {
+        return Ok(());
+    };
+    let (policy, errors) = Policy::of(new);
+    let Some(old) = attrs.old_object.as_deref() else {
+        return match errors.is_empty() {
+            true => Ok(()),
+            false => Err(Status::invalid("", "Namespace", meta::name(new), &errors)),
+        };
+    };
+    let (before, old_errors) = Policy::of(old);
+    if !errors.is_empty() && errors != old_errors {
+        return Err(Status::invalid("", "Namespace", meta::name(new), &errors));
+    }
+    let (now, before) = (policy.enforce, before.enforce);
+    let eased = now.version == before.version && now.level <= before.level;
+    if now == before || now.level == Level::Privileged || eased {
+        return Ok(());
+    }
+    for warning in pods_that_violate(cluster, meta::name(new), now) {
+        attrs.warnings.add(warning);
+    }
+    Ok(())
+}
+
+fn pods_that_violate(cluster: &Cluster, namespace: &str, enforce: LevelVersion) -> Vec<String> {
+    let mut pods = cluster.objects.list("", "pods", namespace);
+    let total = pods.len();
+    pods.truncate(CHECKED_PODS);
+    let mut found: BTreeMap<String, (String, usize)> = BTreeMap::new();
+    for pod in &pods {
+        let broken = violations(enforce, pod);
+        if broken.is_empty() {
+            continue;
+        }
+        let reasons: Vec<&str> = broken.iter().map(|v| v.reason.as_str()).collect();
+        let name = meta::name(pod);
+        let entry = found
+            .entry(reasons.join(", "))
+            .or_insert_with(|| (name.to_owned(), 0));
+        if name < entry.0.as_str() {
+            name.clone_into(&mut entry.0);
+        }
+        entry.1 += 1;
+    }
+    let mut out = Vec::new();
+    if pods.len() < total {
+        out.push(format!(
+            "new PodSecurity enforce level only checked against the first {} of {total} existing pods",
+            pods.len()
+        ));
+    }
+    if !found.is_empty() {
+        out.push(format!(
+            "existing pods in namespace {namespace:?} violate the new PodSecurity enforce level \"{enforce}\""
+        ));
+    }
+    let mut each: Vec<String> = found
+        .into_iter()
+        .map(|(reason, (name, count))| match count {
+            1 => format!("{name}: {reason}"),
+            2 => format!("{name} (and 1 other pod): {reason}"),
+            _ => format!("{name} (and {} other pods): {reason}", count - 1),
+        })
+        .collect();
+    each.sort();
+    out.extend(each);
+    out
 }
 
 /// The pod itself, or the pod a workload would make (metadata and spec).
-fn pod_of(attrs: &Attributes, object: &Value, is_pod: bool) -> Option<Value> {
+fn pod_of<'a>(attrs: &Attributes, object: &'a Value, is_pod: bool) -> Option<&'a Value> {
     if is_pod {
-        return Some(object.clone());
+        return Some(object);
     }
     if !attrs.subresource.is_empty() {
         return None;
@@ -116,21 +199,32 @@ fn pod_of(attrs: &Attributes, object: &Value, is_pod: bool) -> Option<Value> {
         ("", "podtemplates") => &object["template"],
         _ => return None,
     };
-    template["spec"].is_object().then(|| template.clone())
+    template["spec"].is_object().then_some(template)
 }
 
-/// An update that changes nothing the levels look at needs no new verdict.
-fn is_significant(attrs: &Attributes, object: &Value, is_pod: bool) -> bool {
+/// A pod's update that brings no other image and no new container needs no new verdict.
+fn is_significant(attrs: &Attributes, pod: &Value) -> bool {
     let Some(old) = attrs.old_object.as_deref() else {
         return true;
     };
-    if !is_pod {
-        return object["spec"] != old["spec"];
-    }
-    let images =
-        |pod: &Value| -> Vec<Value> { containers(pod).map(|c| c["image"].clone()).collect() };
-    images(object) != images(old)
-        || object["spec"]["ephemeralContainers"] != old["spec"]["ephemeralContainers"]
+    let images = |pod: &Value, key: &str| -> Vec<Value> {
+        let list = pod["spec"][key].as_array().into_iter().flatten();
+        list.map(|c| c["image"].clone()).collect()
+    };
+    let ephemeral = |pod: &Value| -> BTreeMap<String, Value> {
+        let list = pod["spec"]["ephemeralContainers"].as_array();
+        list.into_iter()
+            .flatten()
+            .filter_map(|c| Some((c["name"].as_str()?.to_owned(), c["image"].clone())))
+            .collect()
+    };
+    let before = ephemeral(old);
+    ["containers", "initContainers"]
+        .iter()
+        .any(|key| images(pod, key) != images(old, key))
+        || ephemeral(pod)
+            .iter()
+            .any(|(name, image)| before.get(name) != Some(image))
 }
 
 /// A rule that is broken, and by what.
@@ -138,24 +232,6 @@ fn is_significant(attrs: &Attributes, object: &Value, is_pod: bool) -> bool {
 struct Violation {
     reason: String,
     detail: String,
-}
-
-type Check = fn(&Value) -> Option<Violation>;
-
-fn violations(level: Level, pod: &Value) -> Vec<Violation> {
-    // Restricted replaces the baseline rules it is stricter than.
-    let always = baseline::ALWAYS.iter();
-    match level {
-        Level::Privileged => Vec::new(),
-        Level::Baseline => baseline::ALL
-            .iter()
-            .filter_map(|check| check(pod))
-            .collect(),
-        Level::Restricted => always
-            .chain(restricted::ALL)
-            .filter_map(|check| check(pod))
-            .collect(),
-    }
 }
 
 fn shown(violations: &[Violation]) -> String {
@@ -233,12 +309,21 @@ mod tests {
     use super::*;
     use serde_json::json;
 
+    const BASELINE: LevelVersion = LevelVersion {
+        level: Level::Baseline,
+        version: None,
+    };
+    const RESTRICTED: LevelVersion = LevelVersion {
+        level: Level::Restricted,
+        version: None,
+    };
+
     #[test]
     fn a_plain_pod_is_baseline_and_not_restricted() {
         let pod = json!({"spec": {"containers": [{"name": "c"}]}});
-        assert!(violations(Level::Baseline, &pod).is_empty());
+        assert!(violations(BASELINE, &pod).is_empty());
         assert_eq!(
-            shown(&violations(Level::Restricted, &pod)),
+            shown(&violations(RESTRICTED, &pod)),
             "allowPrivilegeEscalation != false (container \"c\" must set securityContext.allowPrivilegeEscalation=false), \
              unrestricted capabilities (container \"c\" must set securityContext.capabilities.drop=[\"ALL\"]), \
              runAsNonRoot != true (pod or container \"c\" must set securityContext.runAsNonRoot=true), \
@@ -253,7 +338,7 @@ mod tests {
             "containers": [{"name": "c", "securityContext": {"allowPrivilegeEscalation": false, "capabilities": {"drop": ["ALL"]}}}],
             "volumes": [{"name": "v", "emptyDir": {}}],
         }});
-        assert_eq!(violations(Level::Restricted, &pod), []);
+        assert_eq!(violations(RESTRICTED, &pod), []);
     }
 
     #[test]
@@ -264,7 +349,7 @@ mod tests {
             "volumes": [{"name": "h", "hostPath": {"path": "/"}}],
         }});
         assert_eq!(
-            shown(&violations(Level::Baseline, &pod)),
+            shown(&violations(BASELINE, &pod)),
             "host namespaces (hostNetwork=true, hostPID=true), hostPath volumes (volume \"h\"), \
              hostPort (container \"a\" uses hostPort 80), \
              privileged (container \"a\" must not set securityContext.privileged=true)"

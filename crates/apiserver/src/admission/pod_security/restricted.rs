@@ -5,17 +5,8 @@ use std::collections::BTreeSet;
 use serde_json::Value;
 
 use super::{
-    Check, Violation, containers_named, has_own_users, names, plural, quoted, setters, violation,
+    Violation, containers_named, has_own_users, names, plural, quoted, setters, violation,
 };
-
-pub(super) const ALL: &[Check] = &[
-    privilege_escalation,
-    capabilities,
-    volumes,
-    run_as_non_root,
-    run_as_user,
-    seccomp,
-];
 
 const VOLUMES: [&str; 9] = [
     "configMap",
@@ -33,10 +24,37 @@ fn is_windows(pod: &Value) -> bool {
     pod["spec"]["os"]["name"] == "windows"
 }
 
-fn privilege_escalation(pod: &Value) -> Option<Violation> {
-    if is_windows(pod) {
-        return None;
-    }
+/// Since v1.25 Windows pods are not asked for what they cannot have.
+fn unless_windows(pod: &Value, check: fn(&Value) -> Option<Violation>) -> Option<Violation> {
+    if is_windows(pod) { None } else { check(pod) }
+}
+
+/// Since v1.35 root inside a user namespace is nobody outside.
+fn unless_own_users(pod: &Value, check: fn(&Value) -> Option<Violation>) -> Option<Violation> {
+    if has_own_users(pod) { None } else { check(pod) }
+}
+
+pub(super) fn privilege_escalation_v1_25(pod: &Value) -> Option<Violation> {
+    unless_windows(pod, privilege_escalation)
+}
+
+pub(super) fn capabilities_v1_25(pod: &Value) -> Option<Violation> {
+    unless_windows(pod, capabilities)
+}
+
+pub(super) fn run_as_non_root_v1_35(pod: &Value) -> Option<Violation> {
+    unless_own_users(pod, run_as_non_root)
+}
+
+pub(super) fn run_as_user_v1_35(pod: &Value) -> Option<Violation> {
+    unless_own_users(pod, run_as_user)
+}
+
+pub(super) fn seccomp_v1_25(pod: &Value) -> Option<Violation> {
+    unless_windows(pod, seccomp)
+}
+
+pub(super) fn privilege_escalation(pod: &Value) -> Option<Violation> {
     let bad = names(pod, |c| {
         c["securityContext"]["allowPrivilegeEscalation"] != false
     });
@@ -52,10 +70,7 @@ fn privilege_escalation(pod: &Value) -> Option<Violation> {
     )
 }
 
-fn capabilities(pod: &Value) -> Option<Violation> {
-    if is_windows(pod) {
-        return None;
-    }
+pub(super) fn capabilities(pod: &Value) -> Option<Violation> {
     let list = |c: &Value, key: &str| -> Vec<String> {
         let list = c["securityContext"]["capabilities"][key]
             .as_array()
@@ -97,7 +112,7 @@ fn capabilities(pod: &Value) -> Option<Violation> {
     }
 }
 
-fn volumes(pod: &Value) -> Option<Violation> {
+pub(super) fn volumes(pod: &Value) -> Option<Violation> {
     let mut kinds = BTreeSet::new();
     let mut bad = Vec::new();
     for volume in pod["spec"]["volumes"].as_array().into_iter().flatten() {
@@ -135,10 +150,7 @@ fn volumes(pod: &Value) -> Option<Violation> {
     )
 }
 
-fn run_as_non_root(pod: &Value) -> Option<Violation> {
-    if has_own_users(pod) {
-        return None;
-    }
+pub(super) fn run_as_non_root(pod: &Value) -> Option<Violation> {
     let of_pod = &pod["spec"]["securityContext"]["runAsNonRoot"];
     let explicit = names(pod, |c| c["securityContext"]["runAsNonRoot"] == false);
     if let Some(who) = setters(*of_pod == false, &explicit) {
@@ -163,19 +175,13 @@ fn run_as_non_root(pod: &Value) -> Option<Violation> {
     )
 }
 
-fn run_as_user(pod: &Value) -> Option<Violation> {
-    if has_own_users(pod) {
-        return None;
-    }
+pub(super) fn run_as_user(pod: &Value) -> Option<Violation> {
     let bad = names(pod, |c| c["securityContext"]["runAsUser"] == 0);
     let who = setters(pod["spec"]["securityContext"]["runAsUser"] == 0, &bad)?;
     violation("runAsUser=0", format!("{who} must not set runAsUser=0"))
 }
 
-fn seccomp(pod: &Value) -> Option<Violation> {
-    if is_windows(pod) {
-        return None;
-    }
+pub(super) fn seccomp(pod: &Value) -> Option<Violation> {
     let mut kinds = BTreeSet::new();
     let mut bad = |profile: &Value| {
         let kind = profile["type"].as_str().unwrap_or_default();

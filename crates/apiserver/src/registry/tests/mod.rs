@@ -12,7 +12,7 @@ use serde_json::json;
 use super::*;
 use crate::authz::Authorizer;
 use crate::objects::Objects;
-use crate::request::{RequestInfo, UserInfo, Warnings};
+use crate::request::{Annotations, RequestInfo, UserInfo, Warnings};
 
 struct Cluster {
     registry: Arc<Registry>,
@@ -68,6 +68,7 @@ fn context(method: &str, uri: &str, content_type: &str, accept: &str) -> Request
         user: Arc::new(UserInfo::admin("tests")),
         headers: Arc::new(headers),
         warnings: Warnings::default(),
+        annotations: Annotations::default(),
         audit_id: "test".into(),
     }
 }
