@@ -328,6 +328,7 @@ mod tests {
             dry_run: false,
             options: Value::Null,
             warnings: Default::default(),
+            annotations: Default::default(),
             rounds: Default::default(),
         }
     }
