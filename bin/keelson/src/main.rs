@@ -12,7 +12,6 @@ mod instance;
 mod ready;
 mod server;
 mod status;
-mod store;
 mod tls;
 mod up;
 

@@ -8,6 +8,8 @@ use serde_json::{Map, Value};
 
 use crate::tree::Tree;
 
+pub(crate) mod addresses;
+
 static NULL: Value = Value::Null;
 
 #[derive(Clone)]
@@ -101,6 +103,11 @@ impl<'a> At<'a> {
         quantity(self.value)
     }
 
+    /// Whether a map has this key, dots and all.
+    pub(crate) fn has_key(&self, key: &str) -> bool {
+        self.value.get(key).is_some()
+    }
+
     pub(crate) fn has(&self, name: &str) -> bool {
         self.value.has(name)
     }
@@ -112,6 +119,11 @@ impl<'a> At<'a> {
     pub(crate) fn invalid(&self, detail: impl Into<String>) -> FieldError {
         let detail: String = detail.into();
         FieldError::invalid(&self.path, self.value.clone(), detail)
+    }
+
+    /// As [`At::invalid`], with an absent text shown as an empty one.
+    pub(crate) fn invalid_text(&self, detail: &str) -> FieldError {
+        FieldError::invalid(&self.path, self.text(), detail)
     }
 
     pub(crate) fn forbidden(&self, detail: impl Into<String>) -> FieldError {
@@ -261,6 +273,19 @@ pub(crate) fn masked(name: &str, prefix: bool) -> &str {
         name.trim_end_matches('-')
     } else {
         name
+    }
+}
+
+/// Finalizers without a domain are Kubernetes' own. Custom resources and a few groups take others.
+pub(crate) fn finalizers(obj: &Value, e: &mut ErrorList) {
+    const STANDARD: &[&str] = &["kubernetes", "orphan", "foregroundDeletion"];
+    for at in At::new(obj, "metadata").at("finalizers").each() {
+        let name = at.text();
+        if !name.contains('/') && !STANDARD.contains(&name) {
+            e.push(
+                at.invalid("name is neither a standard finalizer name nor is it fully qualified"),
+            );
+        }
     }
 }
 

@@ -52,6 +52,19 @@ pub struct Kind {
 }
 
 impl Kind {
+    /// Every field error of a new object, metadata's general rules excluded.
+    pub fn validate_new(&self, obj: &Value) -> ErrorList {
+        let mut errors = ErrorList::new();
+        if !matches!(
+            self.group,
+            "admissionregistration.k8s.io" | "coordination.k8s.io"
+        ) {
+            crate::check::finalizers(obj, &mut errors);
+        }
+        errors.extend((self.validate)(obj));
+        errors
+    }
+
     /// A kind with no rules of its own: status is kept apart from the rest, names are DNS
     /// subdomains, the only column is Age. Rows are written as `Kind { …, ..Kind::GENERIC }`.
     pub const GENERIC: Self = Self {

@@ -147,7 +147,7 @@ pub(crate) fn template_warnings(obj: &Value, old: Option<&Value>) -> Vec<String>
     if old.is_some_and(|old| old.at("spec.template") == obj.at("spec.template")) {
         return Vec::new();
     }
-    pod::template_warnings(&At::new(obj, "spec").at("template").at("spec"))
+    pod::template_warnings(&At::new(obj, "spec").at("template"))
 }
 
 /// The scale of a workload, written back: the replicas and nothing else.

@@ -252,8 +252,9 @@ impl fmt::Display for Quantity {
             return f.write_str("0");
         }
         let below_kibi = self.nanos.abs() < 1024 * NANO;
-        if self.format == Format::BinarySi && !below_kibi {
-            let mut v = div_away(self.nanos, NANO);
+        // A fraction has no binary suffix; it is shown in decimal rather than rounded.
+        if self.format == Format::BinarySi && !below_kibi && self.nanos % NANO == 0 {
+            let mut v = self.nanos / NANO;
             let mut step = 0;
             while step < 6 && v % 1024 == 0 {
                 v /= 1024;

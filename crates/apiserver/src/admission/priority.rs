@@ -69,7 +69,6 @@ impl AdmissionPlugin for Priority {
         }
         if let Some(given) = pod["spec"]["preemptionPolicy"].as_str()
             && given != policy
-            && class.is_some()
         {
             return Err(attrs.forbidden(format!(
                 "the string value of PreemptionPolicy ({given}) must not be provided in pod spec; priority admission controller computed {policy} from the given PriorityClass name"

@@ -64,7 +64,7 @@ impl KindRules for &'static Kind {
     }
 
     fn validate(&self, obj: &Value) -> ErrorList {
-        (self.validate)(obj)
+        self.validate_new(obj)
     }
 
     fn prepare_update(&self, new: &mut Value, old: &Value, ctx: &UpdateContext<'_>) {

@@ -1,11 +1,10 @@
-//! The server over TLS and in process; its store in memory, and once more in etcd.
+//! The server over a store in memory: over TLS, and in process.
 
 #![allow(clippy::unwrap_used)]
 
 mod access;
 mod custom;
 mod front;
-mod servers;
 
 use std::path::PathBuf;
 
@@ -14,11 +13,6 @@ use keelson_apiserver::{ApiServer, Config, UserInfo};
 use keelson_client::{Client, ClientConfig, Error};
 use serde_json::Value;
 use tokio::net::TcpListener;
-
-#[test]
-fn all_of_this_on_etcd() {
-    keelson_testkit_etcd::rerun_on_etcd("all_of_this_on_etcd", "");
-}
 
 /// A server of its own for one test; everything it made goes with it.
 pub(crate) struct Cluster {
@@ -37,7 +31,7 @@ impl Cluster {
             port,
             ..Config::new(&dir)
         };
-        let server = ApiServer::start(config, keelson_testkit_etcd::store().await)
+        let server = ApiServer::start(config, keelson_store::embedded::memory())
             .await
             .unwrap();
         server.serve(listener).unwrap();

@@ -39,8 +39,7 @@ pub(crate) static CRON_JOB: Kind = Kind {
             &At::new(new, "spec")
                 .at("jobTemplate")
                 .at("spec")
-                .at("template")
-                .at("spec"),
+                .at("template"),
         )
     },
     columns: &[

@@ -209,17 +209,24 @@ fn claim_names(list: &At, claims: &BTreeSet<&str>, e: &mut ErrorList) {
             e.push(claim.required(""));
             continue;
         }
-        request.optional_conforms(e, validation::is_dns1123_label);
-        let key = if request.is_empty() {
-            name.to_owned()
+        if seen.contains(name) {
+            e.push(FieldError::duplicate(&claim.path, name));
         } else {
-            format!("{name}/{}", request.text())
-        };
-        let whole = request.is_empty() && seen.iter().any(|s| s.split('/').next() == Some(name));
-        if seen.contains(name) || seen.contains(&key) || whole {
-            e.push(FieldError::duplicate(&claim.path, key.as_str()));
+            request.optional_conforms(e, validation::is_dns1123_label);
+            let key = if request.is_empty() {
+                name.to_owned()
+            } else {
+                format!("{name}/{}", request.text())
+            };
+            let of_this_claim = |s: &&String| s.split_once('/').is_some_and(|(n, _)| n == name);
+            if seen.contains(&key) {
+                e.push(FieldError::duplicate(&claim.path, key.as_str()));
+            } else if request.is_empty() {
+                let overlaps = seen.iter().filter(of_this_claim);
+                e.extend(overlaps.map(|_| FieldError::duplicate(&claim.path, name)));
+            }
+            seen.insert(key);
         }
-        seen.insert(key);
         if !claims.contains(name) {
             let mut error = FieldError::not_found(&claim.path, name);
             error.detail = "must be one of the names in pod.spec.resourceClaims".to_owned();

@@ -8,8 +8,8 @@ use keelson_machinery::validation;
 use serde_json::{Value, json};
 
 use super::endpoints::endpoint_ip;
-use super::pod::validate_legacy_ip;
 use crate::cell::{self, NONE, UNKNOWN};
+use crate::check::addresses::legacy_ip;
 use crate::check::{self, At};
 use crate::kind::{Column, Kind, UpdateContext};
 use crate::rules;
@@ -283,7 +283,7 @@ fn validate(obj: &Value) -> ErrorList {
     }
     for ip in spec.at("externalIPs").each() {
         let before = e.len();
-        validate_legacy_ip(&ip, &mut e);
+        legacy_ip(&ip, &mut e);
         if e.len() == before {
             endpoint_ip(&ip, &mut e);
         }
@@ -406,7 +406,7 @@ fn cluster_ips(obj: &Value, spec: &At, e: &mut ErrorList) {
             }
             continue;
         }
-        validate_legacy_ip(ip, e);
+        legacy_ip(ip, e);
     }
     let sound = e.len() == before;
     if ips.len() > 2 {
@@ -617,7 +617,7 @@ fn status_update(new: &Value) -> ErrorList {
     for point in ingress.each() {
         let (ip, mode, host) = (point.at("ip"), point.at("ipMode"), point.at("hostname"));
         if !ip.is_empty() {
-            validate_legacy_ip(&ip, &mut e);
+            legacy_ip(&ip, &mut e);
         }
         match (ip.is_empty(), mode.exists()) {
             (false, false) => e.push(mode.required("must be specified when `ip` is set")),

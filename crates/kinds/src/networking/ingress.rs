@@ -7,8 +7,8 @@ use keelson_machinery::validation;
 use serde_json::Value;
 
 use crate::cell::{self, NONE};
+use crate::check::addresses::legacy_ip;
 use crate::check::{At, name_is_path_segment};
-use crate::core::pod::validate_legacy_ip;
 use crate::kind::{Column, Kind};
 use crate::rules;
 use crate::tree::Tree;
@@ -216,7 +216,7 @@ fn status(obj: &Value) -> ErrorList {
     {
         let (ip, host) = (point.at("ip"), point.at("hostname"));
         if !ip.is_empty() {
-            validate_legacy_ip(&ip, &mut e);
+            legacy_ip(&ip, &mut e);
         }
         host.optional_conforms(&mut e, validation::is_dns1123_subdomain);
         if host.text().parse::<std::net::IpAddr>().is_ok() {

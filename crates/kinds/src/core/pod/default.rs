@@ -18,10 +18,11 @@ pub(crate) fn pod(obj: &mut Value) {
     pod_spec(spec);
     for list in ["containers", "initContainers"] {
         for container in spec.list_mut(list) {
-            let limits = container.at("resources.limits").clone();
-            if let (Value::Object(limits), Some(requests)) =
-                (limits, container.object_if("resources.requests"))
-            {
+            let limits = container.map("resources.limits").clone();
+            if limits.is_empty() {
+                continue;
+            }
+            if let Some(requests) = container.object_if("resources.requests") {
                 for (name, limit) in limits {
                     requests.entry(name).or_insert(limit);
                 }
@@ -44,6 +45,9 @@ pub(crate) fn pod_spec(spec: &mut Value) {
     spec.fill_text("restartPolicy", "Always");
     spec.fill("securityContext", json!({}));
     spec.fill("terminationGracePeriodSeconds", 30);
+    if spec.num("terminationGracePeriodSeconds") < 0 {
+        spec.put("terminationGracePeriodSeconds", 1);
+    }
     spec.fill_text("schedulerName", "default-scheduler");
     service_account(spec);
     for volume in spec.list_mut("volumes") {

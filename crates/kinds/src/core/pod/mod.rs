@@ -1,8 +1,11 @@
 //! Pods, and the rules of pod specs that every workload's template shares.
 
+mod app_armor;
 mod columns;
 mod container;
 pub(crate) mod default;
+pub(crate) mod disabled;
+mod overlaps;
 pub(crate) mod resources;
 pub(crate) mod scheduling;
 mod security;
@@ -10,12 +13,13 @@ mod update;
 mod validate;
 pub(crate) mod volumes;
 mod warnings;
+mod windows;
 
 use serde_json::{Value, json};
 
-pub(crate) use warnings::of_spec as template_warnings;
+pub(crate) use warnings::of_template as template_warnings;
 
-pub(crate) use validate::{legacy_ip as validate_legacy_ip, pod_template};
+pub(crate) use validate::pod_template;
 
 use crate::check::At;
 use crate::kind::{Column, Kind};
@@ -77,6 +81,9 @@ pub(crate) fn default_template(obj: &mut Value, path: &str) {
 
 fn prepare_create(pod: &mut Value) {
     pod.put("metadata.generation", 1);
+    if let Some(spec) = pod.at_mut("spec") {
+        disabled::drop(spec, &Value::Null);
+    }
     let qos = resources::qos_class(pod.at("spec"));
     let mut status = json!({"phase": "Pending", "qosClass": qos});
     if !pod.list("spec.schedulingGates").is_empty() {
@@ -85,6 +92,8 @@ fn prepare_create(pod: &mut Value) {
             json!([{
                 "type": "PodScheduled",
                 "status": "False",
+                "lastProbeTime": null,
+                "lastTransitionTime": pod.at("metadata.creationTimestamp").clone(),
                 "reason": "SchedulingGated",
                 "message": "Scheduling is blocked due to non-empty scheduling gates",
             }]),
@@ -92,6 +101,7 @@ fn prepare_create(pod: &mut Value) {
     }
     pod.put("status", status);
     merge_label_keys(pod);
+    app_armor::copy_to_fields(pod);
 }
 
 /// `matchLabelKeys` become expressions over the pod's own labels.
@@ -105,16 +115,16 @@ fn merge_label_keys(pod: &mut Value) {
                 .filter_map(|k| k.as_str().map(str::to_owned))
                 .collect();
             for key in keys {
-                let (Some(value), Some(selector)) =
-                    (labels.get(&key), term.object_if("labelSelector"))
-                else {
+                // A selector that is absent selects nothing, and stays so.
+                let selector = term.at_mut("labelSelector").and_then(Value::as_object_mut);
+                let (Some(value), Some(selector)) = (labels.get(&key), selector) else {
                     continue;
                 };
                 let more = json!({"key": key, "operator": operator, "values": [value]});
                 let list = selector
                     .entry("matchExpressions")
                     .or_insert_with(|| json!([]));
-                if let Some(list) = list.as_array_mut().filter(|l| !l.contains(&more)) {
+                if let Some(list) = list.as_array_mut() {
                     list.push(more);
                 }
             }
@@ -186,6 +196,7 @@ fn warnings(pod: &Value, old: Option<&Value>) -> Vec<String> {
             msgs.join(" ")
         ));
     }
-    out.extend(template_warnings(&At::new(pod, "spec")));
+    app_armor::pod_warnings(pod, &mut out);
+    out.extend(warnings::of_pod(pod));
     out
 }

@@ -132,12 +132,6 @@ fn label_keys(term: &At, e: &mut ErrorList) {
         }
         keys.each().for_each(|key| key.label_name(e));
     }
-    let mismatch = term.value.list("mismatchLabelKeys");
-    for key in term.at("matchLabelKeys").each() {
-        if mismatch.contains(key.value) {
-            e.push(key.invalid("exists in both matchLabelKeys and mismatchLabelKeys"));
-        }
-    }
     let mut chosen: BTreeSet<&str> = term
         .value
         .map("labelSelector.matchLabels")
@@ -147,12 +141,18 @@ fn label_keys(term: &At, e: &mut ErrorList) {
     let match_keys = term.value.list("matchLabelKeys");
     for expression in term.value.list("labelSelector.matchExpressions") {
         let key = expression.text("key");
-        let at = match_keys.iter().position(|k| k == key);
+        let at = match_keys.iter().rposition(|k| k == key);
         if let (Some(i), true) = (at, chosen.contains(key)) {
             let detail = "exists in both matchLabelKeys and labelSelector";
             e.push(FieldError::invalid(&term.path.index(i), key, detail));
         }
         chosen.insert(key);
+    }
+    let mismatch = term.value.list("mismatchLabelKeys");
+    for key in term.at("matchLabelKeys").each() {
+        if mismatch.contains(key.value) {
+            e.push(key.invalid("exists in both matchLabelKeys and mismatchLabelKeys"));
+        }
     }
 }
 

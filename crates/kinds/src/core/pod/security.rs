@@ -7,7 +7,7 @@ use keelson_machinery::field::{ErrorList, FieldError};
 use regex::Regex;
 use serde_json::Value;
 
-use super::volumes;
+use super::{volumes, windows};
 use crate::check::{At, range};
 use crate::tree::Tree;
 
@@ -123,6 +123,7 @@ pub(super) fn of_container(sc: &At, host_users: bool, e: &mut ErrorList) {
             e.push(sc.invalid("cannot set `allowPrivilegeEscalation` to false and `capabilities.Add` CAP_SYS_ADMIN"));
         }
     }
+    windows::options(&sc.at("windowsOptions"), e);
     app_armor(&sc.at("appArmorProfile"), e);
 }
 
@@ -147,10 +148,9 @@ pub(super) fn of_pod(spec: &At, e: &mut ErrorList) {
     app_armor(&sc.at("appArmorProfile"), e);
     sc.at("supplementalGroupsPolicy")
         .one_of(e, &["Merge", "Strict"]);
-    sc.at("seLinuxChangePolicy")
-        .one_of(e, &["MountOption", "Recursive"]);
-    host_users(spec, e);
-    host_name_override(spec, e);
+    windows::options(&sc.at("windowsOptions"), e);
+    // Mounting with a label is behind a gate that is off.
+    sc.at("seLinuxChangePolicy").one_of(e, &["Recursive"]);
 }
 
 fn sysctls(list: &At, spec: &Value, e: &mut ErrorList) {
@@ -181,7 +181,7 @@ fn sysctls(list: &At, spec: &Value, e: &mut ErrorList) {
     }
 }
 
-fn host_users(spec: &At, e: &mut ErrorList) {
+pub(super) fn host_users(spec: &At, e: &mut ErrorList) {
     if spec.value.at("hostUsers") != &Value::Bool(false) {
         return;
     }
@@ -201,7 +201,7 @@ fn host_users(spec: &At, e: &mut ErrorList) {
     }
 }
 
-fn host_name_override(spec: &At, e: &mut ErrorList) {
+pub(super) fn host_name_override(spec: &At, e: &mut ErrorList) {
     let name = spec.at("hostnameOverride");
     if !name.exists() {
         return;
@@ -275,10 +275,14 @@ pub(super) fn of_operating_system(spec: &At, e: &mut ErrorList) {
     const POD: &[&str] = &[
         "appArmorProfile",
         "seLinuxOptions",
+        "hostUsers",
+        "hostPID",
+        "hostIPC",
         "seccompProfile",
         "fsGroup",
         "fsGroupChangePolicy",
         "sysctls",
+        "shareProcessNamespace",
         "runAsUser",
         "runAsGroup",
         "supplementalGroups",
@@ -323,12 +327,17 @@ pub(super) fn of_operating_system(spec: &At, e: &mut ErrorList) {
         }
         "windows" => {
             for field in POD {
-                forbid(spec.at("securityContext").at(field), "windows", e);
-            }
-            for field in ["hostUsers", "hostPID", "hostIPC", "shareProcessNamespace"] {
-                let at = spec.at(field);
-                if at.exists() && (at.flag() || !matches!(field, "hostPID" | "hostIPC")) {
-                    e.push(at.forbidden("cannot be set for a windows pod"));
+                // Upstream keeps these with the pod's security context.
+                if matches!(
+                    *field,
+                    "hostUsers" | "hostPID" | "hostIPC" | "shareProcessNamespace"
+                ) {
+                    let at = spec.at(field);
+                    if at.exists() && (at.flag() || !matches!(*field, "hostPID" | "hostIPC")) {
+                        e.push(at.forbidden("cannot be set for a windows pod"));
+                    }
+                } else {
+                    forbid(spec.at("securityContext").at(field), "windows", e);
                 }
             }
             for c in super::each_container(spec) {
@@ -337,6 +346,10 @@ pub(super) fn of_operating_system(spec: &At, e: &mut ErrorList) {
                 }
             }
         }
-        _ => e.push(os.at("name").not_supported(&["linux", "windows"])),
+        _ => {
+            let allowed = &["linux", "windows"];
+            let name = os.at("name").text();
+            e.push(FieldError::not_supported(&os.path, name, allowed));
+        }
     }
 }

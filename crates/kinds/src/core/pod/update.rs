@@ -16,6 +16,9 @@ pub(super) fn prepare(new: &mut Value, old: &Value, ctx: &UpdateContext) {
     match ctx.subresource {
         "" => {
             new.put("status", old.at("status").clone());
+            if let Some(spec) = new.at_mut("spec") {
+                super::disabled::drop(spec, old.at("spec"));
+            }
             rules::raise_generation(new, old, !same(new.at("spec"), old.at("spec")));
         }
         "status" => {

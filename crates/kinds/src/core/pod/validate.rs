@@ -7,7 +7,8 @@ use keelson_machinery::validation;
 use serde_json::Value;
 
 use super::container::{self, Surroundings};
-use super::{scheduling, security, volumes};
+use super::{app_armor, scheduling, security, volumes, windows};
+use crate::check::addresses::legacy_ip;
 use crate::check::{At, range};
 use crate::core::resources;
 use crate::tree::Tree;
@@ -31,13 +32,15 @@ pub(super) fn create(pod: &Value) -> ErrorList {
                 .forbidden("cannot be set until all schedulingGates have been cleared"),
         );
     }
+    app_armor::fields_match(pod.at("metadata.annotations"), &spec, &mut e);
     e
 }
 
 /// What every write of a pod's main resource must satisfy.
 pub(super) fn metadata_and_spec(pod: &Value, e: &mut ErrorList) {
     let spec = At::new(pod, "spec");
-    annotations(pod, e);
+    tolerations_annotation(pod, e);
+    annotations(&At::new(pod, "metadata").at("annotations"), &spec, e);
     pod_spec(&spec, pod.text("metadata.name"), true, e);
     if spec.at("serviceAccountName").is_empty() {
         for volume in spec.at("volumes").each() {
@@ -58,10 +61,30 @@ pub(super) fn metadata_and_spec(pod: &Value, e: &mut ErrorList) {
     }
 }
 
-pub(super) fn annotations(pod: &Value, e: &mut ErrorList) {
-    let all = At::new(pod, "metadata").at("annotations");
+/// Tolerations as an annotation held them before there was a field.
+fn tolerations_annotation(pod: &Value, e: &mut ErrorList) {
+    const KEY: &str = "scheduler.alpha.kubernetes.io/tolerations";
+    let annotations = At::new(pod, "metadata").at("annotations");
+    let text = annotations.value.map("").get(KEY).and_then(Value::as_str);
+    let Some(text) = text.filter(|text| !text.is_empty()) else {
+        return;
+    };
+    match serde_json::from_str::<Value>(text) {
+        Ok(list) => {
+            let path = annotations.path.child(KEY);
+            scheduling::tolerations(&At { value: &list, path }, e);
+        }
+        Err(error) => e.push(FieldError::invalid(
+            &annotations.path,
+            KEY,
+            error.to_string(),
+        )),
+    }
+}
+
+fn annotations(all: &At, spec: &At, e: &mut ErrorList) {
     if let Some((_, mirror)) = all.entries().find(|(k, _)| *k == MIRROR)
-        && pod.text("spec.nodeName").is_empty()
+        && spec.value.text("nodeName").is_empty()
     {
         e.push(mirror.invalid("must set spec.nodeName if mirror pod annotation is set"));
     }
@@ -73,6 +96,7 @@ pub(super) fn annotations(pod: &Value, e: &mut ErrorList) {
             e.push(cost.invalid("must be a 32bit integer"));
         }
     }
+    app_armor::annotations(all, spec, e);
 }
 
 /// `template` of a workload: labels, annotations and spec.
@@ -81,14 +105,16 @@ pub(crate) fn pod_template(template: &At, e: &mut ErrorList) {
     meta.at("labels").labels(e);
     annotation_names(&meta.at("annotations"), e);
     let spec = template.at("spec");
+    annotations(&meta.at("annotations"), &spec, e);
     pod_spec(&spec, "", false, e);
+    app_armor::fields_match(template.value.at("metadata.annotations"), &spec, e);
     if !spec.at("ephemeralContainers").is_empty() {
         let at = spec.at("ephemeralContainers");
         e.push(at.forbidden("ephemeral containers not allowed in pod template"));
     }
 }
 
-fn annotation_names(annotations: &At, e: &mut ErrorList) {
+pub(super) fn annotation_names(annotations: &At, e: &mut ErrorList) {
     for (key, _) in annotations.entries() {
         let lower = key.to_lowercase();
         e.extend(
@@ -142,6 +168,9 @@ pub(crate) fn pod_spec(spec: &At, pod_name: &str, is_pod: bool, e: &mut ErrorLis
     }
     scheduling_gates(&spec.at("schedulingGates"), e);
     scheduling::topology_spread(&spec.at("topologySpreadConstraints"), e);
+    windows::host_process(spec, e);
+    security::host_users(spec, e);
+    security::host_name_override(spec, e);
     names_and_numbers(spec, e);
     scheduling::tolerations(&spec.at("tolerations"), e);
     host_aliases(&spec.at("hostAliases"), e);
@@ -221,6 +250,9 @@ fn pod_resources(spec: &At, claims: &BTreeSet<&str>, e: &mut ErrorList) {
     if !own.exists() {
         return;
     }
+    if spec.value.text("os.name") == "windows" {
+        return e.push(own.forbidden("may not be set for a windows pod"));
+    }
     if own.has("claims") {
         e.push(
             own.at("claims")
@@ -228,17 +260,8 @@ fn pod_resources(spec: &At, claims: &BTreeSet<&str>, e: &mut ErrorList) {
         );
     }
     resources::requirements(&own, resources::Scope::Pod, claims, e);
-    for (name, sum) in super::resources::of_containers(spec.value, "requests") {
-        let request = At {
-            value: own.value.at("requests").get(&name).unwrap_or(&Value::Null),
-            path: own.path.child("requests").key(&name),
-        };
-        if request.quantity().is_some_and(|q| sum > q) {
-            e.push(request.invalid(format!(
-                "must be greater than or equal to aggregate container requests of {sum}"
-            )));
-        }
-    }
+    at_least_the_containers(spec, &own, "requests", |_| true, e);
+    at_least_the_containers(spec, &own, "limits", resources::is_huge_page, e);
     for (i, c) in spec.value.list("containers").iter().enumerate() {
         for (name, limit) in c.map("resources.limits") {
             let most = own
@@ -259,6 +282,27 @@ fn pod_resources(spec: &At, claims: &BTreeSet<&str>, e: &mut ErrorList) {
                 let detail = format!("must be less than or equal to pod limits of {most}");
                 e.push(FieldError::invalid(&path, limit.to_string(), detail));
             }
+        }
+    }
+}
+
+/// What a pod states for itself covers what its containers state together.
+fn at_least_the_containers(
+    spec: &At,
+    own: &At,
+    which: &str,
+    counts: fn(&str) -> bool,
+    e: &mut ErrorList,
+) {
+    for (name, sum) in super::resources::of_containers(spec.value, which) {
+        let stated = At {
+            value: own.value.at(which).get(&name).unwrap_or(&Value::Null),
+            path: own.path.child(which).key(&name),
+        };
+        if counts(&name) && stated.quantity().is_some_and(|q| sum > q) {
+            e.push(stated.invalid(format!(
+                "must be greater than or equal to aggregate container {which} of {sum}"
+            )));
         }
     }
 }
@@ -314,17 +358,6 @@ fn dns_config(spec: &At, e: &mut ErrorList) {
         if option.at("name").is_empty() {
             e.push(option.required("must not be empty"));
         }
-    }
-}
-
-/// An address as older fields accept it.
-pub(crate) fn legacy_ip(ip: &At, e: &mut ErrorList) {
-    if ip.text().parse::<std::net::IpAddr>().is_err() {
-        e.push(FieldError::invalid(
-            &ip.path,
-            ip.text(),
-            "must be a valid IP address, (e.g. 10.9.8.7 or 2001:db8::ffff)",
-        ));
     }
 }
 

@@ -1,9 +1,11 @@
 //! Rules of volumes, in the order of a pod spec's fields.
 
 use std::collections::BTreeSet;
+use std::sync::LazyLock;
 
 use keelson_machinery::field::{ErrorList, FieldError, Path};
 use keelson_machinery::validation;
+use regex::Regex;
 use serde_json::Value;
 
 use crate::check::{self, At, masked};
@@ -47,6 +49,9 @@ const HOST_PATH_TYPES: &[&str] = &[
     "Socket",
 ];
 
+static IQN: LazyLock<Option<Regex>> =
+    LazyLock::new(|| Regex::new(r"iqn\.\d{4}-\d{2}\.([a-zA-Z0-9.-]+)(:[^,;*&$|\s]+)$").ok());
+
 /// What one source must look like.
 type Rule = fn(&At, &mut ErrorList);
 
@@ -84,9 +89,13 @@ const SOURCES: &[(&str, Rule)] = &[
         ) {
             (true, true) => e.push(s.required("one of datasetName and datasetUUID is required")),
             (false, false) => {
-                e.push(s.invalid("datasetName and datasetUUID can not be specified simultaneously"))
+                let detail = "datasetName and datasetUUID can not be specified simultaneously";
+                e.push(FieldError::invalid(&s.path, "resource", detail));
             }
             _ => {}
+        }
+        if s.at("datasetName").text().contains('/') {
+            e.push(s.at("datasetName").invalid("must not contain '/'"));
         }
     }),
     ("persistentVolumeClaim", |s, e| s.at("claimName").require(e)),
@@ -94,7 +103,10 @@ const SOURCES: &[(&str, Rule)] = &[
         s.at("monitors").require(e);
         s.at("image").require(e);
     }),
-    ("cinder", |s, e| s.at("volumeID").require(e)),
+    ("cinder", |s, e| {
+        s.at("volumeID").require(e);
+        secret_name(s, e);
+    }),
     ("cephfs", |s, e| s.at("monitors").require(e)),
     ("quobyte", quobyte),
     ("downwardAPI", |s, e| {
@@ -119,7 +131,11 @@ const SOURCES: &[(&str, Rule)] = &[
     ("portworxVolume", |s, e| s.at("volumeID").require(e)),
     ("azureDisk", azure_disk),
     ("storageos", |s, e| {
-        s.at("volumeName").require(e);
+        let name = s.at("volumeName");
+        name.required_conforms(e, validation::is_dns1123_label);
+        let namespace = s.at("volumeNamespace");
+        namespace.optional_conforms(e, validation::is_dns1123_label);
+        secret_name(s, e);
     }),
     ("projected", projected),
     ("scaleIO", |s, e| {
@@ -133,6 +149,7 @@ const SOURCES: &[(&str, Rule)] = &[
         if !template.exists() {
             e.push(template.required(""));
         } else {
+            template_metadata(&template.at("metadata"), e);
             crate::core::persistent_volume_claim::validate_spec(&template.at("spec"), e);
         }
     }),
@@ -195,7 +212,15 @@ fn source(volume: &At, pod_name: &str, e: &mut ErrorList) {
             e.push(source.forbidden("may not specify more than 1 volume type"));
             continue;
         }
-        rule(&source, e);
+        // Upstream reports this one by the name its own type has.
+        let shown = match *name {
+            "gcePersistentDisk" => At {
+                value: source.value,
+                path: volume.path.child("persistentDisk"),
+            },
+            _ => source,
+        };
+        rule(&shown, e);
         let volume_name = volume.at("name");
         if *name == "ephemeral" && !pod_name.is_empty() && !volume_name.is_empty() {
             let claim = format!("{pod_name}-{}", volume_name.text());
@@ -241,7 +266,43 @@ fn nfs(s: &At, e: &mut ErrorList) {
 fn partition(s: &At, e: &mut ErrorList) {
     let partition = s.at("partition");
     if !(0..=255).contains(&partition.num()) {
-        e.push(partition.invalid(check::range(0, 255)));
+        e.push(partition.invalid(check::range(1, 255)));
+    }
+}
+
+/// A reference to a secret, where there is one, has a name.
+fn secret_name(s: &At, e: &mut ErrorList) {
+    if s.has("secretRef") {
+        s.at("secretRef").at("name").require(e);
+    }
+}
+
+/// A template of claims takes labels and annotations, nothing else.
+fn template_metadata(metadata: &At, e: &mut ErrorList) {
+    super::validate::annotation_names(&metadata.at("annotations"), e);
+    metadata.at("labels").labels(e);
+    for (key, at) in metadata.entries() {
+        let zero = at.is_empty() || at.value == &Value::from(0);
+        if !matches!(key, "labels" | "annotations") && !zero {
+            e.push(metadata.at(key).forbidden("cannot be set"));
+        }
+    }
+}
+
+/// Whether an iSCSI name keeps the form that its prefix promises; `None` without such a prefix.
+fn iscsi_name(name: &str) -> Option<bool> {
+    let word = |rest: &str, length: usize| {
+        let mut chars = rest.chars();
+        chars.next().is_some()
+            && chars.as_str().len() == length
+            && chars.all(|c| c.is_ascii_alphanumeric())
+    };
+    if name.starts_with("iqn") {
+        Some(IQN.as_ref().is_some_and(|r| r.is_match(name)))
+    } else if let Some(rest) = name.strip_prefix("eui") {
+        Some(word(rest, 16))
+    } else {
+        name.strip_prefix("naa").map(|rest| word(rest, 32))
     }
 }
 
@@ -250,11 +311,8 @@ fn iscsi(s: &At, e: &mut ErrorList) {
     let iqn = s.at("iqn");
     if iqn.is_empty() {
         e.push(iqn.required(""));
-    } else if !["iqn.", "eui.", "naa."]
-        .iter()
-        .any(|p| iqn.text().starts_with(p))
-    {
-        e.push(iqn.invalid("must be valid format starting with iqn, eui, or naa"));
+    } else {
+        iscsi_form(&iqn, &iqn, e);
     }
     let lun = s.at("lun");
     if !(0..=255).contains(&lun.num()) {
@@ -263,6 +321,22 @@ fn iscsi(s: &At, e: &mut ErrorList) {
     let chap = s.at("chapAuthDiscovery").flag() || s.at("chapAuthSession").flag();
     if chap && !s.has("secretRef") {
         e.push(s.at("secretRef").required(""));
+    }
+    let initiator = s.at("initiatorName");
+    if initiator.exists() {
+        let shown = At {
+            value: initiator.value,
+            path: s.path.child("initiatorname"),
+        };
+        iscsi_form(&initiator, &shown, e);
+    }
+}
+
+fn iscsi_form(name: &At, shown: &At, e: &mut ErrorList) {
+    match iscsi_name(name.text()) {
+        None => e.push(shown.invalid("must be valid format starting with iqn, eui, or naa")),
+        Some(false) => e.push(shown.invalid("must be valid format")),
+        Some(true) => {}
     }
 }
 
@@ -291,10 +365,29 @@ fn quobyte(s: &At, e: &mut ErrorList) {
     let registry = s.at("registry");
     if registry.is_empty() {
         e.push(registry.required("must be a host:port pair or multiple pairs separated by commas"));
-    } else if registry.text().len() >= 65536 {
-        e.push(registry.invalid("must be a host:port pair or multiple pairs separated by commas"));
+    } else if s.at("tenant").len() >= 65 {
+        let detail = "must be a UUID and may not exceed a length of 64 characters";
+        e.push(s.at("tenant").required(detail));
+    } else {
+        let pairs = registry.text().split(',');
+        e.extend(pairs.filter(|p| !is_host_and_port(p)).map(|_| {
+            registry.invalid("must be a host:port pair or multiple pairs separated by commas")
+        }));
     }
     s.at("volume").require(e);
+}
+
+/// `host:port`, where a host with colons stands in brackets.
+fn is_host_and_port(pair: &str) -> bool {
+    match pair.rsplit_once(':') {
+        Some((host, _)) => match host.strip_prefix('[') {
+            Some(inner) => inner
+                .strip_suffix(']')
+                .is_some_and(|inner| !inner.contains(['[', ']'])),
+            None => !host.contains([':', '[', ']']),
+        },
+        None => false,
+    }
 }
 
 fn azure_disk(s: &At, e: &mut ErrorList) {
@@ -303,6 +396,20 @@ fn azure_disk(s: &At, e: &mut ErrorList) {
     s.at("cachingMode")
         .one_of(e, &["None", "ReadOnly", "ReadWrite"]);
     s.at("kind").one_of(e, &["Dedicated", "Managed", "Shared"]);
+    let uri = s.at("diskURI");
+    let (prefix, form) = match s.at("kind").text() {
+        "Managed" => (
+            "/subscriptions/",
+            "/subscriptions/{sub-id}/resourcegroups/{group-name}/providers/microsoft.compute/disks/{disk-id}",
+        ),
+        _ => (
+            "https://",
+            "https://{account-name}.blob.core.windows.net/{container-name}/{disk-name}.vhd",
+        ),
+    };
+    if s.has("kind") && !uri.text().starts_with(prefix) {
+        e.push(FieldError::not_supported(&uri.path, uri.text(), &[form]));
+    }
 }
 
 fn csi_inline(s: &At, e: &mut ErrorList) {
@@ -318,7 +425,7 @@ fn csi_inline(s: &At, e: &mut ErrorList) {
 /// A CSI driver's name: a DNS subdomain of 63 characters at most, in any case.
 pub(crate) fn csi_driver_name(driver: &At, e: &mut ErrorList) {
     if driver.is_empty() {
-        e.push(driver.required(""));
+        return e.push(driver.required(""));
     }
     if driver.text().len() > 63 {
         e.push(FieldError::too_long(&driver.path, 63));
@@ -402,7 +509,7 @@ fn object_field(field: &At, allowed: &[&str], e: &mut ErrorList) {
             "metadata.annotations" => rule(e, &key.to_lowercase()),
             "metadata.labels" => rule(e, key),
             _ => e.push(path.invalid(format!(
-                "error converting fieldPath: field label does not support subscript: {base}"
+                "error converting fieldPath: field label does not support subscript: {text}"
             ))),
         };
     }

@@ -2,8 +2,11 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use keelson_machinery::validation;
+use serde_json::Value;
+
 use super::each_container;
-use crate::check::At;
+use crate::check::{At, addresses};
 use crate::tree::Tree;
 
 /// Volume types that are on their way out, with what upstream says of them.
@@ -25,23 +28,34 @@ const DEPRECATED_VOLUMES: &[(&str, &str)] = &[
     ("rbd", "deprecated in v1.28, non-functional in v1.31+"),
 ];
 
-pub(crate) fn of_spec(spec: &At) -> Vec<String> {
+/// Remarks about a new pod.
+pub(super) fn of_pod(pod: &Value) -> Vec<String> {
     let mut out = Vec::new();
-    labels(spec, &mut out);
-    for volume in spec.at("volumes").each() {
-        for (kind, remark) in DEPRECATED_VOLUMES {
-            if volume.has(kind) {
-                let shown = if *kind == "storageos" {
-                    "storageOS"
-                } else {
-                    kind
-                };
-                out.push(format!("{}: {remark}", volume.path.child(shown)));
-            }
-        }
+    of_spec(&At::new(pod, "metadata"), &At::new(pod, "spec"), &mut out);
+    out
+}
+
+/// Remarks about a template.
+pub(crate) fn of_template(template: &At) -> Vec<String> {
+    let mut out = Vec::new();
+    let (metadata, spec) = (template.at("metadata"), template.at("spec"));
+    of_spec(&metadata, &spec, &mut out);
+    let own = spec.value.at("securityContext.appArmorProfile");
+    for container in each_container(&spec) {
+        super::app_armor::template_warnings(&metadata, &container, own, &mut out);
     }
-    repeated(&spec.at("hostAliases"), "ip", "ip", &mut out);
-    repeated(&spec.at("imagePullSecrets"), "name", "name", &mut out);
+    out
+}
+
+fn of_spec(metadata: &At, spec: &At, out: &mut Vec<String>) {
+    labels(spec, out);
+    annotations(&metadata.at("annotations"), out);
+    for volume in spec.at("volumes").each() {
+        volume_type(&volume, out);
+    }
+    super::overlaps::warnings(spec, out);
+    repeated(&spec.at("hostAliases"), "ip", "ip", out);
+    repeated(&spec.at("imagePullSecrets"), "name", "name", out);
     for secret in spec.at("imagePullSecrets").each() {
         if secret.at("name").is_empty() {
             out.push(format!(
@@ -50,13 +64,25 @@ pub(crate) fn of_spec(spec: &At) -> Vec<String> {
             ));
         }
     }
-    fractions(&spec.at("overhead"), &mut out);
+    fractions(&spec.at("overhead"), out);
+    seccomp(
+        metadata,
+        spec.value,
+        "seccomp.security.alpha.kubernetes.io/pod",
+        out,
+    );
     for c in each_container(spec) {
-        fractions(&c.at("resources").at("limits"), &mut out);
-        fractions(&c.at("resources").at("requests"), &mut out);
-        environment(&c.at("env"), &mut out);
+        let name = c.value.text("name");
+        let key = format!("container.seccomp.security.alpha.kubernetes.io/{name}");
+        seccomp(metadata, c.value, &key, out);
+        for amount in ["memory", "ephemeral-storage"] {
+            for list in ["limits", "requests"] {
+                fraction(&c.at("resources").at(list), amount, out);
+            }
+        }
+        environment(&c.at("env"), out);
     }
-    ports(spec, &mut out);
+    ports(spec, out);
     let grace = spec.at("terminationGracePeriodSeconds");
     if grace.num() < 0 {
         out.push(format!(
@@ -64,7 +90,83 @@ pub(crate) fn of_spec(spec: &At) -> Vec<String> {
             grace.path
         ));
     }
-    out
+    null_selectors(&spec.at("affinity"), out);
+    for server in spec.at("dnsConfig").at("nameservers").each() {
+        addresses::legacy_ip_warning(&server, out);
+    }
+    for alias in spec.at("hostAliases").each() {
+        addresses::legacy_ip_warning(&alias.at("ip"), out);
+    }
+}
+
+fn annotations(annotations: &At, out: &mut Vec<String>) {
+    const DEPRECATED: &[(&str, &str)] = &[
+        (
+            "scheduler.alpha.kubernetes.io/critical-pod",
+            "non-functional in v1.16+; use the \"priorityClassName\" field instead",
+        ),
+        (
+            "security.alpha.kubernetes.io/sysctls",
+            "non-functional in v1.11+; use the \"sysctls\" field instead",
+        ),
+        (
+            "security.alpha.kubernetes.io/unsafe-sysctls",
+            "non-functional in v1.11+; use the \"sysctls\" field instead",
+        ),
+    ];
+    for (key, remark) in DEPRECATED {
+        if annotations.has_key(key) {
+            out.push(format!("{}: {remark}", annotations.path.key(key)));
+        }
+    }
+}
+
+fn volume_type(volume: &At, out: &mut Vec<String>) {
+    for (kind, remark) in DEPRECATED_VOLUMES {
+        if volume.has(kind) {
+            let shown = if *kind == "storageos" {
+                "storageOS"
+            } else {
+                kind
+            };
+            out.push(format!("{}: {remark}", volume.path.child(shown)));
+        }
+    }
+    let claim = volume.at("ephemeral").at("volumeClaimTemplate").at("spec");
+    for list in ["requests", "limits"] {
+        fraction(&claim.at("resources").at(list), "storage", out);
+    }
+}
+
+/// An annotation that means nothing any more, on something that does not have the field either.
+fn seccomp(metadata: &At, holder: &Value, key: &str, out: &mut Vec<String>) {
+    let annotations = metadata.at("annotations");
+    if !holder.has("securityContext.seccompProfile") && annotations.has_key(key) {
+        out.push(format!(
+            "{}: non-functional in v1.27+; use the \"seccompProfile\" field instead",
+            annotations.path.key(key)
+        ));
+    }
+}
+
+fn null_selectors(affinity: &At, out: &mut Vec<String>) {
+    let mut remark = |term: &At| {
+        if !term.has("labelSelector") {
+            let path = term.path.child("labelSelector");
+            out.push(format!(
+                "{path}: a null labelSelector results in matching no pod"
+            ));
+        }
+    };
+    for kind in ["podAffinity", "podAntiAffinity"] {
+        let pods = affinity.at(kind);
+        let required = pods.at("requiredDuringSchedulingIgnoredDuringExecution");
+        required.each().for_each(|term| remark(&term));
+        let preferred = pods.at("preferredDuringSchedulingIgnoredDuringExecution");
+        for term in preferred.each() {
+            remark(&term.at("podAffinityTerm"));
+        }
+    }
 }
 
 fn deprecated_label(key: &str) -> Option<&'static str> {
@@ -80,6 +182,11 @@ fn deprecated_label(key: &str) -> Option<&'static str> {
         "beta.kubernetes.io/instance-type" => {
             "deprecated since v1.17; use \"node.kubernetes.io/instance-type\" instead"
         }
+        "app.kubernetes.io/created-by" => "deprecated since v1.9",
+        "scheduler.alpha.kubernetes.io/preferAvoidPods" => {
+            "deprecated since v1.22; use Taints and Tolerations instead"
+        }
+        "node-role.kubernetes.io/master" => "use \"node-role.kubernetes.io/control-plane\" instead",
         _ => return None,
     })
 }
@@ -89,6 +196,17 @@ fn labels(spec: &At, out: &mut Vec<String>) {
         if let Some(remark) = deprecated_label(key) {
             out.push(format!("{}: {remark}", at.path));
         }
+    }
+    let node = spec.at("affinity").at("nodeAffinity");
+    let required = node.at("requiredDuringSchedulingIgnoredDuringExecution");
+    for term in required.at("nodeSelectorTerms").each() {
+        node_selector_term(&term, false, out);
+    }
+    for term in node
+        .at("preferredDuringSchedulingIgnoredDuringExecution")
+        .each()
+    {
+        node_selector_term(&term.at("preference"), true, out);
     }
     for constraint in spec.at("topologySpreadConstraints").each() {
         let key = constraint.at("topologyKey");
@@ -104,6 +222,25 @@ fn labels(spec: &At, out: &mut Vec<String>) {
     }
 }
 
+/// Values of preferences are not validated, only remarked on.
+pub(crate) fn node_selector_term(term: &At, check_values: bool, out: &mut Vec<String>) {
+    for expression in term.at("matchExpressions").each() {
+        let key = expression.at("key");
+        if let Some(remark) = deprecated_label(key.text()) {
+            out.push(format!("{}: {} is {remark}", key.path, key.text()));
+        }
+        for value in expression.at("values").each().filter(|_| check_values) {
+            for msg in validation::is_valid_label_value(value.text()) {
+                out.push(format!(
+                    "{}: {} is invalid, {msg}",
+                    value.path,
+                    value.text()
+                ));
+            }
+        }
+    }
+}
+
 fn repeated(list: &At, field: &str, what: &str, out: &mut Vec<String>) {
     let mut seen = BTreeSet::new();
     for item in list.each() {
@@ -114,17 +251,23 @@ fn repeated(list: &At, field: &str, what: &str, out: &mut Vec<String>) {
     }
 }
 
-/// Bytes are whole.
 fn fractions(amounts: &At, out: &mut Vec<String>) {
-    for (name, at) in amounts.entries() {
-        let Some(q) = at.quantity() else { continue };
-        if matches!(name, "memory" | "ephemeral-storage") && q.milli_value() % 1000 != 0 {
-            out.push(format!(
-                "{}: fractional byte value {:?} is invalid, must be an integer",
-                at.path,
-                q.to_string()
-            ));
-        }
+    fraction(amounts, "memory", out);
+    fraction(amounts, "ephemeral-storage", out);
+}
+
+/// Bytes are whole.
+pub(crate) fn fraction(amounts: &At, name: &str, out: &mut Vec<String>) {
+    let amount = At {
+        value: amounts.value.get(name).unwrap_or(&Value::Null),
+        path: amounts.path.key(name),
+    };
+    if let Some(q) = amount.quantity().filter(|q| q.milli_value() % 1000 != 0) {
+        out.push(format!(
+            "{}: fractional byte value {:?} is invalid, must be an integer",
+            amount.path,
+            q.to_string()
+        ));
     }
 }
 
@@ -152,6 +295,15 @@ fn ports(spec: &At, out: &mut Vec<String>) {
     let mut named = Vec::new();
     for port in each_container(spec).flat_map(|c| c.at("ports").each().collect::<Vec<_>>()) {
         let (host, address) = (port.value.num("hostPort"), port.value.text("hostIP"));
+        if !address.is_empty() && host == 0 {
+            out.push(format!(
+                "{}: hostIP set without hostPort: {{Name:{} HostPort:0 ContainerPort:{} Protocol:{} HostIP:{address}}}",
+                port.path,
+                port.value.text("name"),
+                port.value.num("containerPort"),
+                port.value.text("protocol"),
+            ));
+        }
         let others = by_number
             .entry((port.value.num("containerPort"), port.value.text("protocol")))
             .or_default();
@@ -190,7 +342,7 @@ fn ports(spec: &At, out: &mut Vec<String>) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use serde_json::{Value, json};
+    use serde_json::json;
 
     #[test]
     fn what_upstream_remarks_on() {
@@ -204,7 +356,7 @@ mod tests {
             ],
         }});
         assert_eq!(
-            of_spec(&At::new(&pod, "spec")),
+            of_pod(&pod),
             [
                 "spec.nodeSelector[beta.kubernetes.io/os]: deprecated since v1.14; use \"kubernetes.io/os\" instead",
                 "spec.containers[0].env[1]: hides previous definition of \"X\", which may be dropped when using apply",
