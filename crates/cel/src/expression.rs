@@ -1,18 +1,27 @@
 //! A compiled expression.
 
 use crate::activation::Activation;
+use crate::ast::Expr;
+use crate::check::{Checked, Reference};
 use crate::cost::{CostRange, SizeEstimator};
+use crate::eval::{self, Plan};
 use crate::types::Type;
-use crate::value::ValueResult;
-use std::collections::BTreeSet;
+use crate::value::{EvalError, ValueResult};
 use std::sync::Arc;
 
-/// An expression that was parsed and checked and can be evaluated any number of times.
+/// An expression that was parsed and checked and can be evaluated any number of times. Cheap to
+/// clone.
 #[derive(Debug, Clone)]
 pub struct Expression {
-    source: Arc<str>,
-    output: Type,
-    variables: BTreeSet<String>,
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    source: String,
+    expr: Expr,
+    checked: Checked,
+    plan: Result<Plan, EvalError>,
 }
 
 /// What an evaluation gave, and what it cost.
@@ -23,18 +32,44 @@ pub struct Evaluation<'v> {
 }
 
 impl Expression {
+    pub(crate) fn new(
+        source: &str,
+        expr: Expr,
+        checked: Checked,
+        plan: Result<Plan, EvalError>,
+    ) -> Expression {
+        let source = source.to_owned();
+        Expression {
+            inner: Arc::new(Inner {
+                source,
+                expr,
+                checked,
+                plan,
+            }),
+        }
+    }
+
     pub fn source(&self) -> &str {
-        &self.source
+        &self.inner.source
     }
 
     /// The type the checker found.
     pub fn output_type(&self) -> &Type {
-        &self.output
+        &self.inner.checked.types[self.inner.expr.id as usize]
+    }
+
+    /// Why a checked expression can still not be evaluated at all: a constant in it is not valid.
+    /// Upstream says so with the words `program instantiation failed`.
+    pub fn instantiation_error(&self) -> Option<&EvalError> {
+        self.inner.plan.as_ref().err()
     }
 
     /// Whether a variable of the environment is used anywhere in it.
     pub fn uses_variable(&self, name: &str) -> bool {
-        self.variables.contains(name)
+        let references = self.inner.checked.references.iter().flatten();
+        references
+            .into_iter()
+            .any(|r| matches!(r, Reference::Variable(n) if **n == *name))
     }
 
     /// What it can cost at least and at most, by the sizes that the estimator knows.
@@ -44,10 +79,15 @@ impl Expression {
 
     /// Evaluates it at a cost of at most `limit`, see [`crate::limits`].
     pub fn eval<'v>(&self, activation: &dyn Activation<'v>, limit: u64) -> Evaluation<'v> {
-        let _ = (activation, limit);
-        Evaluation {
-            result: Err(crate::value::EvalError::new("no such overload")),
-            cost: 0,
+        match &self.inner.plan {
+            Ok(plan) => {
+                let (result, cost) = eval::evaluate(plan, activation, limit);
+                Evaluation { result, cost }
+            }
+            Err(e) => Evaluation {
+                result: Err(e.clone()),
+                cost: 0,
+            },
         }
     }
 }

@@ -47,3 +47,8 @@ pub fn display(issues: &[Issue]) -> String {
     let lines: Vec<String> = issues.iter().map(Issue::to_string).collect();
     lines.join("\n")
 }
+
+/// By place, as they are shown.
+pub(crate) fn sort(issues: &mut [Issue]) {
+    issues.sort_by_key(|i| (i.line, i.column));
+}

@@ -8,15 +8,24 @@
 pub mod limits;
 
 mod activation;
+mod ast;
 mod authorizer;
+mod check;
 mod cost;
 mod decl;
 mod environment;
 mod escape;
+mod eval;
 mod expression;
 mod issue;
+mod lexer;
+mod library;
+mod number;
+mod parser;
 mod provider;
 mod schema;
+mod source;
+mod time;
 mod types;
 mod value;
 

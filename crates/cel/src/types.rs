@@ -66,6 +66,24 @@ impl Type {
         matches!(self, Type::Dyn)
     }
 
+    /// Its declaration, as messages about an expression's output show it; the checker's own
+    /// messages use `Display`.
+    pub fn declared(&self) -> String {
+        match self {
+            Type::List(e) => format!("list({})", e.declared()),
+            Type::Map(k, v) => format!("map({}, {})", k.declared(), v.declared()),
+            Type::Optional(t) => format!("optional_type({})", t.declared()),
+            Type::Type(t) if **t == Type::of_type(Type::Dyn) => "type(type)".to_owned(),
+            Type::Type(t) => format!("type({})", t.declared()),
+            Type::Param(name) => format!("<{name}>"),
+            Type::Opaque(name, parameters) if !parameters.is_empty() => {
+                let parameters: Vec<_> = parameters.iter().map(Type::declared).collect();
+                format!("{name}({})", parameters.join(", "))
+            }
+            other => other.runtime_name().to_owned(),
+        }
+    }
+
     /// The name that `type(x)` prints and compares.
     pub fn runtime_name(&self) -> &str {
         match self {

@@ -1,10 +1,22 @@
 //! Values of expressions.
 
+mod collections;
+mod equality;
+mod error;
+mod json;
+mod object;
+mod shown;
+
+pub(crate) use collections::MapKey;
+pub use collections::{List, Map, MapEntries};
+pub(crate) use equality::compare;
+pub use error::{ErrorKind, EvalError};
+pub use object::Object;
+
 use crate::schema::Schema;
 use crate::types::Type;
 use serde_json::Value as Json;
 use std::any::Any;
-use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 
@@ -22,7 +34,8 @@ pub enum Value<'v> {
     Bytes(Arc<[u8]>),
     /// In nanoseconds.
     Duration(i64),
-    Timestamp(jiff::Timestamp),
+    /// In UTC. (A `jiff::Timestamp` ends a day before the year 9999 does.)
+    Timestamp(jiff::civil::DateTime),
     List(List<'v>),
     Map(Map<'v>),
     /// Made by an expression: `Object{…}`, `JSONPatch{…}`.
@@ -44,68 +57,19 @@ pub enum Str<'v> {
     Shared(Arc<str>),
 }
 
-/// A list.
-#[derive(Debug, Clone)]
-pub enum List<'v> {
-    /// Data of the API; the schema is the list's own.
-    Json(&'v [Json], Option<&'v Schema>),
-    Values(Arc<[Value<'v>]>),
-}
-
-/// A map, or data of an object.
-#[derive(Debug, Clone)]
-pub enum Map<'v> {
-    /// Data of the API; the schema is the map's own.
-    Json(&'v serde_json::Map<String, Json>, Option<&'v Schema>),
-    Values(Arc<MapEntries<'v>>),
-}
-
-/// Entries of a map that an expression made, in the order they were made.
-#[derive(Debug, Clone, Default)]
-pub struct MapEntries<'v> {
-    pub entries: Vec<(Value<'v>, Value<'v>)>,
-}
-
-/// An object that an expression made.
-#[derive(Debug, Clone)]
-pub struct Object<'v> {
-    pub type_name: Arc<str>,
-    pub fields: BTreeMap<Arc<str>, Value<'v>>,
-}
-
 /// A value of a library.
 pub trait Opaque: fmt::Debug + Send + Sync + Any {
     fn type_name(&self) -> &str;
 
-    /// Whether it equals another one; `None` when the two cannot be compared.
-    fn equals(&self, other: &dyn Opaque) -> Option<bool>;
+    /// Whether it equals another one; never equal to one of another type.
+    fn equals(&self, other: &dyn Opaque) -> bool;
+
+    /// Its size in the sense of costs, for values that have one.
+    fn size(&self) -> Option<usize> {
+        None
+    }
 
     fn as_any(&self) -> &dyn Any;
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum ErrorKind {
-    /// The expression's own failure.
-    Failed,
-    /// The cost limit was reached.
-    CostLimit,
-}
-
-/// Why an evaluation gave no value. Its `Display` is upstream's text.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{message}")]
-pub struct EvalError {
-    pub kind: ErrorKind,
-    pub message: Arc<str>,
-}
-
-impl EvalError {
-    pub fn new(message: impl AsRef<str>) -> EvalError {
-        EvalError {
-            kind: ErrorKind::Failed,
-            message: message.as_ref().into(),
-        }
-    }
 }
 
 impl Str<'_> {
@@ -136,20 +100,57 @@ impl<'v> Value<'v> {
         Value::String(Str::Shared(s.as_ref().into()))
     }
 
-    pub fn list(values: impl Into<Arc<[Value<'v>]>>) -> Value<'v> {
-        Value::List(List::Values(values.into()))
+    pub fn list(values: impl Into<Vec<Value<'v>>>) -> Value<'v> {
+        Value::List(List::Values(Arc::new(values.into())))
+    }
+
+    pub fn opaque(value: impl Opaque) -> Value<'v> {
+        Value::Opaque(Arc::new(value))
+    }
+
+    pub fn some(value: Value<'v>) -> Value<'v> {
+        Value::Optional(Some(Arc::new(value)))
     }
 
     /// Data of the API as a value, without copying them. With a schema they get the types it
     /// declares, and data that do not fit are an error; without, they are what their JSON is.
     pub fn from_json(json: &'v Json, schema: Option<&'v Schema>) -> ValueResult<'v> {
-        let _ = schema;
-        Ok(Value::Preserved(json))
+        match schema {
+            Some(schema) => json::typed(json, schema),
+            None => Ok(json::untyped(json)),
+        }
     }
 
     /// The value as JSON; an error for values that have no such form.
     pub fn to_json(&self) -> Result<Json, EvalError> {
-        Err(EvalError::new("no such overload"))
+        json::render(self)
+    }
+
+    /// The value the way an expression would write it, cut off when it is very long.
+    pub fn to_source(&self) -> String {
+        shown::quoted(self)
+    }
+
+    pub fn as_str(&self) -> Option<&str> {
+        match self {
+            Value::String(s) => Some(s),
+            _ => None,
+        }
+    }
+
+    pub fn as_bool(&self) -> Option<bool> {
+        match self {
+            Value::Bool(b) => Some(*b),
+            _ => None,
+        }
+    }
+
+    /// The library value of a type, if it is one.
+    pub fn downcast<T: 'static>(&self) -> Option<&T> {
+        match self {
+            Value::Opaque(o) => o.as_any().downcast_ref(),
+            _ => None,
+        }
     }
 
     /// The type it has at run time.
@@ -169,9 +170,65 @@ impl<'v> Value<'v> {
             Value::Object(o) => Type::Object(o.type_name.clone()),
             Value::Optional(_) => Type::optional(Type::Dyn),
             Value::Type(_) => Type::of_type(Type::Dyn),
-            Value::Opaque(o) => Type::opaque(o.type_name()),
+            Value::Opaque(o) => Type::object(o.type_name()),
             Value::Lazy(name) => Type::Object(name.clone()),
-            Value::Preserved(_) => Type::opaque("unknown"),
+            Value::Preserved(_) => Type::object("unknown"),
+        }
+    }
+
+    /// Code points, bytes, elements or entries, for values that have a size.
+    pub(crate) fn size(&self) -> Option<usize> {
+        match self {
+            Value::String(s) => Some(s.chars().count()),
+            Value::Bytes(b) => Some(b.len()),
+            Value::List(l) => Some(l.len()),
+            Value::Map(m) => Some(m.len()),
+            Value::Opaque(o) => o.size(),
+            _ => None,
+        }
+    }
+
+    /// Whether it is its type's empty or zero value.
+    pub(crate) fn is_zero(&self) -> bool {
+        match self {
+            Value::Null => true,
+            Value::Bool(b) => !b,
+            Value::Int(i) => *i == 0,
+            Value::Uint(u) => *u == 0,
+            Value::Double(d) => *d == 0.0,
+            Value::String(s) => s.is_empty(),
+            Value::Bytes(b) => b.is_empty(),
+            Value::Duration(d) => *d == 0,
+            Value::Timestamp(t) => {
+                crate::time::nanos(*t) == i128::from(crate::time::FIRST_SECOND) * 1_000_000_000
+            }
+            // Data of the API have no zero value upstream either.
+            Value::List(List::Values(l)) => l.is_empty(),
+            Value::Map(Map::Values(m)) => m.is_empty(),
+            Value::List(List::Json(l, None)) => l.is_empty(),
+            Value::Map(Map::Json(m, None)) => m.is_empty(),
+            Value::Optional(o) => o.is_none(),
+            Value::Object(o) => o.fields.is_empty(),
+            _ => false,
+        }
+    }
+
+    /// Whether a function declared for this type can take the value.
+    pub(crate) fn fits(&self, t: &Type) -> bool {
+        match (t, self) {
+            (Type::Dyn | Type::Param(_), _) => true,
+            (Type::List(element), Value::List(l)) => {
+                matches!(l.get(0), None | Some(Err(_)))
+                    || l.get(0).is_some_and(|v| v.is_ok_and(|v| v.fits(element)))
+            }
+            (Type::Map(key, value), Value::Map(m)) => match m.first() {
+                Some((k, Ok(v))) => k.fits(key) && v.fits(value),
+                _ => true,
+            },
+            (Type::Optional(_), Value::Optional(_)) | (Type::Type(_), Value::Type(_)) => true,
+            (Type::List(_) | Type::Map(..) | Type::Optional(_) | Type::Type(_), _) => false,
+            (t, Value::Opaque(o)) => t.runtime_name() == o.type_name(),
+            (t, v) => *t == v.type_of(),
         }
     }
 }

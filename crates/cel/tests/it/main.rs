@@ -1,3 +1,7 @@
 //! Behaviour of the language, proven against upstream's.
 
+#![allow(clippy::unwrap_used)]
+
+mod bounds;
+mod facts;
 mod schemas;

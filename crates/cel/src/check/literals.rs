@@ -1,0 +1,155 @@
+//! Literals that the type alone does not prove right.
+
+use super::{Checked, Reference};
+use crate::ast::{Expr, ExprKind, Literal};
+use crate::issue::Issue;
+use crate::library;
+use crate::limits::deep;
+use crate::source::Source;
+use crate::types::Type;
+use crate::value::Value;
+
+/// Issues with the arguments of `duration`, `timestamp` and `matches`, and with lists and maps
+/// whose parts differ in type.
+pub(super) fn validate(
+    expr: &Expr,
+    offsets: &[usize],
+    source: &Source,
+    checked: &Checked,
+) -> Vec<Issue> {
+    let mut validator = Validator {
+        offsets,
+        source,
+        checked,
+        issues: Vec::new(),
+    };
+    validator.visit(expr);
+    validator.issues
+}
+
+struct Validator<'a> {
+    offsets: &'a [usize],
+    source: &'a Source,
+    checked: &'a Checked,
+    issues: Vec<Issue>,
+}
+
+impl Validator<'_> {
+    fn issue(&mut self, e: &Expr, message: String) {
+        let offset = self.offsets.get(e.id as usize).copied();
+        self.issues.push(self.source.issue(offset, message));
+    }
+
+    fn type_of(&self, e: &Expr) -> &Type {
+        &self.checked.types[e.id as usize]
+    }
+
+    fn visit(&mut self, e: &Expr) {
+        deep(|| self.visit_parts(e));
+    }
+
+    fn visit_parts(&mut self, e: &Expr) {
+        match &e.kind {
+            ExprKind::Unspecified | ExprKind::Literal(_) | ExprKind::Ident(_) => {}
+            ExprKind::Select { operand, .. } => self.visit(operand),
+            ExprKind::Call {
+                target,
+                function,
+                args,
+            } => {
+                self.argument(e, function, args);
+                for part in target.as_deref().into_iter().chain(args) {
+                    self.visit(part);
+                }
+            }
+            ExprKind::List(elements) => {
+                let parts = elements.iter().map(|el| (&el.value, el.optional));
+                self.same(parts, true);
+                for element in elements {
+                    self.visit(&element.value);
+                }
+            }
+            ExprKind::Map(entries) => {
+                self.same(entries.iter().map(|en| (&en.key, false)), false);
+                self.same(entries.iter().map(|en| (&en.value, en.optional)), false);
+                for entry in entries {
+                    self.visit(&entry.key);
+                    self.visit(&entry.value);
+                }
+            }
+            ExprKind::Struct { fields, .. } => {
+                for field in fields {
+                    self.visit(&field.value);
+                }
+            }
+            ExprKind::Comprehension(c) => {
+                for part in [&c.range, &c.init, &c.condition, &c.step, &c.result] {
+                    self.visit(part);
+                }
+            }
+        }
+    }
+
+    fn argument(&mut self, e: &Expr, function: &str, args: &[Expr]) {
+        let Some(arg) = args.first() else {
+            return;
+        };
+        let (ExprKind::Literal(literal), "duration" | "timestamp" | "matches") =
+            (&arg.kind, function)
+        else {
+            return;
+        };
+        let ok = match (function, literal) {
+            ("matches", Literal::String(pattern)) => library::regular::compile(pattern).is_ok(),
+            ("matches", _) => true,
+            (_, literal) => match &self.checked.references[e.id as usize] {
+                Some(Reference::Function {
+                    function,
+                    overloads,
+                    ..
+                }) => {
+                    let chosen = match overloads.as_slice() {
+                        [only] => Some(&**only),
+                        _ => None,
+                    };
+                    library::call(function, chosen, &[Value::from(literal)]).is_ok()
+                }
+                _ => true,
+            },
+        };
+        if !ok {
+            self.issue(arg, format!("invalid {function} argument"));
+        }
+    }
+
+    fn same<'e>(&mut self, parts: impl Iterator<Item = (&'e Expr, bool)>, first_only: bool) {
+        let mut wanted: Option<Type> = None;
+        for (e, optional) in parts {
+            let t = match self.type_of(e) {
+                Type::Optional(t) if optional => (**t).clone(),
+                t => t.clone(),
+            };
+            match &wanted {
+                None => wanted = Some(t),
+                Some(wanted) if equivalent(wanted, &t) => {}
+                Some(wanted) => {
+                    let message = format!("expected type '{wanted}' but found '{t}'");
+                    self.issue(e, message);
+                    if first_only {
+                        break;
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Whether two types are the same, parameters included.
+fn equivalent(a: &Type, b: &Type) -> bool {
+    match (a, b) {
+        (Type::Type(_), Type::Type(_)) => true,
+        (Type::List(a), Type::List(b)) | (Type::Optional(a), Type::Optional(b)) => equivalent(a, b),
+        (Type::Map(ak, av), Type::Map(bk, bv)) => equivalent(ak, bk) && equivalent(av, bv),
+        (a, b) => a == b,
+    }
+}
