@@ -307,7 +307,10 @@ pub struct Warnings(Arc<Mutex<Vec<String>>>);
 
 impl Warnings {
     pub fn add(&self, text: impl Into<String>) {
-        let text = text.into();
+        // A header has one line; upstream keeps the last.
+        let text: String = text.into();
+        let text = text.trim_end().rsplit('\n').next().unwrap_or_default();
+        let text = text.trim().to_owned();
         let mut all = self.0.lock().unwrap_or_else(|e| e.into_inner());
         if !text.is_empty() && all.len() < 64 && !all.contains(&text) {
             all.push(text);

@@ -12,6 +12,8 @@ pub(crate) enum Change<'a> {
     Patch(Patch<'a>),
     /// Subresources with a body of their own (scale, binding, …): a new state from the old one.
     Transform(&'a (dyn Fn(&Value) -> Result<Value, Status> + Send + Sync)),
+    /// The same by one that keeps `managedFields` itself.
+    Managed(&'a (dyn Fn(&Value) -> Result<Value, Status> + Send + Sync)),
 }
 
 impl Change<'_> {
@@ -19,8 +21,8 @@ impl Change<'_> {
         match (self, old) {
             (Self::Replace(object), _) => Ok(object.clone()),
             (Self::Patch(patch), old) => patch.apply(old),
-            (Self::Transform(transform), Some(old)) => transform(old),
-            (Self::Transform(_), None) => {
+            (Self::Transform(transform) | Self::Managed(transform), Some(old)) => transform(old),
+            (Self::Transform(_) | Self::Managed(_), None) => {
                 Err(Status::internal("a subresource cannot create its object"))
             }
         }
@@ -28,7 +30,7 @@ impl Change<'_> {
 
     /// A whole object is meant for the one that has its uid; of a patch the uid is a field.
     pub(crate) fn is_replacement(&self) -> bool {
-        matches!(self, Self::Replace(_))
+        matches!(self, Self::Replace(_) | Self::Managed(_))
     }
 
     /// Server-side apply of an object that does not exist creates it.
@@ -38,6 +40,6 @@ impl Change<'_> {
 
     /// Server-side apply keeps `managedFields` itself.
     pub(crate) fn tracks_managers(&self) -> bool {
-        matches!(self, Self::Patch(patch) if patch.is_apply())
+        matches!(self, Self::Managed(_)) || self.creates_absent()
     }
 }

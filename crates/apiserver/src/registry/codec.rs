@@ -128,14 +128,23 @@ fn unrecognized(entry: &ResourceEntry, body: &[u8], status: &Status) -> Status {
 }
 
 pub(crate) fn yaml(body: &[u8]) -> Result<Value, Status> {
-    let text = std::str::from_utf8(body)
-        .map_err(|err| Status::bad_request(format!("error converting YAML to JSON: {err}")))?;
+    let value = yaml_tree(body).map_err(Status::bad_request)?;
+    check_envelope(&value)?;
+    Ok(value)
+}
+
+/// A YAML document as JSON has it; the error is one line.
+pub(crate) fn yaml_tree(body: &[u8]) -> Result<Value, String> {
+    let text = std::str::from_utf8(body).map_err(|err| format!("yaml: {err}"))?;
     let options = serde_saphyr::options! {
         legacy_octal_numbers: true,
         duplicate_keys: serde_saphyr::DuplicateKeyPolicy::LastWins,
     };
-    let value: Value = serde_saphyr::from_str_with_options(text, options)
-        .map_err(|err| Status::bad_request(format!("error converting YAML to JSON: {err}")))?;
+    let value = serde_saphyr::from_str_with_options(text, options).map_err(|err| {
+        let text = err.without_snippet().to_string();
+        let line = text.lines().next().unwrap_or_default();
+        format!("error converting YAML to JSON: yaml: {line}")
+    })?;
     Ok(integral_floats(value))
 }
 

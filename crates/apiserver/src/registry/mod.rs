@@ -14,6 +14,7 @@ mod patch;
 mod read;
 mod render;
 mod resources;
+mod scale;
 mod selection;
 mod service_ip;
 mod strict;

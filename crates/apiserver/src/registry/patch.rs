@@ -83,7 +83,7 @@ impl PatchKind {
                 {
                     return Err(options_error("fieldManager", "is required for apply patch"));
                 }
-                Ok(Self::Apply(codec::yaml(body)?))
+                Ok(Self::Apply(applied(body)?))
             }
             // Custom kinds are told what they can do, built-in ones are stopped by the router.
             "application/strategic-merge-patch+json" => {
@@ -174,9 +174,6 @@ impl<'a> Patch<'a> {
             }
         };
         codec::finish_object(entry, &mut object)?;
-        if self.is_apply() && meta::name(&object).is_empty() {
-            meta::set_name(&mut object, self.name);
-        }
         super::check_name(&object, self.name)?;
         entry.to_storage(&mut object)?;
         Ok(object)
@@ -253,7 +250,6 @@ impl<'a> Patch<'a> {
                 ),
             ));
         }
-        self.check_applied(applied)?;
         let merged = managed::apply(
             entry,
             current.as_ref(),
@@ -262,6 +258,7 @@ impl<'a> Patch<'a> {
             self.subresource,
             self.force,
         )?;
+        self.check_applied(applied)?;
         if let Some(problem) = &self.yaml_problem {
             match self.validation {
                 FieldValidation::Ignore => {}
@@ -278,11 +275,6 @@ impl<'a> Patch<'a> {
 
     /// Unknown fields are no concern here: merging refuses them whatever the validation.
     fn check_applied(&self, applied: &Value) -> Result<(), Status> {
-        if !applied.is_object() {
-            return Err(Status::bad_request(
-                "error decoding YAML: an applied configuration must be an object",
-            ));
-        }
         let given = meta::name(applied);
         if !given.is_empty() && given != self.name {
             return Err(Status::bad_request(format!(
@@ -291,6 +283,20 @@ impl<'a> Patch<'a> {
             )));
         }
         Ok(())
+    }
+}
+
+/// An applied configuration; no text at all is an empty one.
+fn applied(body: &Bytes) -> Result<Value, Status> {
+    let config = codec::yaml_tree(body)
+        .map_err(|problem| Status::bad_request(format!("error decoding YAML: {problem}")))?;
+    match config {
+        Value::Object(_) => Ok(config),
+        Value::Null => Ok(Value::Object(serde_json::Map::new())),
+        other => Err(Status::bad_request(format!(
+            "error decoding YAML: error unmarshaling JSON: while decoding JSON: json: cannot unmarshal {} into Go value of type map[string]interface {{}}",
+            go::json_kind(&other)
+        ))),
     }
 }
 

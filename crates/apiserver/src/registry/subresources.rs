@@ -13,9 +13,7 @@ use serde_json::{Map, Value, json};
 use super::change::Change;
 use super::delete::Deleted;
 use super::options::{DeleteOptions, WriteOptions};
-use super::patch::{PatchKind, mechanism};
 use super::render::Renderer;
-use super::resources::{ResourceEntry, ScalePaths};
 use super::write::Write;
 use super::{Call, Registry, codec, negotiate};
 use crate::admission::Operation;
@@ -55,68 +53,6 @@ impl Registry {
                 "the server does not allow this method on the requested resource",
             )),
         }
-    }
-
-    async fn serve_scale(&self, call: &Call<'_>) -> Result<Response, Status> {
-        let output = negotiate::output(call.ctx, false, call.entry.has_protobuf())?;
-        let kv = self.get(&call.entry, call.namespace, call.name).await?;
-        let scale = scale_of(&call.entry, &codec::parse(&kv.value)?);
-        Renderer::new(Arc::clone(&call.entry), output).value(200, &scale)
-    }
-
-    async fn serve_scale_change(
-        &self,
-        call: &Call<'_>,
-        body: Bytes,
-        verb: &str,
-    ) -> Result<Response, Status> {
-        let output = negotiate::output(call.ctx, false, call.entry.has_protobuf())?;
-        let kind = if verb == "patch" {
-            "PatchOptions"
-        } else {
-            "UpdateOptions"
-        };
-        let options = WriteOptions::parse(call.ctx, kind)?;
-        let entry = &*call.entry;
-        enum Wanted {
-            Scale(Value),
-            Patch(PatchKind),
-        }
-        let wanted = if verb == "patch" {
-            Wanted::Patch(PatchKind::parse(call, &options, &body)?)
-        } else {
-            let scale = codec::body_value(
-                &body,
-                negotiate::input(call.ctx, call.entry.has_protobuf())?,
-            )?;
-            check_kind(&scale, "Scale")?;
-            super::check_name(&scale, call.name)?;
-            Wanted::Scale(scale)
-        };
-        let schema = keelson_api::kind_type("autoscaling", "v1", "Scale")
-            .and_then(keelson_api::schema)
-            .ok_or_else(|| Status::internal("no type Scale"))?;
-        let transform = |old: &Value| -> Result<Value, Status> {
-            let scale = match &wanted {
-                Wanted::Scale(scale) => scale.clone(),
-                // Apply has nothing of its own to own in a Scale but the one number.
-                Wanted::Patch(PatchKind::Apply(applied)) => mechanism(
-                    schema,
-                    &PatchKind::Merge(applied.clone()),
-                    &scale_of(entry, old),
-                )?,
-                Wanted::Patch(patch) => mechanism(schema, patch, &scale_of(entry, old))?,
-            };
-            scaled(entry, call.name, old, &scale)
-        };
-        // Scaling follows the rules of the main resource: it raises the generation.
-        let write = Write {
-            rules_path: "",
-            ..call.write(&options)
-        };
-        let written = self.update(&write, &Change::Transform(&transform)).await?;
-        let scale = scale_of(entry, &codec::parse(&written.bytes)?);
-        Renderer::new(Arc::clone(&call.entry), output).value(200, &scale)
     }
 
     /// `pods/binding`, and `bindings`, where the name is in the body.
@@ -323,111 +259,6 @@ fn check_kind(object: &Value, kind: &str) -> Result<(), Status> {
             "{given} cannot be handled as a {kind}"
         ))),
     }
-}
-
-/// `.spec.replicas` and the like, as custom resources name them, to a JSON pointer.
-fn pointer(path: &str) -> String {
-    path.replace('.', "/")
-}
-
-fn scale_of(entry: &ResourceEntry, object: &Value) -> Value {
-    let builtin = ScalePaths {
-        spec_replicas: ".spec.replicas".into(),
-        status_replicas: ".status.replicas".into(),
-        label_selector: None,
-    };
-    let paths = entry.scale.as_ref().unwrap_or(&builtin);
-    let number = |path: &str| {
-        object
-            .pointer(&pointer(path))
-            .and_then(Value::as_i64)
-            .unwrap_or(0)
-    };
-    let mut metadata = Map::new();
-    for field in [
-        "name",
-        "namespace",
-        "uid",
-        "resourceVersion",
-        "creationTimestamp",
-    ] {
-        if let Some(value) = object["metadata"].get(field) {
-            metadata.insert(field.into(), value.clone());
-        }
-    }
-    let mut spec = json!({"replicas": number(&paths.spec_replicas)});
-    if number(&paths.spec_replicas) == 0 {
-        // Zero is left out, as upstream's encoder does.
-        spec = json!({});
-    }
-    let mut status = json!({"replicas": number(&paths.status_replicas)});
-    let selector = match &paths.label_selector {
-        Some(path) => object
-            .pointer(&pointer(path))
-            .and_then(Value::as_str)
-            .map(str::to_owned),
-        None if entry.custom => None,
-        None => selector_text(entry, object),
-    };
-    if let Some(selector) = selector.filter(|selector| !selector.is_empty()) {
-        status["selector"] = selector.into();
-    }
-    json!({"kind": "Scale", "apiVersion": "autoscaling/v1", "metadata": metadata, "spec": spec, "status": status})
-}
-
-fn selector_text(entry: &ResourceEntry, object: &Value) -> Option<String> {
-    let selector = &object["spec"]["selector"];
-    if entry.resource == "replicationcontrollers" {
-        let labels = selector.as_object()?;
-        let pairs = labels
-            .iter()
-            .map(|(key, value)| (key.clone(), value.as_str().unwrap_or_default().to_owned()));
-        return Some(Selector::from_set(pairs).to_string());
-    }
-    Selector::from_label_selector(selector)
-        .ok()
-        .map(|selector| selector.to_string())
-}
-
-/// The object with the replicas of the Scale.
-fn scaled(entry: &ResourceEntry, name: &str, old: &Value, scale: &Value) -> Result<Value, Status> {
-    let replicas = match &scale["spec"]["replicas"] {
-        Value::Null => 0,
-        value => value.as_i64().ok_or_else(|| {
-            Status::bad_request(
-                "json: cannot unmarshal into Go struct field ScaleSpec.spec.replicas of type int32",
-            )
-        })?,
-    };
-    if replicas < 0 {
-        let path = Path::new("spec").child("replicas");
-        let errors = vec![FieldError::invalid(
-            &path,
-            replicas,
-            "must be greater than or equal to 0",
-        )];
-        return Err(Status::invalid("autoscaling", "Scale", name, &errors));
-    }
-    let mut new = old.clone();
-    let path = entry
-        .scale
-        .as_ref()
-        .map_or(".spec.replicas", |paths| paths.spec_replicas.as_str());
-    let mut at = &mut new;
-    for part in path.trim_start_matches('.').split('.') {
-        at = meta::as_map(at).entry(part).or_insert(Value::Null);
-    }
-    *at = replicas.into();
-    // Preconditions of the client: without them the newest state is scaled.
-    let version = meta::resource_version(scale).to_owned();
-    if !version.is_empty() {
-        meta::set_resource_version(&mut new, &version);
-    }
-    let uid = meta::uid(scale).to_owned();
-    if !uid.is_empty() {
-        meta::set_uid(&mut new, &uid);
-    }
-    Ok(new)
 }
 
 fn check_binding(binding: &Value) -> Result<(), Status> {

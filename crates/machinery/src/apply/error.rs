@@ -24,6 +24,10 @@ impl Conflict {
         }
     }
 
+    pub(super) fn undated(self) -> Conflict {
+        Conflict { time: None, ..self }
+    }
+
     pub(super) fn elements(&self) -> &[String] {
         &self.path
     }

@@ -149,6 +149,10 @@ impl ManagedFields {
         self.entries.is_empty()
     }
 
+    pub(super) fn iter(&self) -> impl Iterator<Item = (&Id, &Entry)> {
+        self.entries.iter()
+    }
+
     pub(super) fn get(&self, id: &Id) -> Option<&Entry> {
         self.entries.get(id)
     }

@@ -164,15 +164,22 @@ fn fail(at: &[String], message: &str, errs: &mut Vec<String>) {
     }
 }
 
-fn walk(v: &Value, s: &Schema, at: &mut Vec<String>, errs: &mut Vec<String>) {
-    let got = match v {
-        Value::Null => return,
-        Value::Bool(_) => "boolean",
-        Value::Number(_) => "number",
+fn go_type(v: &Value) -> &'static str {
+    match v {
+        Value::Null => "<nil>",
+        Value::Bool(_) => "bool",
+        Value::Number(n) if n.is_f64() => "float64",
+        Value::Number(_) => "int64",
         Value::String(_) => "string",
-        Value::Array(_) => "list",
-        Value::Object(_) => "map",
-    };
+        Value::Array(_) => "[]interface {}",
+        Value::Object(_) => "map[string]interface {}",
+    }
+}
+
+fn walk(v: &Value, s: &Schema, at: &mut Vec<String>, errs: &mut Vec<String>) {
+    if v.is_null() {
+        return;
+    }
     let ok = match s.kind() {
         Type::Any => return,
         Type::Object => v.is_object(),
@@ -190,14 +197,16 @@ fn walk(v: &Value, s: &Schema, at: &mut Vec<String>, errs: &mut Vec<String>) {
             Type::Boolean => "boolean",
             _ => "string",
         };
-        let shown = match v {
-            Value::Object(_) | Value::Array(_) => got.to_owned(),
-            v => format!("&value.valueUnstructured{{Value:{}}}", crate::go::plain(v)),
-        };
-        let got = if matches!(s.kind(), Type::Object | Type::Array) {
-            shown
-        } else {
-            got.into()
+        // Go prints its wrapper of a value with the verb that each message chose.
+        let plain = crate::go::plain(v);
+        let got = match s.kind() {
+            Type::Integer | Type::Number => go_type(v).to_owned(),
+            Type::Object | Type::Array | Type::Boolean => format!("&{{{plain}}}"),
+            _ if v.is_object() || v.is_array() => {
+                let literal = format!("{}{{...}}", go_type(v));
+                format!("&value.valueUnstructured{{Value:{literal}}}")
+            }
+            _ => format!("&value.valueUnstructured{{Value:{plain}}}"),
         };
         return fail(at, &format!("expected {wanted}, got {got}"), errs);
     }

@@ -11,6 +11,7 @@ mod managed;
 mod merge;
 mod path;
 mod prune;
+pub mod scale;
 
 pub use error::{ApplyError, Conflict};
 pub use field_set::FieldSet;
@@ -51,6 +52,7 @@ pub struct Request<'a> {
     pub manager: &'a str,
     /// `apps/v1`.
     pub api_version: &'a str,
+    pub kind: &'a str,
     /// Empty for the main resource.
     pub subresource: &'a str,
     /// RFC 3339 in seconds.
@@ -149,6 +151,16 @@ pub fn apply(
     force: bool,
 ) -> Result<Value, ApplyError> {
     let sent = meta::api_version(config);
+    let group = |api_version| meta::split_api_version(api_version).0;
+    if meta::kind(config) != request.kind
+        || group(sent) != group(request.api_version)
+        || sent.is_empty()
+    {
+        return Err(ApplyError::BadRequest(format!(
+            "invalid object type: {}",
+            type_text(config)
+        )));
+    }
     if sent != request.api_version {
         return Err(ApplyError::BadRequest(format!(
             "Incorrect version specified in apply patch. Specified patch version: {sent}, expected: {}",
@@ -165,17 +177,17 @@ pub fn apply(
     }
     merge::check(config, request.schema).map_err(|e| {
         ApplyError::Typed(format!(
-            "failed to create typed patch object ({}/{}; {}, Kind={}): {e}",
+            "failed to create typed patch object ({}/{}; {}): {e}",
             meta::namespace(config),
             meta::name(config),
-            sent,
-            meta::kind(config)
+            type_text(config)
         ))
     })?;
     let mut base = live.cloned().unwrap_or_else(|| Value::Object(Map::new()));
     take_managed_fields(&mut base);
     let mut managed = ManagedFields::decode(live.map(meta::managed_fields).unwrap_or(&[]))?;
-    if managed.is_empty() && live.is_some() {
+    let unmanaged = managed.is_empty() && live.is_some();
+    if unmanaged {
         update(&mut managed, None, &base, request, BEFORE_FIRST_APPLY);
     }
     let outcome = match attempt(&base, config, request, managed.clone(), force) {
@@ -191,6 +203,10 @@ pub fn apply(
             }
             attempt(&base, config, request, managed, true)
         }
+        // Who was there before is told without a date.
+        Err(ApplyError::Conflicts(conflicts)) if unmanaged => Err(ApplyError::Conflicts(
+            conflicts.into_iter().map(Conflict::undated).collect(),
+        )),
         other => other,
     };
     let (mut object, managed) = outcome?;
@@ -199,6 +215,13 @@ pub fn apply(
     }
     meta::set_managed_fields(&mut object, managed.encode());
     Ok(object)
+}
+
+/// Group, version and kind as Go prints them: `/v1, Kind=Pod`.
+fn type_text(config: &Value) -> String {
+    let api_version = meta::api_version(config);
+    let core = if api_version.contains('/') { "" } else { "/" };
+    format!("{core}{api_version}, Kind={}", meta::kind(config))
 }
 
 fn attempt(

@@ -14,6 +14,7 @@ fn request<'a>(manager: &'a str, now: &'a str, reset: &'a FieldSet) -> Request<'
         schema: deployment(),
         manager,
         api_version: "apps/v1",
+        kind: "Deployment",
         subresource: "",
         now,
         reset,

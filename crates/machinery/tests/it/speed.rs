@@ -67,6 +67,7 @@ fn figures() {
         schema: s,
         manager: "m",
         api_version: "v1",
+        kind: "Pod",
         subresource: "",
         now: "2026-01-01T00:00:00Z",
         reset: &reset,
