@@ -125,7 +125,7 @@ pub(crate) fn selector(selector: &Value) -> String {
         };
         terms.push((key.to_owned(), text));
     }
-    terms.sort();
+    terms.sort_by(|a, b| a.0.cmp(&b.0));
     joined(terms.into_iter().map(|(_, text)| text))
 }
 

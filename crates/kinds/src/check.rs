@@ -368,24 +368,47 @@ pub(crate) fn conditions(list: &At, e: &mut ErrorList) {
     let mut seen = std::collections::BTreeSet::new();
     for c in list.each() {
         let kind = c.at("type");
-        kind.required_conforms(e, validation::is_qualified_name);
-        if !kind.is_empty() && !seen.insert(kind.text()) {
-            e.push(kind.duplicate());
+        if !seen.insert(kind.text()) {
+            e.push(FieldError::duplicate(&kind.path, kind.text()));
         }
+        kind.conforms(e, validation::is_qualified_name);
         c.at("status")
-            .required_one_of(e, &["False", "True", "Unknown"]);
-        c.at("observedGeneration").non_negative(e);
-        if c.at("lastTransitionTime").is_empty() {
-            e.push(c.at("lastTransitionTime").required("must be set"));
+            .strictly_one_of(e, &["False", "True", "Unknown"]);
+        let generation = c.at("observedGeneration");
+        if generation.num() < 0 {
+            e.push(generation.invalid("must be greater than or equal to zero"));
         }
+        c.at("lastTransitionTime").require(e);
         let reason = c.at("reason");
-        if reason.is_empty() {
-            e.push(reason.required(""));
-        } else if reason.len() > 1024 {
+        reason.required_conforms(e, condition_reason);
+        if reason.len() > 1024 {
             e.push(FieldError::too_long(&reason.path, 1024));
         }
         if c.at("message").len() > 32768 {
             e.push(FieldError::too_long(&c.at("message").path, 32768));
         }
     }
+}
+
+/// A letter first, then letters, digits, `_`, `,` and `:`, the last one of the first three.
+fn condition_reason(reason: &str) -> Vec<String> {
+    let bytes = reason.as_bytes();
+    let word = |b: &u8| b.is_ascii_alphanumeric() || *b == b'_';
+    let sound = bytes.first().is_some_and(u8::is_ascii_alphabetic)
+        && bytes.last().is_some_and(word)
+        && bytes.iter().all(|b| word(b) || matches!(b, b',' | b':'));
+    if sound {
+        return Vec::new();
+    }
+    vec![validation::regex_error(
+        "a condition reason must start with alphabetic character, optionally followed by a string of alphanumeric characters or '_,:', and must end with an alphanumeric character or '_'",
+        "[A-Za-z]([A-Za-z0-9_,:]*[A-Za-z0-9_])?",
+        &[
+            "my_name",
+            "MY_NAME",
+            "MyName",
+            "ReasonA,ReasonB",
+            "ReasonA:ReasonB",
+        ],
+    )]
 }

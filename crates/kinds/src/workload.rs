@@ -29,27 +29,52 @@ pub(crate) fn selects(selector: &Value, labels: &Map<String, Value>) -> bool {
         })
 }
 
-/// The selector must be there and not select everything.
-pub(crate) fn selector(spec: &At, empty: &str, e: &mut ErrorList) {
+/// The selector must be there, be sound and not select everything. False if it is not sound, so
+/// that nothing can be said of what it selects.
+pub(crate) fn selector(spec: &At, empty: &str, e: &mut ErrorList) -> bool {
     let selector = spec.at("selector");
     if !selector.exists() {
-        return e.push(selector.required(""));
+        e.push(selector.required(""));
+        return true;
     }
-    selector.label_selector(e);
-    if selector.at("matchLabels").is_empty() && selector.at("matchExpressions").is_empty() {
+    let sound = label_selector(&selector, e);
+    if selects_all(&selector) {
         e.push(selector.invalid(empty));
+    }
+    sound
+}
+
+/// The rules of a label selector; whether it follows them.
+pub(crate) fn label_selector(selector: &At, e: &mut ErrorList) -> bool {
+    let before = e.len();
+    selector.label_selector(e);
+    e.len() == before
+}
+
+/// A selector that is there and asks for nothing.
+pub(crate) fn selects_all(selector: &At) -> bool {
+    selector.exists()
+        && selector.at("matchLabels").is_empty()
+        && selector.at("matchExpressions").is_empty()
+}
+
+/// The template's labels must be among those selected; no selector selects nothing.
+pub(crate) fn template_is_selected(spec: &At, e: &mut ErrorList) {
+    let labels = spec.at("template").at("metadata").at("labels");
+    let selector = spec.at("selector");
+    if !selector.exists() || !selects(selector.value, spec.value.map("template.metadata.labels")) {
+        e.push(labels.invalid("`selector` does not match template `labels`"));
     }
 }
 
-/// The template's labels must be among those selected.
-pub(crate) fn template_is_selected(spec: &At, e: &mut ErrorList) {
-    let labels = spec.at("template").at("metadata").at("labels");
-    if !selects(
-        spec.value.at("selector"),
-        spec.value.map("template.metadata.labels"),
-    ) {
-        e.push(labels.invalid("`selector` does not match template `labels`"));
+/// The selector and the template of pods that run until they are stopped. With a broken selector
+/// the template is not looked at.
+pub(crate) fn selector_and_template(spec: &At, kind: &str, empty: &str, e: &mut ErrorList) {
+    if !selector(spec, empty, e) {
+        return e.push(spec.at("selector").invalid("invalid label selector"));
     }
+    template_is_selected(spec, e);
+    lasting_template(spec, kind, e);
 }
 
 /// A template of pods that run until they are stopped.
@@ -57,6 +82,27 @@ pub(crate) fn lasting_template(spec: &At, kind: &str, e: &mut ErrorList) {
     let template = spec.at("template");
     pod::pod_template(&template, e);
     only_lasting(&template, kind, e);
+}
+
+/// Pods of this kind get their names from its name.
+pub(crate) fn name_warning(obj: &Value, old: Option<&Value>) -> Option<String> {
+    if old.is_some() {
+        return None;
+    }
+    let problems = validation::is_dns1123_label(obj.text("metadata.name"));
+    (!problems.is_empty()).then(|| {
+        format!(
+            "metadata.name: this is used in Pod names and hostnames, which can result in surprising behavior; a DNS label is recommended: [{}]",
+            problems.join(" ")
+        )
+    })
+}
+
+/// The template's remarks and the one about the name.
+pub(crate) fn warnings(obj: &Value, old: Option<&Value>) -> Vec<String> {
+    let mut out: Vec<_> = name_warning(obj, old).into_iter().collect();
+    out.extend(template_warnings(obj, old));
+    out
 }
 
 pub(crate) fn only_lasting(template: &At, kind: &str, e: &mut ErrorList) {
@@ -87,13 +133,13 @@ pub(crate) fn int_or_percent(at: &At, e: &mut ErrorList) {
 /// The number in front of the percent sign, or the count.
 pub(crate) fn int_or_percent_value(value: &Value) -> i64 {
     match value {
-        Value::String(s) => s.trim_end_matches('%').parse().unwrap_or(0),
+        Value::String(s) => s.strip_suffix('%').unwrap_or(s).parse().unwrap_or(0),
         other => other.as_i64().unwrap_or(0),
     }
 }
 
 pub(crate) fn at_most_all(at: &At, e: &mut ErrorList) {
-    if at.value.is_string() && int_or_percent_value(at.value) > 100 {
+    if validation::is_percent(at.text()).is_empty() && int_or_percent_value(at.value) > 100 {
         e.push(at.invalid("must not be greater than 100%"));
     }
 }

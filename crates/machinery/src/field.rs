@@ -122,6 +122,8 @@ pub struct FieldError {
     pub field: String,
     pub bad_value: Value,
     pub detail: String,
+    /// What stands in the message in place of the value's JSON; empty for nothing at all.
+    pub shown: Option<String>,
 }
 
 pub type ErrorList = Vec<FieldError>;
@@ -133,6 +135,7 @@ impl FieldError {
             field: path.to_string(),
             bad_value,
             detail,
+            shown: None,
         }
     }
 
@@ -147,6 +150,17 @@ impl FieldError {
 
     pub fn invalid(path: &Path, value: impl Into<Value>, detail: impl fmt::Display) -> FieldError {
         Self::make(ErrorType::Invalid, path, value.into(), detail.to_string())
+    }
+
+    /// An invalid value that the message does not repeat.
+    pub fn invalid_unshown(path: &Path, detail: impl fmt::Display) -> FieldError {
+        Self::invalid(path, Value::Null, detail).shown_as(String::new())
+    }
+
+    /// The same error with this text in place of the value's JSON.
+    pub fn shown_as(mut self, text: String) -> FieldError {
+        self.shown = Some(text);
+        self
     }
 
     /// The valid values are listed in the order given.
@@ -234,10 +248,11 @@ impl FieldError {
     pub fn body(&self) -> String {
         let mut s = self.kind.to_string();
         if self.kind.shows_value() {
-            s.push_str(": ");
-            match &self.bad_value {
-                Value::String(v) => s.push_str(&go::quote(v)),
-                v => s.push_str(&go::json(v)),
+            match (&self.shown, &self.bad_value) {
+                (Some(text), _) if text.is_empty() => {}
+                (Some(text), _) => s.extend([": ", text]),
+                (None, Value::String(v)) => s.extend([": ", &go::quote(v)]),
+                (None, v) => s.extend([": ", &go::json(v)]),
             }
         }
         if !self.detail.is_empty() {

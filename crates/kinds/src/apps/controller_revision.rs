@@ -38,7 +38,7 @@ pub(crate) static CONTROLLER_REVISION: Kind = Kind {
         });
         vec![
             controller.into(),
-            obj.num("revision").to_string().into(),
+            obj.num("revision").into(),
             cell::age(obj, now),
         ]
     },

@@ -21,6 +21,14 @@ pub(crate) static DAEMON_SET: Kind = Kind {
     prepare_create: |obj| {
         rules::first_generation(obj);
         set_template_generation(obj, 1);
+        for counter in [
+            "currentNumberScheduled",
+            "numberMisscheduled",
+            "desiredNumberScheduled",
+            "numberReady",
+        ] {
+            obj.put(&format!("status.{counter}"), 0);
+        }
     },
     validate,
     prepare_update,
@@ -67,6 +75,9 @@ fn default(obj: &mut Value) {
     }
     obj.fill("spec.revisionHistoryLimit", 10);
     pod::default_template(obj, "spec.template");
+    if template_generation(obj) == 0 {
+        set_template_generation(obj, 0);
+    }
 }
 
 fn prepare_update(new: &mut Value, old: &Value, ctx: &UpdateContext) {
@@ -83,9 +94,10 @@ fn validate(obj: &Value) -> ErrorList {
     let mut e = ErrorList::new();
     let spec = At::new(obj, "spec");
     let selector = spec.at("selector");
-    selector.label_selector(&mut e);
-    workload::template_is_selected(&spec, &mut e);
-    if selector.at("matchLabels").is_empty() && selector.at("matchExpressions").is_empty() {
+    if workload::label_selector(&selector, &mut e) {
+        workload::template_is_selected(&spec, &mut e);
+    }
+    if workload::selects_all(&selector) {
         e.push(selector.invalid("empty selector is invalid for daemonset"));
     }
     workload::lasting_template(&spec, "DaemonSet", &mut e);
@@ -102,15 +114,15 @@ fn update_strategy(strategy: &At, e: &mut ErrorList) {
         "RollingUpdate" if !rolling.exists() => e.push(rolling.required("")),
         "RollingUpdate" => {
             let (unavailable, surge) = (rolling.at("maxUnavailable"), rolling.at("maxSurge"));
-            for at in [&unavailable, &surge] {
-                workload::int_or_percent(at, e);
-                workload::at_most_all(at, e);
-            }
+            workload::int_or_percent(&unavailable, e);
+            workload::int_or_percent(&surge, e);
+            workload::at_most_all(&unavailable, e);
+            workload::at_most_all(&surge, e);
             let (u, s) = (
                 workload::int_or_percent_value(unavailable.value),
                 workload::int_or_percent_value(surge.value),
             );
-            if u > 0 && s > 0 {
+            if u != 0 && s != 0 {
                 e.push(surge.invalid("may not be set when maxUnavailable is non-zero"));
             } else if u == 0 && s == 0 {
                 e.push(unavailable.required("cannot be 0 when maxSurge is 0"));
@@ -147,8 +159,9 @@ fn validate_update(new: &Value, old: &Value, ctx: &UpdateContext) -> ErrorList {
         workload::not_decremented(new, old, "status.collisionCount", &mut e);
         return e;
     }
-    let mut e = validate(new);
+    let mut e = ErrorList::new();
     workload::immutable(new, old, "spec.selector", &mut e);
+    e.extend(validate(new));
     e
 }
 

@@ -19,7 +19,7 @@ pub(crate) static DEPLOYMENT: Kind = Kind {
     validate,
     prepare_update,
     validate_update,
-    warnings: workload::template_warnings,
+    warnings: workload::warnings,
     columns: &[
         Column::text("Ready"),
         Column::text("Up-to-date"),
@@ -49,9 +49,8 @@ fn validate(obj: &Value) -> ErrorList {
     let mut e = ErrorList::new();
     let spec = At::new(obj, "spec");
     spec.at("replicas").non_negative(&mut e);
-    workload::selector(&spec, "empty selector is invalid for deployment", &mut e);
-    workload::template_is_selected(&spec, &mut e);
-    workload::lasting_template(&spec, "ReplicaSet", &mut e);
+    let empty = "empty selector is invalid for deployment";
+    workload::selector_and_template(&spec, "ReplicaSet", empty, &mut e);
     strategy(&spec.at("strategy"), &mut e);
     for field in [
         "minReadySeconds",

@@ -18,7 +18,10 @@ pub(crate) static REPLICA_SET: Kind = Kind {
         obj.fill("spec.replicas", 1);
         pod::default_template(obj, "spec.template");
     },
-    prepare_create: rules::first_generation,
+    prepare_create: |obj| {
+        rules::first_generation(obj);
+        obj.put("status.replicas", 0);
+    },
     validate,
     prepare_update,
     validate_update: |new, old, ctx| {
@@ -29,11 +32,9 @@ pub(crate) static REPLICA_SET: Kind = Kind {
         workload::immutable(new, old, "spec.selector", &mut e);
         e
     },
-    warnings: workload::template_warnings,
+    warnings: workload::warnings,
     columns: REPLICAS,
     cells: |obj, now| replica_cells(obj, now, cell::selector(obj.at("spec.selector"))),
-    selectable: |obj| vec![("status.replicas", obj.num("status.replicas").to_string())],
-    selectable_names: &["status.replicas"],
     ..Kind::GENERIC
 };
 
@@ -65,9 +66,8 @@ fn validate(obj: &Value) -> ErrorList {
     let spec = At::new(obj, "spec");
     spec.at("replicas").non_negative(&mut e);
     spec.at("minReadySeconds").non_negative(&mut e);
-    workload::selector(&spec, "empty selector is invalid for deployment", &mut e);
-    workload::template_is_selected(&spec, &mut e);
-    workload::lasting_template(&spec, "ReplicaSet", &mut e);
+    let empty = "empty selector is invalid for deployment";
+    workload::selector_and_template(&spec, "ReplicaSet", empty, &mut e);
     e
 }
 

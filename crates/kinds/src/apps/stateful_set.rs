@@ -1,5 +1,7 @@
 //! StatefulSet.
 
+use std::collections::BTreeSet;
+
 use keelson_machinery::field::{ErrorList, FieldError};
 use keelson_machinery::validation;
 use serde_json::{Value, json};
@@ -23,15 +25,27 @@ const MUTABLE: &[&str] = &[
     "minReadySeconds",
 ];
 
+const MAX_UNAVAILABLE: &str = "spec.updateStrategy.rollingUpdate.maxUnavailable";
+
 pub(crate) static STATEFUL_SET: Kind = Kind {
     group: "apps",
     resource: "statefulsets",
     default,
-    prepare_create: rules::first_generation,
+    prepare_create: |obj| {
+        rules::first_generation(obj);
+        obj.put("status.replicas", 0);
+        obj.put("status.availableReplicas", 0);
+        drop_max_unavailable(obj);
+    },
     validate,
-    prepare_update: super::replica_set::prepare_update,
+    prepare_update: |new, old, ctx| {
+        if !old.has(MAX_UNAVAILABLE) {
+            drop_max_unavailable(new);
+        }
+        super::replica_set::prepare_update(new, old, ctx);
+    },
     validate_update,
-    warnings: workload::template_warnings,
+    warnings,
     columns: &[
         Column::text("Ready"),
         Column::AGE,
@@ -50,6 +64,19 @@ pub(crate) static STATEFUL_SET: Kind = Kind {
     validate_name: |name, prefix| validation::is_dns1123_label(crate::check::masked(name, prefix)),
     ..Kind::GENERIC
 };
+
+/// The feature behind the field (MaxUnavailableStatefulSet) is off in this version.
+fn drop_max_unavailable(obj: &mut Value) {
+    obj.remove(MAX_UNAVAILABLE);
+}
+
+fn warnings(new: &Value, old: Option<&Value>) -> Vec<String> {
+    let mut out = workload::template_warnings(new, old);
+    if new.num("spec.revisionHistoryLimit") < 0 {
+        out.push("spec.revisionHistoryLimit: a negative value retains all historical revisions; a value >= 0 is recommended".to_owned());
+    }
+    out
+}
 
 fn default(obj: &mut Value) {
     obj.fill_text("spec.podManagementPolicy", "OrderedReady");
@@ -74,8 +101,8 @@ fn default(obj: &mut Value) {
     obj.fill("spec.revisionHistoryLimit", 10);
     pod::default_template(obj, "spec.template");
     for claim in obj.list_mut("spec.volumeClaimTemplates") {
-        claim.fill_text("apiVersion", "v1");
-        claim.fill_text("kind", "PersistentVolumeClaim");
+        claim.put("apiVersion", "v1");
+        claim.put("kind", "PersistentVolumeClaim");
         persistent_volume_claim::default(claim);
     }
 }
@@ -111,15 +138,19 @@ fn validate_spec(spec: &At, e: &mut ErrorList) {
     spec.at("replicas").non_negative(e);
     spec.at("minReadySeconds").non_negative(e);
     spec.at("ordinals").at("start").non_negative(e);
-    workload::selector(spec, "empty selector is invalid for statefulset", e);
-    workload::template_is_selected(spec, e);
-    let completed = with_claims_as_volumes(spec.value);
-    let template = At {
-        value: &completed,
-        path: spec.path.child("template"),
-    };
-    pod::pod_template(&template, e);
-    workload::only_lasting(&template, "StatefulSet", e);
+    if workload::selector(spec, "empty selector is invalid for statefulset", e) {
+        workload::template_is_selected(spec, e);
+        let completed = with_claims_as_volumes(spec.value);
+        let template = At {
+            value: &completed,
+            path: spec.path.child("template"),
+        };
+        pod::pod_template(&template, e);
+        pod::template_metadata(&template, e);
+    } else {
+        e.push(spec.at("selector").invalid(""));
+    }
+    workload::only_lasting(&spec.at("template"), "StatefulSet", e);
 }
 
 /// The template as the pods will have it: claims are volumes, host names come from ordinals.
@@ -131,7 +162,7 @@ fn with_claims_as_volumes(spec: &Value) -> Value {
     if claims.is_empty() {
         return template;
     }
-    let names: Vec<_> = claims.iter().map(|c| c.text("metadata.name")).collect();
+    let names: BTreeSet<_> = claims.iter().map(|c| c.text("metadata.name")).collect();
     let mut volumes: Vec<Value> = names
         .iter()
         .map(|n| json!({"name": n, "persistentVolumeClaim": {"claimName": n}}))
@@ -139,7 +170,7 @@ fn with_claims_as_volumes(spec: &Value) -> Value {
     let others = template
         .list("spec.volumes")
         .iter()
-        .filter(|v| !names.contains(&v.text("name")));
+        .filter(|v| !names.contains(v.text("name")));
     volumes.extend(others.cloned());
     template.put("spec.volumes", volumes);
     template

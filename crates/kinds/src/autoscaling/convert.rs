@@ -155,9 +155,117 @@ fn is_cpu(metric: &Value, utilization: &str) -> bool {
         && metric.at("resource").has(utilization)
 }
 
+/// The order of fields in the annotations' JSON, which clients compare as text. One list serves
+/// all of the types in there, since none orders two fields the other way round.
+const ORDER: &[&str] = &[
+    "type",
+    "status",
+    "lastTransitionTime",
+    "reason",
+    "message",
+    "target",
+    "kind",
+    "metricName",
+    "metricSelector",
+    "name",
+    "apiVersion",
+    "targetAverageUtilization",
+    "currentAverageUtilization",
+    "targetValue",
+    "currentValue",
+    "targetAverageValue",
+    "currentAverageValue",
+    "selector",
+    "averageValue",
+    "container",
+    "matchLabels",
+    "matchExpressions",
+    "key",
+    "operator",
+    "values",
+    "ScaleUp",
+    "ScaleDown",
+    "StabilizationWindowSeconds",
+    "SelectPolicy",
+    "Policies",
+    "Tolerance",
+    "Type",
+    "Value",
+    "PeriodSeconds",
+];
+
+fn ordered(value: &Value, out: &mut String) {
+    let position = |key: &str| ORDER.iter().position(|k| *k == key).unwrap_or(ORDER.len());
+    match value {
+        Value::Object(map) => {
+            let mut fields: Vec<_> = map.iter().collect();
+            fields.sort_by_key(|(key, _)| position(key));
+            for (i, (key, value)) in fields.into_iter().enumerate() {
+                out.push(if i == 0 { '{' } else { ',' });
+                out.push_str(&Value::from(key.as_str()).to_string());
+                out.push(':');
+                ordered(value, out);
+            }
+            out.push_str(if map.is_empty() { "{}" } else { "}" });
+        }
+        Value::Array(items) => {
+            out.push('[');
+            for (i, item) in items.iter().enumerate() {
+                if i > 0 {
+                    out.push(',');
+                }
+                ordered(item, out);
+            }
+            out.push(']');
+        }
+        other => out.push_str(&other.to_string()),
+    }
+}
+
 fn annotate(obj: &mut Value, key: &str, value: &Value) {
+    let mut text = String::new();
+    ordered(value, &mut text);
     if let Some(annotations) = obj.object("metadata.annotations") {
-        annotations.insert(key.to_owned(), value.to_string().into());
+        annotations.insert(key.to_owned(), text.into());
+    }
+}
+
+/// Upstream writes the behavior by the names of its own structs, and all of their fields.
+fn behavior_to_annotation(behavior: &Value) -> Value {
+    let rules = |name: &str| {
+        let rules = behavior.at(name);
+        if !rules.is_object() {
+            return Value::Null;
+        }
+        let policy = |p: &Value| json!({"Type": p.at("type"), "Value": p.at("value"), "PeriodSeconds": p.at("periodSeconds")});
+        let policies: Vec<_> = rules.list("policies").iter().map(policy).collect();
+        json!({
+            "StabilizationWindowSeconds": rules.at("stabilizationWindowSeconds"),
+            "SelectPolicy": rules.at("selectPolicy"),
+            "Policies": policies,
+            "Tolerance": rules.at("tolerance"),
+        })
+    };
+    json!({"ScaleUp": rules("scaleUp"), "ScaleDown": rules("scaleDown")})
+}
+
+/// The same back; names may be written either way.
+fn behavior_from_annotation(value: &Value) -> Value {
+    match value {
+        Value::Object(map) => {
+            let lower = |key: &str| {
+                let mut letters = key.chars();
+                letters.next().map_or_else(String::new, |first| {
+                    first.to_lowercase().chain(letters).collect()
+                })
+            };
+            let fields = map.iter().filter(|(_, v)| !v.is_null());
+            fields
+                .map(|(k, v)| (lower(k), behavior_from_annotation(v)))
+                .collect()
+        }
+        Value::Array(items) => items.iter().map(behavior_from_annotation).collect(),
+        other => other.clone(),
     }
 }
 
@@ -194,7 +302,7 @@ pub(super) fn to_v1(obj: &mut Value) {
     let behavior = obj.at("spec.behavior").clone();
     obj.remove("spec.behavior");
     if !behavior.is_null() {
-        annotate(obj, BEHAVIOR, &behavior);
+        annotate(obj, BEHAVIOR, &behavior_to_annotation(&behavior));
     }
     let current = obj.list("status.currentMetrics").to_vec();
     obj.remove("status.currentMetrics");
@@ -230,11 +338,12 @@ pub(super) fn to_v2(obj: &mut Value) {
     if let Some(Value::Array(more)) = take(obj, METRICS) {
         metrics.extend(more.iter().map(|m| unflatten(m, SPECS)));
     }
-    if !metrics.is_empty() {
-        obj.put("spec.metrics", metrics);
+    if metrics.is_empty() {
+        metrics.push(super::horizontal_pod_autoscaler::default_metric());
     }
+    obj.put("spec.metrics", metrics);
     if let Some(behavior) = take(obj, BEHAVIOR) {
-        obj.put("spec.behavior", behavior);
+        obj.put("spec.behavior", behavior_from_annotation(&behavior));
     }
     let cpu = obj.at("status.currentCPUUtilizationPercentage").clone();
     obj.remove("status.currentCPUUtilizationPercentage");

@@ -1,11 +1,13 @@
 //! HorizontalPodAutoscaler, stored as v2.
 
 use keelson_machinery::field::{ErrorList, FieldError};
+use keelson_machinery::validation;
 use serde_json::{Value, json};
 
 use super::convert;
 use crate::cell::{self, NONE, UNKNOWN, UNSET};
 use crate::check::{At, name_is_path_segment, quantity};
+use crate::core::resources;
 use crate::kind::{Column, Kind};
 use crate::rules;
 use crate::tree::{Tree, TreeMut};
@@ -18,17 +20,28 @@ const TYPES: &[(&str, &str)] = &[
     ("Pods", "pods"),
     ("Resource", "resource"),
 ];
+/// The sources in the order in which they are looked at: rules are told of the first one alone.
+const SOURCES: &[&str] = &[
+    "object",
+    "external",
+    "pods",
+    "resource",
+    "containerResource",
+];
 
 pub(crate) static HORIZONTAL_POD_AUTOSCALER: Kind = Kind {
     group: "autoscaling",
     resource: "horizontalpodautoscalers",
     storage_version: "v2",
     default,
-    prepare_create: rules::clear_status,
+    prepare_create: |obj| {
+        rules::clear_status(obj);
+        obj.put("status.desiredReplicas", 0);
+    },
     validate,
-    validate_update: |new, _, ctx| match ctx.subresource {
+    validate_update: |new, old, ctx| match ctx.subresource {
         "status" => workload::status_counts(new, &["currentReplicas", "desiredReplicas"], &[]),
-        _ => validate(new),
+        _ => validate_with(new, Some(old)),
     },
     columns: &[
         Column::text("Reference"),
@@ -62,17 +75,19 @@ pub(crate) static HORIZONTAL_POD_AUTOSCALER: Kind = Kind {
     ..Kind::GENERIC
 };
 
+/// What scales when nothing is asked for.
+pub(super) fn default_metric() -> Value {
+    json!({"type": "Resource", "resource":
+        {"name": "cpu", "target": {"type": "Utilization", "averageUtilization": 80}}})
+}
+
 fn default(obj: &mut Value) {
     obj.fill("spec.minReplicas", 1);
     if obj.text("apiVersion") == "autoscaling/v1" {
         return;
     }
     if obj.list("spec.metrics").is_empty() {
-        obj.put(
-            "spec.metrics",
-            json!([{"type": "Resource", "resource":
-                {"name": "cpu", "target": {"type": "Utilization", "averageUtilization": 80}}}]),
-        );
+        obj.put("spec.metrics", vec![default_metric()]);
     }
     if !obj.at("spec.behavior").is_object() {
         return;
@@ -86,35 +101,71 @@ fn default(obj: &mut Value) {
     }
 }
 
-fn reference(at: &At, e: &mut ErrorList) {
+/// What the API version of a reference may be.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Version {
+    Grouped,
+    Any,
+    /// It was like that before.
+    Unchecked,
+}
+
+fn reference(at: &At, allowed: Version, e: &mut ErrorList) {
     for field in ["kind", "name"] {
         at.at(field)
             .required_conforms(e, |n| name_is_path_segment(n, false));
     }
     let version = at.at("apiVersion");
-    if version.text().matches('/').count() > 1 {
-        e.push(version.invalid(format!(
-            "unexpected GroupVersion string: {}",
-            version.text()
-        )));
-    }
+    let grouped = version
+        .text()
+        .split_once('/')
+        .is_some_and(|v| !v.0.is_empty());
+    let detail = match version.text().matches('/').count() {
+        _ if allowed == Version::Unchecked => return,
+        0 | 1 if grouped || allowed == Version::Any => return,
+        0 | 1 => "apiVersion must specify API group".to_owned(),
+        _ => format!("unexpected GroupVersion string: {}", version.text()),
+    };
+    e.push(FieldError::invalid(&version.path, version.text(), detail));
 }
 
 fn validate(obj: &Value) -> ErrorList {
+    validate_with(obj, None)
+}
+
+fn validate_with(obj: &Value, old: Option<&Value>) -> ErrorList {
     let mut e = ErrorList::new();
     let spec = At::new(obj, "spec");
     let (min, max) = (spec.at("minReplicas"), spec.at("maxReplicas"));
-    if min.int().is_some_and(|m| m < 1) {
-        e.push(min.invalid("must be greater than or equal to 1"));
+    if min.num() < 0 {
+        e.push(min.invalid("must be greater than or equal to 0"));
     }
     match max.num() {
         0 => e.push(max.required("must be set and greater than 0")),
         n if n < 0 => e.push(max.invalid("must be greater than or equal to 1")),
-        n if n < min.num() => e.push(max.invalid("must be greater than or equal to `minReplicas`")),
         _ => {}
     }
-    reference(&spec.at("scaleTargetRef"), &mut e);
-    spec.at("metrics").each().for_each(|m| metric(&m, &mut e));
+    if min.int().is_some_and(|min| max.num() < min) {
+        let detail = "must be greater than or equal to `minReplicas`";
+        e.push(FieldError::invalid(&max.path, max.num(), detail));
+    }
+    let same = |field: &str| old.is_some_and(|old| old.text(field) == obj.text(field));
+    let version = if same("spec.scaleTargetRef.apiVersion") && same("spec.scaleTargetRef.kind") {
+        Version::Unchecked
+    } else if obj.text("spec.scaleTargetRef.kind") == "ReplicationController" {
+        Version::Any
+    } else {
+        Version::Grouped
+    };
+    reference(&spec.at("scaleTargetRef"), version, &mut e);
+    let metrics = spec.at("metrics");
+    metrics.each().for_each(|m| metric(&m, &mut e));
+    let scales_to_zero = |m: At| matches!(m.value.text("type"), "Object" | "External");
+    if min.int() == Some(0) && !metrics.each().any(scales_to_zero) {
+        e.push(metrics.forbidden(
+            "must specify at least one Object or External metric to support scaling to zero replicas",
+        ));
+    }
     for direction in ["scaleUp", "scaleDown"] {
         let rules = spec.at("behavior").at(direction);
         if rules.exists() {
@@ -131,61 +182,79 @@ fn metric(metric: &At, e: &mut ErrorList) {
         .iter()
         .find(|(n, _)| *n == kind.text())
         .map(|(_, field)| *field);
+    let unknown = || FieldError::not_supported(&kind.path, kind.text(), &names);
     if kind.is_empty() {
         e.push(kind.required("must specify a metric source type"));
     }
     if expected.is_none() {
-        e.push(FieldError::not_supported(&kind.path, kind.text(), &names));
+        e.push(unknown());
     }
-    for (_, field) in TYPES {
-        let source = metric.at(field);
-        if Some(*field) == expected {
-            if source.exists() {
-                self::source(&source, field, e);
-            } else {
-                e.push(source.required("must populate information for the given metric source"));
+    let present: Vec<_> = SOURCES.iter().filter(|field| metric.has(field)).collect();
+    if let Some(first) = present.first() {
+        source(&metric.at(first), first, e);
+    }
+    match expected {
+        Some(field) if !metric.has(field) => {
+            let at = metric.at(field);
+            e.push(at.required("must populate information for the given metric source"));
+        }
+        Some(_) => {}
+        None => e.push(unknown()),
+    }
+    if present.len() != 1 {
+        for field in present {
+            if Some(*field) != expected {
+                let at = metric.at(field);
+                e.push(at.forbidden("must populate the given metric source only"));
             }
-        } else if source.exists() {
-            e.push(source.forbidden("must populate the given metric source only"));
         }
     }
 }
 
 fn source(source: &At, field: &str, e: &mut ErrorList) {
-    let target = source.at("target");
     match field {
         "resource" | "containerResource" => {
-            if source.at("name").is_empty() {
-                e.push(source.at("name").required("must specify a resource name"));
+            let (name, container) = (source.at("name"), source.at("container"));
+            if name.is_empty() {
+                e.push(name.required("must specify a resource name"));
+            } else if field == "containerResource" {
+                resources::container_resource_name(&name, e);
             }
-            if field == "containerResource" && source.at("container").is_empty() {
-                e.push(
-                    source
-                        .at("container")
-                        .required("must specify a container name"),
-                );
+            if field == "containerResource" && container.is_empty() {
+                e.push(container.required("must specify a container"));
+            } else if field == "containerResource" {
+                container.conforms(e, validation::is_dns1123_label);
             }
         }
         _ => {
-            let metric = source.at("metric");
-            metric
-                .at("name")
-                .required_conforms(e, |n| name_is_path_segment(n, false));
-            metric.at("selector").label_selector(e);
             if field == "object" {
-                reference(&source.at("describedObject"), e);
+                reference(&source.at("describedObject"), Version::Any, e);
+            }
+            let name = source.at("metric").at("name");
+            if name.is_empty() {
+                e.push(name.required("must specify a metric name"));
+            } else {
+                name.conforms(e, |n| name_is_path_segment(n, false));
             }
         }
     }
+    let at = source.at("target");
+    target_amounts(&at, e);
+    target_choice(&at, field, e);
+}
+
+fn target_amounts(target: &At, e: &mut ErrorList) {
     let by = target.at("type");
     if by.is_empty() {
         e.push(by.required("must specify a metric target type"));
-    } else if !matches!(by.text(), "Utilization" | "Value" | "AverageValue") {
-        e.push(by.invalid("must be either Utilization, Value, or AverageValue"));
+    }
+    if !matches!(by.text(), "Utilization" | "Value" | "AverageValue") {
+        let detail = "must be either Utilization, Value, or AverageValue";
+        e.push(FieldError::invalid(&by.path, by.text(), detail));
     }
     for amount in ["value", "averageValue"] {
         let at = target.at(amount);
-        if at.quantity().is_some_and(|q| q.milli_value() <= 0) {
+        if at.quantity().is_some_and(|q| q.sign() != 1) {
             e.push(at.invalid("must be positive"));
         }
     }
@@ -193,7 +262,12 @@ fn source(source: &At, field: &str, e: &mut ErrorList) {
     if share.int().is_some_and(|u| u < 1) {
         e.push(share.invalid("must be greater than 0"));
     }
+}
+
+/// Which of the amounts a kind of metric needs, and which it may not have together.
+fn target_choice(target: &At, field: &str, e: &mut ErrorList) {
     let (value, average) = (target.has("value"), target.has("averageValue"));
+    let share = target.at("averageUtilization");
     let missing = match field {
         "object" if !value && !average => Some("must set either a target value or averageValue"),
         "external" if !value && !average => {
@@ -206,11 +280,8 @@ fn source(source: &At, field: &str, e: &mut ErrorList) {
         e.push(target.at("averageValue").required(detail));
     }
     if field == "external" && value && average {
-        e.push(
-            target
-                .at("value")
-                .forbidden("may not set both a target value for metric and a per-pod target"),
-        );
+        let detail = "may not set both a target value for metric and a per-pod target";
+        e.push(target.at("value").forbidden(detail));
     }
     if matches!(field, "resource" | "containerResource") {
         if !share.exists() && !average {

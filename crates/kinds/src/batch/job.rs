@@ -28,7 +28,7 @@ pub(crate) static JOB: Kind = Kind {
     validate,
     prepare_update: rules::with_generation,
     validate_update,
-    warnings,
+    warnings: workload::warnings,
     columns: &[
         Column::text("Status"),
         Column::text("Completions"),
@@ -101,11 +101,11 @@ fn validate(obj: &Value) -> ErrorList {
     let spec = At::new(obj, "spec");
     validate_spec(&spec, &mut e);
     let selector = spec.at("selector");
-    if selector.exists() {
-        selector.label_selector(&mut e);
-        workload::template_is_selected(&spec, &mut e);
-    } else {
+    if !selector.exists() {
         e.push(selector.required(""));
+    }
+    if workload::label_selector(&selector, &mut e) {
+        workload::template_is_selected(&spec, &mut e);
     }
     let completions = obj.num("spec.completions");
     if obj.text("spec.completionMode") == "Indexed" && completions > 0 {
@@ -142,7 +142,7 @@ fn generated_selector(obj: &Value, e: &mut ErrorList) {
             match found {
                 None => e.push(FieldError::required(&path, format!("must be '{shown}'"))),
                 Some(v) if v != value => e.push(FieldError::invalid(
-                    &template.path,
+                    &path,
                     template.value.clone(),
                     format!("must be '{shown}'"),
                 )),
@@ -178,7 +178,7 @@ pub(super) fn validate_spec(spec: &At, e: &mut ErrorList) {
     mode.one_of(e, &["NonIndexed", "Indexed"]);
     if mode.text() == "Indexed" {
         indexed(spec, e);
-    } else if matches!(mode.text(), "" | "NonIndexed") {
+    } else if !mode.exists() || mode.text() == "NonIndexed" {
         for at in [&per_index, &max_failed] {
             if at.exists() {
                 e.push(at.invalid("requires indexed completion mode"));
@@ -294,12 +294,14 @@ fn failure_policy(spec: &At, e: &mut ErrorList) {
             }
         }
         match (codes.exists(), !conditions.is_empty()) {
-            (true, true) => e.push(
-                rule.invalid("specifying both OnExitCodes and OnPodConditions is not supported"),
-            ),
-            (false, false) => e.push(
-                rule.invalid("specifying one of OnExitCodes and OnPodConditions is required"),
-            ),
+            (true, true) => e.push(FieldError::invalid_unshown(
+                &rule.path,
+                "specifying both OnExitCodes and OnPodConditions is not supported",
+            )),
+            (false, false) => e.push(FieldError::invalid_unshown(
+                &rule.path,
+                "specifying one of OnExitCodes and OnPodConditions is required",
+            )),
             _ => {}
         }
     }
@@ -332,16 +334,19 @@ fn exit_codes(spec: &At, codes: &At, e: &mut ErrorList) {
         e.push(FieldError::too_many(&values.path, values.len(), 255));
     }
     let mut seen = Vec::new();
+    let mut ordered = true;
     for value in values.each() {
         if operator.text() == "In" && value.num() == 0 {
             e.push(value.invalid("must not be 0 for the In operator"));
         }
         if seen.contains(&value.num()) {
             e.push(value.duplicate());
-        } else if seen.last().is_some_and(|last| *last > value.num()) {
-            e.push(values.invalid("must be ordered"));
         }
+        ordered &= seen.last().is_none_or(|last| *last <= value.num());
         seen.push(value.num());
+    }
+    if !ordered {
+        e.push(values.invalid("must be ordered"));
     }
 }
 
@@ -367,8 +372,11 @@ fn success_policy(spec: &At, policy: &At, e: &mut ErrorList) {
                 ),
             );
         }
-        let mut total = completions;
+        let mut total = 0;
         if indexes.exists() {
+            if indexes.len() > 65536 {
+                e.push(FieldError::too_long(&indexes.path, 65536));
+            }
             match index_count(indexes.text(), completions) {
                 Ok(n) => total = n,
                 Err(detail) => {
@@ -378,17 +386,15 @@ fn success_policy(spec: &At, policy: &At, e: &mut ErrorList) {
         }
         if count.exists() {
             count.non_negative(e);
-            if count.num() > total {
-                let detail = if indexes.exists() {
-                    format!(
-                        "must be less than or equal to {total} (the number of indexes in the specified succeededIndexes field)"
-                    )
-                } else {
-                    format!(
-                        "must be less than or equal to {total} (the number of specified completions)"
-                    )
-                };
-                e.push(count.invalid(detail));
+            if count.num() > completions {
+                e.push(count.invalid(format!(
+                    "must be less than or equal to {completions} (the number of specified completions)"
+                )));
+            }
+            if indexes.exists() && count.num() > total {
+                e.push(count.invalid(format!(
+                    "must be less than or equal to {total} (the number of indexes in the specified succeededIndexes field)"
+                )));
             }
         }
     }
@@ -666,19 +672,6 @@ fn finished_counts(new: &Value, status: &At, just_finished: bool, e: &mut ErrorL
     if uncounted.at("failed").len() + uncounted.at("succeeded").len() > 0 {
         e.push(uncounted.invalid("must be empty for finished job"));
     }
-}
-
-fn warnings(obj: &Value, old: Option<&Value>) -> Vec<String> {
-    let mut out = Vec::new();
-    let msgs = validation::is_dns1123_label(obj.text("metadata.name"));
-    if old.is_none() && !msgs.is_empty() {
-        out.push(format!(
-            "metadata.name: this is used in Pod names and hostnames, which can result in surprising behavior; a DNS label is recommended: [{}]",
-            msgs.join(" ")
-        ));
-    }
-    out.extend(workload::template_warnings(obj, old));
-    out
 }
 
 fn cells(obj: &Value, now: i64) -> Vec<Value> {

@@ -6,12 +6,21 @@ use serde_json::Value;
 use crate::cell;
 use crate::check::At;
 use crate::kind::{Column, Kind};
-use crate::tree::Tree;
+use crate::tree::{Tree, TreeMut};
+
+/// The feature behind them (CoordinatedLeaderElection) is off in this version.
+const COORDINATED: &[&str] = &["spec.strategy", "spec.preferredHolder"];
 
 pub(crate) static LEASE: Kind = Kind {
     group: "coordination.k8s.io",
     resource: "leases",
+    prepare_create: |obj| COORDINATED.iter().for_each(|field| obj.remove(field)),
     validate,
+    prepare_update: |new, old, _| {
+        for field in COORDINATED.iter().filter(|field| !old.has(field)) {
+            new.remove(field);
+        }
+    },
     validate_update: |new, _, _| validate(new),
     columns: &[Column::text("Holder"), Column::AGE],
     cells: |obj, now| vec![obj.text("spec.holderIdentity").into(), cell::age(obj, now)],

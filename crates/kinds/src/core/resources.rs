@@ -69,6 +69,21 @@ fn may_overcommit(name: &str) -> bool {
     is_native(name) && !is_huge_page(name)
 }
 
+const OF_CONTAINERS: &[&str] = &["cpu", "memory", "ephemeral-storage"];
+
+/// The name of something that containers ask for.
+pub(crate) fn container_resource_name(at: &At, e: &mut ErrorList) {
+    let text = at.text();
+    name(at, text, e);
+    if !text.contains('/') {
+        if !OF_CONTAINERS.contains(&text) && !is_huge_page(text) {
+            e.push(at.invalid("must be a standard resource for containers"));
+        }
+    } else if !is_native(text) && !is_extended(text) {
+        e.push(at.invalid("doesn't follow extended resource name standard"));
+    }
+}
+
 /// The key of a resource list, reported where the value is.
 pub(crate) fn name(at: &At, name: &str, e: &mut ErrorList) -> bool {
     let before = e.len();

@@ -23,25 +23,28 @@ pub(crate) static ENDPOINT_SLICE: Kind = Kind {
             port.fill("protocol", "TCP");
         }
     },
-    prepare_create: |obj| obj.put("metadata.generation", 1),
+    prepare_create: |obj| {
+        obj.put("metadata.generation", 1);
+        drop_topology(obj);
+    },
     validate,
     prepare_update: |new, old, _| {
         let changed = ["addressType", "endpoints", "ports"]
             .iter()
-            .any(|f| new.at(f) != old.at(f))
-            || new.at("metadata.labels") != old.at("metadata.labels");
+            .any(|f| !same(new.at(f), old.at(f)))
+            || !same(new.at("metadata.labels"), old.at("metadata.labels"));
         rules::raise_generation(new, old, changed);
+        drop_topology(new);
     },
     validate_update: |new, old, _| {
-        let mut e = if same(new.at("endpoints"), old.at("endpoints")) {
-            let mut e = ErrorList::new();
-            ports(&At::new(new, "ports"), &mut e);
-            e
-        } else {
-            validate(new)
-        };
+        let mut e = validate_with(new, !same(new.at("endpoints"), old.at("endpoints")));
         workload::immutable(new, old, "addressType", &mut e);
         e
+    },
+    warnings: |new, old| {
+        let deprecated = old.is_none() && new.text("addressType") == "FQDN";
+        let text = || "spec.addressType: FQDN endpoints are deprecated".to_owned();
+        deprecated.then(text).into_iter().collect()
     },
     columns: &[
         Column::text("AddressType"),
@@ -53,11 +56,25 @@ pub(crate) static ENDPOINT_SLICE: Kind = Kind {
     ..Kind::GENERIC
 };
 
+/// Only versions before v1 had it.
+fn drop_topology(obj: &mut Value) {
+    for endpoint in obj.list_mut("endpoints") {
+        endpoint.remove("deprecatedTopology");
+    }
+}
+
 fn validate(obj: &Value) -> ErrorList {
+    validate_with(obj, true)
+}
+
+fn validate_with(obj: &Value, endpoints_changed: bool) -> ErrorList {
     let mut e = ErrorList::new();
     At::new(obj, "addressType").required_one_of(&mut e, &["FQDN", "IPv4", "IPv6"]);
     ports(&At::new(obj, "ports"), &mut e);
     let endpoints = At::new(obj, "endpoints");
+    if !endpoints_changed {
+        return e;
+    }
     if endpoints.len() > 1000 {
         e.push(FieldError::too_many(&endpoints.path, endpoints.len(), 1000));
         return e;
@@ -80,7 +97,7 @@ fn ports(list: &At, e: &mut ErrorList) {
             e.push(name.duplicate());
         }
         port.at("protocol")
-            .required_one_of(e, &["SCTP", "TCP", "UDP"]);
+            .strictly_one_of(e, &["SCTP", "TCP", "UDP"]);
         if port.has("appProtocol") {
             port.at("appProtocol")
                 .conforms(e, validation::is_qualified_name);

@@ -4,7 +4,7 @@ use keelson_machinery::field::ErrorList;
 use keelson_machinery::validation;
 use serde_json::Value;
 
-use crate::cell::{self, NONE};
+use crate::cell::NONE;
 use crate::check::{At, name_is_path_segment};
 use crate::kind::{Column, Kind};
 use crate::tree::Tree;
@@ -15,12 +15,12 @@ pub(crate) static IP_ADDRESS: Kind = Kind {
     resource: "ipaddresses",
     validate,
     validate_update: |new, old, _| {
-        let mut e = ErrorList::new();
+        let mut e = validate(new);
         workload::immutable(new, old, "spec.parentRef", &mut e);
         e
     },
-    columns: &[Column::text("ParentRef"), Column::AGE],
-    cells: |obj, now| {
+    columns: &[Column::text("ParentRef")],
+    cells: |obj, _| {
         let parent = obj.at("spec.parentRef");
         let mut text = NONE.to_owned();
         if parent.is_object() {
@@ -36,7 +36,7 @@ pub(crate) static IP_ADDRESS: Kind = Kind {
                 }
             }
         }
-        vec![text.into(), cell::age(obj, now)]
+        vec![text.into()]
     },
     validate_name: |name, _| validation::is_valid_ip(name),
     ..Kind::GENERIC

@@ -50,8 +50,8 @@ fn validate(obj: &Value) -> ErrorList {
     cidrs
         .each()
         .for_each(|c| c.conforms(&mut e, validation::is_valid_cidr));
-    let v6: Vec<_> = cidrs.each().map(|c| c.text().contains(':')).collect();
-    if v6.len() == 2 && v6[0] == v6[1] {
+    let families: Vec<_> = cidrs.each().map(|c| family(c.text())).collect();
+    if families.len() == 2 && families[0].is_some() && families[0] == families[1] {
         e.push(cidrs.invalid(
             "may specify no more than one IP for each IP family, i.e 192.168.0.0/24 and 2001:db8::/64",
         ));
@@ -59,20 +59,35 @@ fn validate(obj: &Value) -> ErrorList {
     e
 }
 
-/// A second family may be added and taken away, the first stays.
+/// Whether it is an IPv6 range; nothing of what is no range.
+fn family(cidr: &str) -> Option<bool> {
+    let (address, length) = cidr.split_once('/')?;
+    let address: std::net::IpAddr = address.parse().ok()?;
+    let longest = if address.is_ipv6() { 128 } else { 32 };
+    let length: u8 = length.parse().ok()?;
+    (length <= longest).then_some(address.is_ipv6())
+}
+
+/// A second family may be added, the first stays.
 fn update(new: &Value, old: &Value) -> ErrorList {
     let mut e = ErrorList::new();
     let cidrs = At::new(new, "spec").at("cidrs");
     let before = old.list("spec.cidrs");
-    for (cidr, was) in cidrs.each().zip(before) {
-        if cidr.value != was {
-            e.push(cidr.invalid(IMMUTABLE));
+    match (before.len(), cidrs.len()) {
+        (was, is) if was == is || (was, is) == (1, 2) => {
+            for (cidr, was) in cidrs.each().zip(before) {
+                if cidr.value != was {
+                    e.push(cidr.invalid(IMMUTABLE));
+                }
+            }
+            if was < is {
+                e.extend(validate(new));
+            }
         }
-    }
-    if cidrs.len() < before.len() {
-        e.push(cidrs.invalid(IMMUTABLE));
-    } else if cidrs.len() > before.len() {
-        e.append(&mut validate(new));
+        _ => {
+            let shown = cidrs.value.as_array().cloned().unwrap_or_default();
+            e.push(FieldError::invalid(&cidrs.path, shown, IMMUTABLE));
+        }
     }
     e
 }

@@ -25,7 +25,7 @@ pub(crate) static RUNTIME_CLASS: Kind = Kind {
     },
     validate,
     validate_update: |new, old, _| {
-        let mut e = ErrorList::new();
+        let mut e = validate(new);
         workload::immutable(new, old, "handler", &mut e);
         e
     },

@@ -4,17 +4,27 @@ use keelson_machinery::field::ErrorList;
 use serde_json::Value;
 
 use crate::cell;
-use crate::check::{At, conditions};
+use crate::check::{At, conditions, name_is_path_segment};
 use crate::kind::{Column, Kind};
 use crate::rules;
-use crate::tree::Tree;
+use crate::tree::{Tree, TreeMut};
 use crate::workload;
+
+const COUNTERS: &[&str] = &[
+    "disruptionsAllowed",
+    "currentHealthy",
+    "desiredHealthy",
+    "expectedPods",
+];
 
 pub(crate) static POD_DISRUPTION_BUDGET: Kind = Kind {
     group: "policy",
     resource: "poddisruptionbudgets",
     prepare_create: |obj| {
         rules::first_generation(obj);
+        for counter in COUNTERS {
+            obj.put(&format!("status.{counter}"), 0);
+        }
     },
     validate,
     prepare_update: rules::with_generation,
@@ -22,14 +32,9 @@ pub(crate) static POD_DISRUPTION_BUDGET: Kind = Kind {
         if ctx.subresource != "status" {
             return validate(new);
         }
-        let counters = [
-            "disruptionsAllowed",
-            "currentHealthy",
-            "desiredHealthy",
-            "expectedPods",
-        ];
-        let mut e = workload::status_counts(new, &counters, &[]);
+        let mut e = ErrorList::new();
         conditions(&At::new(new, "status").at("conditions"), &mut e);
+        e.extend(workload::status_counts(new, COUNTERS, &[]));
         e
     },
     columns: &[
@@ -51,6 +56,7 @@ pub(crate) static POD_DISRUPTION_BUDGET: Kind = Kind {
             cell::age(obj, now),
         ]
     },
+    validate_name: name_is_path_segment,
     allow_unconditional_update: false,
     ..Kind::GENERIC
 };

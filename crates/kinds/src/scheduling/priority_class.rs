@@ -39,7 +39,7 @@ pub(crate) static PRIORITY_CLASS: Kind = Kind {
         Column::integer("Value"),
         Column::of("Global-Default", "boolean"),
         Column::AGE,
-        Column::wide("PreemptionPolicy"),
+        Column::text("PreemptionPolicy"),
     ],
     cells: |obj, now| {
         vec![
@@ -77,6 +77,9 @@ fn validate(obj: &Value) -> ErrorList {
             format!("maximum allowed value of a user defined priority is {HIGHEST_OF_USERS}");
         e.push(FieldError::forbidden(&Path::new("value"), detail));
     }
-    At::new(obj, "preemptionPolicy").one_of(&mut e, &["PreemptLowerPriority", "Never"]);
+    let preemption = At::new(obj, "preemptionPolicy");
+    if preemption.exists() {
+        preemption.required_one_of(&mut e, &["PreemptLowerPriority", "Never"]);
+    }
     e
 }

@@ -11,12 +11,20 @@ use crate::kind::{Column, Kind};
 use crate::rules;
 use crate::tree::{Tree, TreeMut};
 
+/// The feature behind the field (VolumeLimitScaling) is off in this version.
+const PREVENT_SCHEDULING: &str = "spec.preventPodSchedulingIfMissing";
+
 pub(crate) static CSI_DRIVER: Kind = Kind {
     group: "storage.k8s.io",
     resource: "csidrivers",
     default,
-    prepare_create: |obj| obj.put("metadata.generation", 1),
-    prepare_update: rules::with_generation,
+    prepare_create: |obj| obj.remove(PREVENT_SCHEDULING),
+    prepare_update: |new, old, ctx| {
+        if !old.has(PREVENT_SCHEDULING) {
+            new.remove(PREVENT_SCHEDULING);
+        }
+        rules::with_generation(new, old, ctx);
+    },
     validate,
     validate_update: |new, old, _| {
         let mut e = validate(new);
@@ -32,6 +40,7 @@ pub(crate) static CSI_DRIVER: Kind = Kind {
         }
         e
     },
+    warnings,
     columns: &[
         Column::of("AttachRequired", "boolean"),
         Column::of("PodInfoOnMount", "boolean"),
@@ -69,6 +78,17 @@ pub(crate) static CSI_DRIVER: Kind = Kind {
     allow_unconditional_update: false,
     ..Kind::GENERIC
 };
+
+fn warnings(new: &Value, old: Option<&Value>) -> Vec<String> {
+    let tokens = new.at("spec.tokenRequests");
+    if new.list("spec.tokenRequests").is_empty()
+        || new.has("spec.serviceAccountTokenInSecrets")
+        || old.is_some_and(|old| same(tokens, old.at("spec.tokenRequests")))
+    {
+        return Vec::new();
+    }
+    vec!["spec.serviceAccountTokenInSecrets is unset; if supported by this CSI driver, set to true to prevent possible logging of tokens in volume attributes".to_owned()]
+}
 
 fn default(obj: &mut Value) {
     for (field, value) in [
@@ -114,13 +134,23 @@ fn validate(obj: &Value) -> ErrorList {
     }
     spec.at("volumeLifecycleModes")
         .each()
-        .for_each(|m| m.one_of(&mut e, &["Ephemeral", "Persistent"]));
+        .filter(|mode| !matches!(mode.text(), "Persistent" | "Ephemeral"))
+        .for_each(|mode| {
+            let modes = &spec.at("volumeLifecycleModes").path;
+            let known = &["Persistent", "Ephemeral"];
+            e.push(FieldError::not_supported(modes, mode.text(), known));
+        });
     if !spec.has("seLinuxMount") {
         e.push(spec.at("seLinuxMount").required(""));
     }
     let period = spec.at("nodeAllocatableUpdatePeriodSeconds");
     if period.int().is_some_and(|p| p < 10) {
         e.push(period.invalid("must be greater than or equal to 10 seconds"));
+    }
+    let in_secrets = spec.at("serviceAccountTokenInSecrets");
+    if in_secrets.exists() && spec.at("tokenRequests").is_empty() {
+        let detail = "serviceAccountTokenInSecrets is set but no tokenRequests are specified";
+        e.push(in_secrets.invalid(detail));
     }
     e
 }

@@ -44,6 +44,9 @@ fn validate(obj: &Value) -> ErrorList {
             .iter()
             .filter_map(Value::as_str)
         {
+            if key.is_empty() {
+                e.push(driver.required(""));
+            }
             if !keys.insert(key) {
                 e.push(FieldError::duplicate(&driver.path, key));
             }
@@ -68,13 +71,11 @@ fn update(new: &Value, old: &Value, _: &crate::kind::UpdateContext) -> ErrorList
             .find(|d| d.text("name") == driver.value.text("name"));
         let Some(was) = was else { continue };
         let mut munged = driver.value.clone();
-        munged.put("allocatable", was.at("allocatable").clone());
-        if !same(&munged, was) {
-            e.push(FieldError::invalid(
-                &drivers.path,
-                driver.value.clone(),
-                IMMUTABLE,
-            ));
+        munged.remove("allocatable");
+        let mut was = was.clone();
+        was.remove("allocatable");
+        if !same(&munged, &was) {
+            e.push(FieldError::invalid(&drivers.path, munged, IMMUTABLE));
         }
     }
     e

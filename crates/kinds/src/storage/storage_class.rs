@@ -1,6 +1,6 @@
 //! StorageClass.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use keelson_machinery::field::{ErrorList, FieldError};
 use keelson_machinery::validation;
@@ -21,7 +21,7 @@ pub(crate) static STORAGE_CLASS: Kind = Kind {
     },
     validate,
     validate_update: |new, old, _| {
-        let mut e = ErrorList::new();
+        let mut e = validate(new);
         for field in [
             "parameters",
             "provisioner",
@@ -88,17 +88,35 @@ pub(super) fn parameters(at: &At, required: bool, e: &mut ErrorList) {
     }
 }
 
+/// Who makes volumes of a class: a qualified name, told in lower case.
+pub(super) fn provisioner(at: &At, e: &mut ErrorList) {
+    if at.is_empty() {
+        return e.push(at.required(""));
+    }
+    let lower = at.text().to_lowercase();
+    for problem in validation::is_qualified_name(&lower) {
+        e.push(FieldError::invalid(&at.path, lower.as_str(), problem));
+    }
+}
+
 fn validate(obj: &Value) -> ErrorList {
     let mut e = ErrorList::new();
-    At::new(obj, "provisioner")
-        .required_conforms(&mut e, |p| validation::is_qualified_name(&p.to_lowercase()));
+    provisioner(&At::new(obj, "provisioner"), &mut e);
     parameters(&At::new(obj, "parameters"), false, &mut e);
-    At::new(obj, "reclaimPolicy").one_of(&mut e, &["Delete", "Retain"]);
+    let reclaim = At::new(obj, "reclaimPolicy");
+    if !reclaim.is_empty() {
+        reclaim.one_of(&mut e, &["Delete", "Retain"]);
+    }
     let mode = At::new(obj, "volumeBindingMode");
-    mode.required_one_of(&mut e, &["Immediate", "WaitForFirstConsumer"]);
-    let mut terms: Vec<&Value> = Vec::new();
-    for term in At::new(obj, "allowedTopologies").each() {
-        let mut keys = BTreeSet::new();
+    if !mode.exists() {
+        e.push(mode.required(""));
+    }
+    mode.one_of(&mut e, &["Immediate", "WaitForFirstConsumer"]);
+    let terms = At::new(obj, "allowedTopologies");
+    // Upstream compares with as many empty terms as there are terms, too.
+    let mut before: Vec<BTreeMap<&str, BTreeSet<&str>>> = vec![BTreeMap::new(); terms.len()];
+    for term in terms.each() {
+        let mut keys = BTreeMap::new();
         for req in term.at("matchLabelExpressions").each() {
             let (key, values) = (req.at("key"), req.at("values"));
             values.require(&mut e);
@@ -109,17 +127,15 @@ fn validate(obj: &Value) -> ErrorList {
                 }
             }
             key.label_name(&mut e);
-            if !keys.insert(key.text()) {
+            if keys.insert(key.text(), seen).is_some() {
                 e.push(key.duplicate());
             }
         }
-        if terms.contains(&term.value) {
-            e.push(FieldError::duplicate(
-                &term.path.child("matchLabelExpressions"),
-                "",
-            ));
+        for _ in before.iter().filter(|other| **other == keys) {
+            let path = term.path.child("matchLabelExpressions");
+            e.push(FieldError::duplicate(&path, ""));
         }
-        terms.push(term.value);
+        before.push(keys);
     }
     e
 }

@@ -5,17 +5,20 @@ use keelson_machinery::validation;
 use serde_json::Value;
 
 use crate::cell;
-use crate::check::At;
+use crate::check::{At, range};
 use crate::core::pod::volumes::csi_driver_name;
 use crate::kind::{Column, Kind};
 use crate::rules;
-use crate::tree::Tree;
+use crate::tree::{Tree, TreeMut};
 use crate::workload;
 
 pub(crate) static VOLUME_ATTACHMENT: Kind = Kind {
     group: "storage.k8s.io",
     resource: "volumeattachments",
-    prepare_create: rules::clear_status,
+    prepare_create: |obj| {
+        rules::clear_status(obj);
+        obj.put("status.attached", false);
+    },
     validate,
     prepare_update: rules::isolate_status_and_metadata,
     validate_update: |new, old, _| {
@@ -64,7 +67,7 @@ fn validate(obj: &Value) -> ErrorList {
         (true, false) if name.is_empty() => {
             e.push(name.required("must specify non empty persistentVolumeName"))
         }
-        (true, false) => name.conforms(&mut e, validation::is_dns1123_subdomain),
+        (true, false) => {}
         (false, true) => {
             if !inline.has("csi") {
                 e.push(
@@ -101,6 +104,13 @@ fn validate(obj: &Value) -> ErrorList {
         if message.len() > 1024 {
             e.push(FieldError::too_long(&message.path, 256 * 1024));
         }
+        let code = status.at(field).at("errorCode");
+        if code.num() < 0 {
+            e.push(code.invalid(range(0, i64::from(i32::MAX))));
+        }
+    }
+    if name.exists() {
+        name.conforms(&mut e, validation::is_dns1123_subdomain);
     }
     e
 }

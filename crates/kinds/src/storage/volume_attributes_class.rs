@@ -1,15 +1,13 @@
 //! VolumeAttributesClass.
 
 use keelson_machinery::field::ErrorList;
-use keelson_machinery::validation;
 use serde_json::Value;
 
-use super::storage_class::parameters;
+use super::storage_class::{parameters, provisioner};
 use crate::cell;
-use crate::check::At;
+use crate::check::{At, same};
 use crate::kind::{Column, Kind};
 use crate::tree::Tree;
-use crate::workload;
 
 pub(crate) static VOLUME_ATTRIBUTES_CLASS: Kind = Kind {
     group: "storage.k8s.io",
@@ -17,8 +15,13 @@ pub(crate) static VOLUME_ATTRIBUTES_CLASS: Kind = Kind {
     validate,
     validate_update: |new, old, _| {
         let mut e = ErrorList::new();
-        workload::immutable(new, old, "driverName", &mut e);
-        workload::immutable(new, old, "parameters", &mut e);
+        for field in ["driverName", "parameters"] {
+            let at = At::new(new, field);
+            if !same(at.value, old.at(field)) {
+                e.push(at.forbidden(format!("updates to {field} are forbidden.")));
+            }
+        }
+        e.extend(validate(new));
         e
     },
     columns: &[Column::text("DriverName"), Column::AGE],
@@ -28,8 +31,7 @@ pub(crate) static VOLUME_ATTRIBUTES_CLASS: Kind = Kind {
 
 fn validate(obj: &Value) -> ErrorList {
     let mut e = ErrorList::new();
-    At::new(obj, "driverName")
-        .required_conforms(&mut e, |p| validation::is_qualified_name(&p.to_lowercase()));
+    provisioner(&At::new(obj, "driverName"), &mut e);
     parameters(&At::new(obj, "parameters"), true, &mut e);
     e
 }

@@ -19,7 +19,7 @@ use serde_json::{Value, json};
 
 pub(crate) use warnings::of_template as template_warnings;
 
-pub(crate) use validate::pod_template;
+pub(crate) use validate::{pod_template, template_metadata};
 
 use crate::check::At;
 use crate::kind::{Column, Kind};

@@ -101,17 +101,24 @@ fn annotations(all: &At, spec: &At, e: &mut ErrorList) {
 
 /// `template` of a workload: labels, annotations and spec.
 pub(crate) fn pod_template(template: &At, e: &mut ErrorList) {
-    let meta = template.at("metadata");
-    meta.at("labels").labels(e);
-    annotation_names(&meta.at("annotations"), e);
+    template_metadata(template, e);
     let spec = template.at("spec");
-    annotations(&meta.at("annotations"), &spec, e);
     pod_spec(&spec, "", false, e);
     app_armor::fields_match(template.value.at("metadata.annotations"), &spec, e);
     if !spec.at("ephemeralContainers").is_empty() {
         let at = spec.at("ephemeralContainers");
         e.push(at.forbidden("ephemeral containers not allowed in pod template"));
     }
+}
+
+/// Labels and annotations of a template, with the paths that upstream gives them.
+pub(crate) fn template_metadata(template: &At, e: &mut ErrorList) {
+    let part = |name: &str| At {
+        value: template.value.at("metadata").at(name),
+        path: template.path.child(name),
+    };
+    part("labels").labels(e);
+    annotations(&part("annotations"), &template.at("spec"), e);
 }
 
 pub(super) fn annotation_names(annotations: &At, e: &mut ErrorList) {
