@@ -178,7 +178,12 @@ pub(crate) fn not_decremented(new: &Value, old: &Value, path: &str, e: &mut Erro
 pub(crate) fn immutable(new: &Value, old: &Value, path: &str, e: &mut ErrorList) {
     if !crate::check::same(new.at(path), old.at(path)) {
         let at = keelson_machinery::field::Path::new(path);
-        e.push(FieldError::invalid(&at, new.at(path).clone(), IMMUTABLE));
+        // A text that is gone is an empty one.
+        let shown = match (new.at(path), old.at(path)) {
+            (Value::Null, Value::String(_)) => Value::from(""),
+            (shown, _) => shown.clone(),
+        };
+        e.push(FieldError::invalid(&at, shown, IMMUTABLE));
     }
 }
 

@@ -67,6 +67,7 @@ impl Registry {
         write: &Write<'_>,
         options: &DeleteOptions,
     ) -> Result<Deleted, Status> {
+        warn_of_orphans(write, options);
         let key = self.key(write.entry, write.namespace, write.name);
         let mut marked = false;
         let mut resource_version = options.resource_version.clone();
@@ -352,6 +353,21 @@ fn is_held_namespace(entry: &ResourceEntry, object: &Value) -> bool {
             .is_some_and(|f| !f.is_empty())
 }
 
+fn warn_of_orphans(write: &Write<'_>, options: &DeleteOptions) {
+    let silent = options.orphan_dependents.is_some() || options.propagation.is_some();
+    if !silent && write.entry.storage_group == "batch" && orphans_by_default(write.entry) {
+        write.warnings.add("child pods are preserved by default when jobs are deleted; set propagationPolicy=Background to remove them or set propagationPolicy=Orphan to suppress this warning");
+    }
+}
+
+/// The kinds of the first API versions whose dependents are kept unless a client says otherwise.
+pub(crate) fn orphans_by_default(entry: &ResourceEntry) -> bool {
+    matches!(
+        (entry.storage_group.as_str(), entry.resource.as_str()),
+        ("batch", "jobs") | ("", "replicationcontrollers")
+    )
+}
+
 /// The finalizers after the garbage collector's two were set as the client wants.
 fn finalizers<'a>(
     entry: &ResourceEntry,
@@ -371,7 +387,11 @@ fn finalizers<'a>(
         // Without a policy the finalizers already there decide.
         (None, None) => {
             let first = present.iter().find(|f| **f == ORPHAN || **f == FOREGROUND);
-            (first == Some(&ORPHAN), first == Some(&FOREGROUND))
+            let orphans = first.is_none() && orphans_by_default(entry);
+            (
+                orphans || first == Some(&ORPHAN),
+                first == Some(&FOREGROUND),
+            )
         }
     };
     let mut wanted: Vec<&str> = present

@@ -95,7 +95,7 @@ impl Write<'_> {
     }
 
     fn invalid(&self, name: &str, errors: &ErrorList) -> Status {
-        Status::invalid(&self.entry.group, &self.entry.kind, name, errors)
+        Status::invalid(&self.entry.storage_group, &self.entry.kind, name, errors)
     }
 
     fn manage(&self, old: Option<&Value>, new: &mut Value) -> Result<(), Status> {

@@ -1,5 +1,7 @@
 //! What requests a webhook or policy is about.
 
+use std::collections::BTreeSet;
+
 use keelson_machinery::field::{ErrorList, FieldError};
 use keelson_machinery::validation;
 use serde_json::{Value, json};
@@ -45,32 +47,36 @@ pub(super) fn validate(rule: &At, e: &mut ErrorList) {
 
 fn resources(list: &At, e: &mut ErrorList) {
     list.require(e);
-    let all: Vec<_> = list.each().collect();
-    for resource in &all {
+    // What comes after a wildcard is checked against it, as upstream does.
+    let (mut all_subresources, mut all_resources) = (BTreeSet::new(), BTreeSet::new());
+    let mut last_is_plain = false;
+    for resource in list.each() {
         let text = resource.text();
         if text.is_empty() {
             e.push(resource.required(""));
             continue;
         }
         let Some((name, sub)) = text.split_once('/') else {
+            last_is_plain = text != "*";
             continue;
         };
-        let has = |other: String| other != text && all.iter().any(|o| o.text() == other);
-        if sub != "*" && has(format!("{name}/*")) {
+        if all_subresources.contains(name) {
             e.push(resource.invalid(format!("if '{name}/*' is present, must not specify {text}")));
         }
-        if name != "*" && has(format!("*/{sub}")) {
+        if all_resources.contains(sub) {
             e.push(resource.invalid(format!("if '*/{sub}' is present, must not specify {text}")));
         }
+        if sub == "*" {
+            all_subresources.insert(name);
+        }
+        if name == "*" {
+            all_resources.insert(sub);
+        }
     }
-    if all.len() > 1 && all.iter().any(|r| r.text() == "*/*") {
+    if list.len() > 1 && list.each().any(|r| r.text() == "*/*") {
         e.push(list.invalid("if '*/*' is present, must not specify other resources"));
     }
-    if all.iter().any(|r| r.text() == "*")
-        && all
-            .iter()
-            .any(|r| !r.text().contains('/') && r.text() != "*")
-    {
+    if last_is_plain && list.each().any(|r| r.text() == "*") {
         let detail = "if '*' is present, must not specify other resources without subresources";
         e.push(list.invalid(detail));
     }
@@ -79,17 +85,17 @@ fn resources(list: &At, e: &mut ErrorList) {
 /// Conditions in CEL; the expressions themselves are compiled where they run.
 pub(super) fn match_conditions(list: &At, e: &mut ErrorList) {
     if list.len() > 64 {
-        return e.push(FieldError::too_many(&list.path, list.len(), 64));
+        e.push(FieldError::too_many(&list.path, list.len(), 64));
     }
-    let mut names = std::collections::BTreeSet::new();
+    let mut names = BTreeSet::new();
     for condition in list.each() {
+        if condition.at("expression").text().trim().is_empty() {
+            e.push(condition.at("expression").required(""));
+        }
         let name = condition.at("name");
         name.required_conforms(e, validation::is_qualified_name);
         if !name.is_empty() && !names.insert(name.text()) {
             e.push(name.duplicate());
-        }
-        if condition.at("expression").text().trim().is_empty() {
-            e.push(condition.at("expression").required(""));
         }
     }
 }
@@ -103,21 +109,35 @@ pub(crate) fn client_config(config: &At, e: &mut ErrorList) {
     if url.exists() {
         return self::url(&url, e);
     }
-    service.at("name").require(e);
-    service.at("namespace").require(e);
+    // Upstream hands the two to its check the wrong way round, and clients see it.
+    for (missing, named) in [("namespace", "name"), ("name", "namespace")] {
+        if service.at(missing).is_empty() {
+            e.push(service.at(named).required(""));
+        }
+    }
     let port = service.at("port");
     if !(1..=65535).contains(&port.num()) {
         e.push(port.invalid("port is not valid: must be between 1 and 65535, inclusive"));
     }
     let path = service.at("path");
     if path.exists() && !path.is_empty() && path.text() != "/" {
-        if !path.text().starts_with('/') {
-            return e.push(path.invalid("must start with a '/'"));
+        if path.text() == "//" {
+            return e.push(path.invalid("segment[0] may not be empty"));
         }
-        let inner = path.text().trim_start_matches('/').trim_end_matches('/');
+        if !path.text().starts_with('/') {
+            e.push(path.invalid("must start with a '/'"));
+        }
+        let mut letters = path.text().chars();
+        letters.next();
+        let inner = letters.as_str();
+        let inner = inner.strip_suffix('/').unwrap_or(inner);
         for (i, step) in inner.split('/').enumerate() {
             if step.is_empty() {
                 e.push(path.invalid(format!("segment[{i}] may not be empty")));
+                continue;
+            }
+            for problem in validation::is_dns1123_subdomain(step) {
+                e.push(path.invalid(format!("segment[{i}]: {problem}")));
             }
         }
     }
@@ -126,24 +146,44 @@ pub(crate) fn client_config(config: &At, e: &mut ErrorList) {
 fn url(url: &At, e: &mut ErrorList) {
     const FORM: &str = "; desired format: https://host[/path]";
     let text = url.text();
-    let Some(rest) = text.strip_prefix("https://") else {
-        return e.push(url.invalid(format!("'https' is the only allowed URL scheme{FORM}")));
+    let (rest, fragment) = text.split_once('#').unwrap_or((text, ""));
+    let (rest, query) = rest.split_once('?').unwrap_or((rest, ""));
+    let (scheme, rest) = match rest.split_once(':') {
+        Some((scheme, rest)) if is_scheme(scheme) => (scheme.to_lowercase(), rest),
+        _ => (String::new(), rest),
     };
-    let host = rest.split(['/', '?', '#']).next().unwrap_or("");
+    let authority = rest.strip_prefix("//").map_or("", |rest| {
+        rest.split_once('/')
+            .map_or(rest, |(authority, _)| authority)
+    });
+    let (user, host) = match authority.rsplit_once('@') {
+        Some((user, host)) => (Some(user), host),
+        None => (None, authority),
+    };
+    if scheme != "https" {
+        let detail = format!("'https' is the only allowed URL scheme{FORM}");
+        e.push(FieldError::invalid(&url.path, scheme, detail));
+    }
     if host.is_empty() {
-        e.push(url.invalid(format!("host must be specified{FORM}")));
+        let detail = format!("host must be specified{FORM}");
+        e.push(FieldError::invalid(&url.path, "", detail));
     }
-    if host.contains('@') {
-        e.push(url.invalid(format!(
-            "user information is not permitted in the URL{FORM}"
-        )));
+    if let Some(user) = user {
+        let detail = "user information is not permitted in the URL";
+        e.push(FieldError::invalid(&url.path, user, detail));
     }
-    for (mark, what) in [
-        ('#', "fragments are not permitted in the URL"),
-        ('?', "query parameters are not permitted in the URL"),
+    for (part, what) in [
+        (fragment, "fragments are not permitted in the URL"),
+        (query, "query parameters are not permitted in the URL"),
     ] {
-        if rest.contains(mark) {
-            e.push(url.invalid(format!("{what}{FORM}")));
+        if !part.is_empty() {
+            e.push(FieldError::invalid(&url.path, part, what));
         }
     }
+}
+
+fn is_scheme(text: &str) -> bool {
+    let mut letters = text.bytes();
+    letters.next().is_some_and(|b| b.is_ascii_alphabetic())
+        && letters.all(|b| b.is_ascii_alphanumeric() || matches!(b, b'+' | b'-' | b'.'))
 }

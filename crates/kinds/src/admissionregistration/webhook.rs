@@ -61,10 +61,10 @@ fn validate(obj: &Value, mutating: bool) -> ErrorList {
     for hook in At::new(obj, "webhooks").each() {
         let name = hook.at("name");
         name.required_conforms(&mut e, validation::is_fully_qualified_name);
+        self::hook(&hook, mutating, &mut e);
         if !name.is_empty() && !names.insert(name.text()) {
             e.push(name.duplicate());
         }
-        self::hook(&hook, mutating, &mut e);
     }
     e
 }

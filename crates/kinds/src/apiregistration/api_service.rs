@@ -75,13 +75,19 @@ pub(crate) static API_SERVICE: Kind = Kind {
     ..Kind::GENERIC
 };
 
+/// How many bytes a sound base64 text stands for.
+fn bytes_of_base64(text: &str) -> usize {
+    let digits = text.trim_end_matches('=').len();
+    digits * 3 / 4
+}
+
 fn validate(obj: &Value) -> ErrorList {
     let mut e = ErrorList::new();
     let spec = At::new(obj, "spec");
     let (group, version) = (spec.at("group"), spec.at("version"));
     let name = At::new(obj, "metadata").at("name");
     let required = format!("{}.{}", version.text(), group.text());
-    if name.text() != required {
+    if name_is_path_segment(name.text(), false).is_empty() && name.text() != required {
         e.push(name.invalid(format!(
             "must be `spec.version+\".\"+spec.group`: {required:?}"
         )));
@@ -110,7 +116,7 @@ fn validate(obj: &Value) -> ErrorList {
         if !bundle.is_empty() {
             e.push(FieldError::invalid(
                 &bundle.path,
-                format!("{} bytes", bundle.len()),
+                format!("{} bytes", bytes_of_base64(bundle.text())),
                 "local APIServices may not have a caBundle",
             ));
         }

@@ -238,7 +238,8 @@ fn behavior_to_annotation(behavior: &Value) -> Value {
             return Value::Null;
         }
         let policy = |p: &Value| json!({"Type": p.at("type"), "Value": p.at("value"), "PeriodSeconds": p.at("periodSeconds")});
-        let policies: Vec<_> = rules.list("policies").iter().map(policy).collect();
+        let policies = rules.at("policies").as_array();
+        let policies: Option<Vec<_>> = policies.map(|all| all.iter().map(policy).collect());
         json!({
             "StabilizationWindowSeconds": rules.at("stabilizationWindowSeconds"),
             "SelectPolicy": rules.at("selectPolicy"),

@@ -1,6 +1,6 @@
 //! FlowSchema.
 
-use keelson_machinery::field::ErrorList;
+use keelson_machinery::field::{ErrorList, FieldError};
 use keelson_machinery::validation;
 use serde_json::Value;
 
@@ -12,7 +12,6 @@ use crate::rules;
 use crate::tree::{Tree, TreeMut};
 
 const VERBS: &[&str] = &[
-    "*",
     "create",
     "delete",
     "deletecollection",
@@ -37,7 +36,7 @@ pub(crate) static FLOW_SCHEMA: Kind = Kind {
     prepare_update: rules::with_generation,
     validate_update: |new, _, ctx| {
         if ctx.subresource == "status" {
-            ErrorList::new()
+            super::conditions(new)
         } else {
             validate(new)
         }
@@ -82,9 +81,16 @@ fn validate(obj: &Value) -> ErrorList {
         e.push(precedence.invalid("only the schema named 'exempt' may have matchingPrecedence 1"));
     }
     if spec.has("distinguisherMethod") {
-        spec.at("distinguisherMethod")
-            .at("type")
-            .strictly_one_of(&mut e, &["ByNamespace", "ByUser"]);
+        let method = spec.at("distinguisherMethod");
+        let known = ["ByNamespace", "ByUser"];
+        if !known.contains(&method.value.text("type")) {
+            let path = method.at("type").path;
+            e.push(FieldError::not_supported(
+                &path,
+                method.value.clone(),
+                &known,
+            ));
+        }
     }
     let level = spec.at("priorityLevelConfiguration").at("name");
     if level.is_empty() {
@@ -95,12 +101,15 @@ fn validate(obj: &Value) -> ErrorList {
     for rule in spec.at("rules").each() {
         self::rule(&rule, &mut e);
     }
+    e.extend(super::conditions(obj));
     e
 }
 
 fn rule(rule: &At, e: &mut ErrorList) {
     let subjects = rule.at("subjects");
-    subjects.require(e);
+    if subjects.is_empty() {
+        e.push(subjects.required("subjects must contain at least one value"));
+    }
     subjects.each().for_each(|s| subject(&s, e));
     let (resources, urls) = (rule.at("resourceRules"), rule.at("nonResourceRules"));
     if resources.is_empty() && urls.is_empty() {
@@ -127,8 +136,14 @@ fn rule(rule: &At, e: &mut ErrorList) {
             e.push(namespaces.required(
                 "resource rules that are not cluster scoped must supply at least one namespace",
             ));
-        } else if !namespaces.is_empty() {
-            list(&namespaces, "", "namespaces", e);
+        } else if wildcard_alone(&namespaces, "namespaces", e) {
+            for namespace in namespaces.each() {
+                for problem in validation::is_dns1123_label(namespace.text()) {
+                    e.push(namespace.invalid(format!(
+                        "each member of this list must be '*' or a DNS-1123 label; {problem}"
+                    )));
+                }
+            }
         }
     }
     for u in urls.each() {
@@ -140,7 +155,8 @@ fn rule(rule: &At, e: &mut ErrorList) {
             "non-resource URLs",
             e,
         );
-        for url in list.each().filter(|u| u.text() != "*") {
+        let urls = list.each().filter(|_| !has_wildcard(&list));
+        for url in urls {
             let text = url.text();
             let problem = if text.is_empty() {
                 "must not be empty"
@@ -161,24 +177,39 @@ fn rule(rule: &At, e: &mut ErrorList) {
 fn list(list: &At, missing: &str, others: &str, e: &mut ErrorList) {
     if list.is_empty() {
         e.push(list.required(missing));
-    } else if list.len() > 1 && list.each().any(|v| v.text() == "*") {
+    } else {
+        wildcard_alone(list, others, e);
+    }
+}
+
+fn has_wildcard(list: &At) -> bool {
+    list.each().any(|v| v.text() == "*")
+}
+
+/// Whether the list has no wildcard, so that its items are to be looked at.
+fn wildcard_alone(list: &At, others: &str, e: &mut ErrorList) -> bool {
+    let wildcard = has_wildcard(list);
+    if wildcard && list.len() > 1 {
         e.push(list.invalid(format!(
             "if '*' is present, must not specify other {others}"
         )));
     }
+    !wildcard
 }
 
 fn verbs(verbs: &At, e: &mut ErrorList) {
-    list(verbs, "", "verbs", e);
-    verbs.each().for_each(|v| v.one_of(e, VERBS));
+    list(verbs, "verbs must contain at least one value", "verbs", e);
+    if !has_wildcard(verbs) && verbs.each().any(|v| !VERBS.contains(&v.text())) {
+        e.push(verbs.not_supported(VERBS));
+    }
 }
 
 fn subject(subject: &At, e: &mut ErrorList) {
     let kind = subject.at("kind");
     let kinds = [
-        ("Group", "group"),
         ("ServiceAccount", "serviceAccount"),
         ("User", "user"),
+        ("Group", "group"),
     ];
     if !kinds.iter().any(|(k, _)| *k == kind.text()) {
         e.push(kind.not_supported(&["Group", "ServiceAccount", "User"]));
@@ -193,12 +224,18 @@ fn subject(subject: &At, e: &mut ErrorList) {
                 )));
                 continue;
             }
-            at.at("name").require(e);
-            if name == "ServiceAccount" && at.at("namespace").is_empty() {
-                e.push(
-                    at.at("namespace")
-                        .required("must specify namespace for service account"),
-                );
+            let (account, namespace) = (at.at("name"), at.at("namespace"));
+            account.require(e);
+            if name != "ServiceAccount" {
+                continue;
+            }
+            if account.text() != "*" {
+                account.optional_conforms(e, validation::is_dns1123_subdomain);
+            }
+            if namespace.is_empty() {
+                e.push(namespace.required("must specify namespace for service account"));
+            } else {
+                namespace.conforms(e, validation::is_dns1123_label);
             }
         } else if at.exists() {
             e.push(at.forbidden(format!(

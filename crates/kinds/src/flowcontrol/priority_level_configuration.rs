@@ -87,8 +87,9 @@ fn validate(obj: &Value) -> ErrorList {
             if limited.exists() {
                 e.push(limited.forbidden("must be nil if the type is not Limited"));
             }
-            for field in ["nominalConcurrencyShares", "lendablePercent"] {
-                exempt.at(field).non_negative(&mut e);
+            let shares = exempt.at("nominalConcurrencyShares");
+            if shares.num() < 0 {
+                e.push(shares.invalid("must be a non-negative integer"));
             }
             percent(&exempt.at("lendablePercent"), &mut e);
         }
@@ -108,6 +109,7 @@ fn validate(obj: &Value) -> ErrorList {
             &["Exempt", "Limited"],
         )),
     }
+    e.extend(super::conditions(obj));
     e
 }
 

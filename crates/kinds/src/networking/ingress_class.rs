@@ -75,7 +75,7 @@ fn validate(obj: &Value) -> ErrorList {
     typed_reference(&parameters, &mut e);
     let (scope, namespace) = (parameters.at("scope"), parameters.at("namespace"));
     match scope.text() {
-        "" => e.push(scope.required("")),
+        "" if !scope.exists() => e.push(scope.required("")),
         "Namespace" if !namespace.exists() => {
             e.push(namespace.required("`parameters.scope` is set to 'Namespace'"));
         }

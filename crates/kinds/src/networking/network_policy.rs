@@ -1,6 +1,6 @@
 //! NetworkPolicy.
 
-use keelson_machinery::field::ErrorList;
+use keelson_machinery::field::{ErrorList, FieldError};
 use keelson_machinery::validation;
 use serde_json::{Value, json};
 
@@ -69,19 +69,24 @@ fn validate(obj: &Value) -> ErrorList {
 fn port(port: &At, e: &mut ErrorList) {
     port.at("protocol").one_of(e, &["TCP", "UDP", "SCTP"]);
     let (start, end) = (port.at("port"), port.at("endPort"));
-    if start.exists() {
+    if !start.value.is_string() && start.exists() {
         start.port_or_name(e);
     }
     if !end.exists() {
+        if start.value.is_string() {
+            start.port_or_name(e);
+        }
         return;
     }
     if let Some(first) = start.int() {
         if end.num() < first {
-            e.push(end.invalid("must be greater than or equal to `port`"));
+            let detail = "must be greater than or equal to `port`";
+            e.push(FieldError::invalid(&end.path, first, detail));
         }
         end.port(e);
     } else if start.exists() {
         e.push(end.invalid("may not be specified when `port` is non-numeric"));
+        start.port_or_name(e);
     } else {
         e.push(end.invalid("may not be specified when `port` is not specified"));
     }

@@ -1,12 +1,13 @@
 //! Role and ClusterRole.
 
-use keelson_machinery::field::{ErrorList, Path};
+use keelson_machinery::field::{ErrorList, FieldError, Path};
 use serde_json::Value;
 
 use super::GROUP;
 use crate::check::{At, name_is_path_segment};
 use crate::kind::{Column, Kind};
 use crate::tree::Tree;
+use crate::workload;
 
 /// Roles show when they were made as a date, which clients turn into an age.
 const CREATED_AT: &[Column] = &[Column {
@@ -90,6 +91,11 @@ fn cluster_role(obj: &Value) -> ErrorList {
             ),
         );
     }
-    selectors.each().for_each(|s| s.label_selector(&mut e));
+    for selector in selectors.each() {
+        if !workload::label_selector(&selector, &mut e) {
+            let detail = "invalid label selector.";
+            e.push(FieldError::invalid(&selector.path, Value::Null, detail));
+        }
+    }
     e
 }

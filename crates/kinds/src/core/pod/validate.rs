@@ -118,7 +118,9 @@ pub(crate) fn template_metadata(template: &At, e: &mut ErrorList) {
         path: template.path.child(name),
     };
     part("labels").labels(e);
-    annotations(&part("annotations"), &template.at("spec"), e);
+    let all = part("annotations");
+    annotation_names(&all, e);
+    annotations(&all, &template.at("spec"), e);
 }
 
 pub(super) fn annotation_names(annotations: &At, e: &mut ErrorList) {
