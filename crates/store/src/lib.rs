@@ -153,6 +153,9 @@ pub enum Error {
     /// Nothing was written; reading works, and so does writing once there is room.
     #[error("the store is out of space: {0}")]
     Full(String),
+    /// What is stored is not what was written.
+    #[error("the store is damaged: {0}")]
+    Damaged(String),
     #[error("store I/O: {0}")]
     Io(String),
 }

@@ -2,20 +2,21 @@
 
 use std::collections::HashMap;
 use std::sync::{Arc, PoisonError, RwLock};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use tokio::sync::{mpsc, oneshot};
 
 use super::Retention;
-use super::disk::{Change, Disk};
+use super::disk::{Change, Disk, Outcome};
 use super::index::Index;
 use crate::{Error, Event, Expect, KeyValue, Result, Revision, Value, stamped};
 
 /// Writes that share one fsync at most.
 const BATCH_LENGTH: usize = 1024;
-/// Commits between two looks at the file for space to give back.
-const RECLAIM_INTERVAL: u64 = 20_000;
+/// Commits and time between two looks at the file for space to give back; one comes first.
+const RECLAIM_COMMITS: u64 = 20_000;
+const RECLAIM_INTERVAL: Duration = Duration::from_secs(600);
 
 pub(crate) enum Command {
     Put {
@@ -41,9 +42,26 @@ pub(crate) struct Committer {
     index: Arc<RwLock<Index>>,
     queue: mpsc::Receiver<Command>,
     retention: Retention,
-    /// After a failed commit what is on disk is unknown, so nothing more may be acknowledged.
+    /// When what is on disk cannot be told, as after a failed fsync, nothing more may be
+    /// acknowledged.
     failed: Option<String>,
     commits: u64,
+    reclaimed: Instant,
+}
+
+/// Why nothing of a batch was written; told to each of its writers.
+enum Refused {
+    Full(String),
+    Broken(String),
+}
+
+impl Refused {
+    fn again(&self) -> Error {
+        match self {
+            Refused::Full(reason) => Error::Full(reason.clone()),
+            Refused::Broken(reason) => Error::Io(reason.clone()),
+        }
+    }
 }
 
 /// What a batch has decided so far, on top of the index.
@@ -68,6 +86,7 @@ impl Committer {
             retention,
             failed: None,
             commits: 0,
+            reclaimed: Instant::now(),
         }
     }
 
@@ -86,40 +105,30 @@ impl Committer {
     }
 
     fn commit(&mut self, commands: impl Iterator<Item = Command>) {
-        let mut batch = Batch {
-            revision: self
-                .index
-                .read()
-                .unwrap_or_else(PoisonError::into_inner)
-                .revision(),
-            pending: HashMap::new(),
-            events: Vec::new(),
-            replies: Vec::new(),
-        };
-        {
+        let mut batch = {
             let index = self.index.read().unwrap_or_else(PoisonError::into_inner);
+            let mut batch = Batch {
+                revision: index.revision(),
+                pending: HashMap::new(),
+                events: Vec::new(),
+                replies: Vec::new(),
+            };
             for command in commands {
                 batch.decide(&index, command);
             }
-        }
+            batch
+        };
         if !batch.events.is_empty() {
-            if self.failed.is_none()
-                && let Err(reason) = self
-                    .disk
-                    .write(batch.revision, batch.events.iter().map(change))
-            {
-                tracing::error!(%reason, "the store cannot commit; no write is accepted until a restart");
-                self.failed = Some(reason.to_string());
-            }
-            if let Some(reason) = &self.failed {
+            if let Err(refused) = self.write(&batch) {
                 for (reply, _) in batch.replies {
-                    let _ = reply.send(Err(Error::Io(reason.clone())));
+                    let _ = reply.send(Err(refused.again()));
                 }
                 return;
             }
             let now = Instant::now();
+            let events = std::mem::take(&mut batch.events);
             let mut index = self.index.write().unwrap_or_else(PoisonError::into_inner);
-            index.publish(batch.revision, batch.events, now);
+            index.publish(batch.revision, events, now);
             index.trim(&self.retention, now);
         }
         for (reply, result) in batch.replies {
@@ -127,12 +136,45 @@ impl Committer {
             let _ = reply.send(result);
         }
         self.commits += 1;
-        if self.commits.is_multiple_of(RECLAIM_INTERVAL) {
+        if self.commits.is_multiple_of(RECLAIM_COMMITS)
+            || self.reclaimed.elapsed() > RECLAIM_INTERVAL
+        {
             self.reclaim();
         }
     }
 
+    /// Makes the batch durable, or says why none of it is.
+    fn write(&mut self, batch: &Batch) -> Result<(), Refused> {
+        if let Some(reason) = &self.failed {
+            return Err(Refused::Broken(reason.clone()));
+        }
+        let (before, after) = (batch.first_revision(), batch.revision);
+        let written = self
+            .disk
+            .write(before, after, batch.events.iter().map(change));
+        let Err(error) = written else {
+            return Ok(());
+        };
+        match self.disk.recover(before, after, error) {
+            Outcome::Written => Ok(()),
+            Outcome::NotWritten(Error::Full(reason)) => {
+                tracing::error!(%reason, "there is no room for the store; writes are refused until there is");
+                Err(Refused::Full(reason))
+            }
+            Outcome::NotWritten(error) => {
+                tracing::error!(%error, "the store could not commit");
+                Err(Refused::Broken(error.to_string()))
+            }
+            Outcome::Unknown(error) => {
+                tracing::error!(%error, "the store cannot tell what is on disk; no write is accepted until a restart");
+                self.failed = Some(error.to_string());
+                Err(Refused::Broken(error.to_string()))
+            }
+        }
+    }
+
     fn reclaim(&mut self) {
+        self.reclaimed = Instant::now();
         if let Err(reason) = self.disk.reclaim() {
             tracing::warn!(%reason, "reclaiming disk space");
         }
@@ -145,6 +187,11 @@ impl Committer {
 }
 
 impl Batch {
+    /// The revision before the batch: each event took one.
+    fn first_revision(&self) -> Revision {
+        self.revision - self.events.len() as Revision
+    }
+
     fn decide(&mut self, index: &Index, command: Command) {
         match command {
             Command::Put {

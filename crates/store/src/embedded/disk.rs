@@ -10,6 +10,7 @@ use bytes::Bytes;
 use redb::backends::InMemoryBackend;
 use redb::{Builder, Database, ReadableDatabase, ReadableTable, TableDefinition};
 
+use super::file::{self, Faults, Opener, Watched};
 use crate::{Error, KeyValue, Result, Revision};
 
 /// Raised when the tables change shape; a file with a higher number is refused.
@@ -21,6 +22,9 @@ const RECLAIM_FLOOR_BYTES: u64 = 64 << 20;
 /// etcd's first revision is 1 as well; resourceVersion 0 has a meaning of its own.
 const FIRST_REVISION: Revision = 1;
 
+/// The database, in the store's directory.
+pub(crate) const FILE: &str = "store.redb";
+
 const KEYS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("keys");
 const META: TableDefinition<'_, &str, u64> = TableDefinition::new("meta");
 
@@ -28,8 +32,12 @@ const META: TableDefinition<'_, &str, u64> = TableDefinition::new("meta");
 const ROW_HEADER: usize = 16;
 
 pub(crate) struct Disk {
-    database: Database,
+    opener: Opener,
+    faults: Arc<Faults>,
+    /// Absent after a failure, until the storage could be opened again.
+    database: Option<Database>,
     path: Option<PathBuf>,
+    reclaim_floor_bytes: u64,
     /// Held for its lock; released when the process ends, however it ends.
     _lock: Option<File>,
 }
@@ -37,6 +45,16 @@ pub(crate) struct Disk {
 pub(crate) enum Change<'a> {
     Put(&'a KeyValue),
     Delete(&'a str),
+}
+
+/// What became of a transaction that failed.
+pub(crate) enum Outcome {
+    /// It was durable before the failure.
+    Written,
+    /// Nothing of it is there, and the next one may be tried.
+    NotWritten(Error),
+    /// Nobody can say. Nothing more may be acknowledged by this process.
+    Unknown(Error),
 }
 
 impl Disk {
@@ -47,34 +65,73 @@ impl Disk {
         };
         fs::create_dir_all(dir).map_err(|err| fail(err.to_string()))?;
         let lock = lock(&dir.join("store.lock")).map_err(fail)?;
-        let path = dir.join("store.redb");
-        let database = builder()
-            .create(&path)
-            .map_err(|err| fail(err.to_string()))?;
-        let disk = Self {
-            database,
-            path: Some(path),
-            _lock: Some(lock),
-        };
-        disk.check_format().map_err(|err| fail(err.to_string()))?;
+        let path = dir.join(FILE);
+        create(dir).map_err(|err| fail(err.to_string()))?;
+        let mut disk = Self::open_on(file::opener(&path)).map_err(|err| match err {
+            Error::Damaged(reason) => fail(format!(
+                "the file {FILE} is damaged ({reason}): restore a snapshot with `keelson snapshot \
+                 restore`, or move the directory away to start with an empty store"
+            )),
+            err => fail(err.to_string()),
+        })?;
+        disk.path = Some(path);
+        disk._lock = Some(lock);
         Ok(disk)
     }
 
     pub(crate) fn memory() -> Result<Self> {
-        let database = builder()
-            .create_with_backend(InMemoryBackend::new())
-            .map_err(io)?;
-        let disk = Self {
-            database,
+        // It is opened once: memory does not fail.
+        Self::open_on(Box::new(|| Ok(Box::new(InMemoryBackend::new()))))
+    }
+
+    /// Verifies every page's checksum before anything is read.
+    pub(crate) fn open_on(opener: Opener) -> Result<Self> {
+        let mut disk = Self {
+            opener,
+            faults: Arc::default(),
+            database: None,
             path: None,
+            reclaim_floor_bytes: RECLAIM_FLOOR_BYTES,
             _lock: None,
         };
+        let mut database = disk.open_database()?;
+        match database.check_integrity() {
+            Ok(true) => {}
+            Ok(false) => {
+                tracing::warn!("the store's file was not closed in order and has been repaired");
+            }
+            Err(err) => return Err(Error::Damaged(err.to_string())),
+        }
+        disk.database = Some(database);
         disk.check_format()?;
         Ok(disk)
     }
 
+    fn open_database(&self) -> Result<Database> {
+        let inner = (self.opener)().map_err(io)?;
+        let watched = Watched {
+            inner,
+            faults: Arc::clone(&self.faults),
+        };
+        builder()
+            .create_with_backend(watched)
+            .map_err(|err| match err {
+                redb::DatabaseError::Storage(redb::StorageError::Io(err))
+                    if err.kind() != std::io::ErrorKind::InvalidData =>
+                {
+                    io(err)
+                }
+                err => Error::Damaged(err.to_string()),
+            })
+    }
+
+    fn database(&self) -> Result<&Database> {
+        let closed = || Error::Io("the store's file could not be opened again".to_owned());
+        self.database.as_ref().ok_or_else(closed)
+    }
+
     fn check_format(&self) -> Result<()> {
-        let transaction = self.database.begin_write().map_err(io)?;
+        let transaction = self.database()?.begin_write().map_err(io)?;
         {
             let mut meta = transaction.open_table(META).map_err(io)?;
             let found = meta.get("format").map_err(io)?.map(|v| v.value());
@@ -95,13 +152,43 @@ impl Disk {
         transaction.commit().map_err(io)
     }
 
-    pub(crate) fn load(&self) -> Result<(Revision, BTreeMap<Arc<str>, KeyValue>)> {
-        let transaction = self.database.begin_read().map_err(io)?;
+    fn revision(&self) -> Result<Revision> {
+        let transaction = self.database()?.begin_read().map_err(io)?;
         let meta = transaction.open_table(META).map_err(io)?;
-        let revision = meta
-            .get("revision")
-            .map_err(io)?
-            .map_or(FIRST_REVISION, |v| v.value());
+        let revision = meta.get("revision").map_err(io)?;
+        Ok(revision.map_or(FIRST_REVISION, |v| v.value()))
+    }
+
+    /// After a failed transaction from `before` to `after`: opens the storage again and looks.
+    pub(crate) fn recover(&mut self, before: Revision, after: Revision, err: Error) -> Outcome {
+        if self.faults.sync_failed() {
+            return Outcome::Unknown(err);
+        }
+        let err = match self.faults.take_full() {
+            true => Error::Full(err.to_string()),
+            false => err,
+        };
+        self.database = None;
+        match self.reopen() {
+            Ok(revision) if revision == before => Outcome::NotWritten(err),
+            Ok(revision) if revision == after => Outcome::Written,
+            Ok(_) => Outcome::Unknown(err),
+            // The next write tries again, and finds out.
+            Err(reason) => {
+                tracing::warn!(%reason, "the store's file cannot be opened again");
+                Outcome::NotWritten(err)
+            }
+        }
+    }
+
+    fn reopen(&mut self) -> Result<Revision> {
+        self.database = Some(self.open_database()?);
+        self.revision()
+    }
+
+    pub(crate) fn load(&self) -> Result<(Revision, BTreeMap<Arc<str>, KeyValue>)> {
+        let revision = self.revision()?;
+        let transaction = self.database()?.begin_read().map_err(io)?;
         let mut live = BTreeMap::new();
         for row in transaction
             .open_table(KEYS)
@@ -113,7 +200,7 @@ impl Disk {
             let key: Arc<str> = key.value().into();
             let row = row.value();
             let Some((header, value)) = row.split_at_checked(ROW_HEADER) else {
-                return Err(Error::Io(format!("the row of {key} is damaged")));
+                return Err(Error::Damaged(format!("the row of {key}")));
             };
             let (create, modified) = header.split_at(8);
             let kv = KeyValue {
@@ -122,18 +209,27 @@ impl Disk {
                 create_revision: revision_of(create),
                 mod_revision: revision_of(modified),
             };
+            if kv.mod_revision > revision {
+                return Err(Error::Damaged(format!("{key} is newer than the store")));
+            }
             live.insert(key, kv);
         }
         Ok((revision, live))
     }
 
-    /// One transaction, durable when this returns.
+    /// One transaction from `before` to `revision`, durable when this returns.
     pub(crate) fn write<'a>(
-        &self,
+        &mut self,
+        before: Revision,
         revision: Revision,
         changes: impl Iterator<Item = Change<'a>>,
     ) -> Result<()> {
-        let mut transaction = self.database.begin_write().map_err(io)?;
+        if self.database.is_none() && self.reopen()? != before {
+            return Err(Error::Damaged(
+                "a write that was given up is there after all".to_owned(),
+            ));
+        }
+        let mut transaction = self.database()?.begin_write().map_err(io)?;
         transaction.set_quick_repair(true);
         {
             let mut keys = transaction.open_table(KEYS).map_err(io)?;
@@ -164,14 +260,18 @@ impl Disk {
     /// Gives pages back to the file system when most of a large file is free.
     pub(crate) fn reclaim(&mut self) -> Result<()> {
         let size_bytes = self.size_bytes();
-        if size_bytes < RECLAIM_FLOOR_BYTES {
+        if size_bytes < self.reclaim_floor_bytes {
             return Ok(());
         }
-        let transaction = self.database.begin_write().map_err(io)?;
+        let Some(database) = &mut self.database else {
+            return Ok(());
+        };
+        let transaction = database.begin_write().map_err(io)?;
         let stored_bytes = transaction.stats().map_err(io)?.stored_bytes();
         transaction.abort().map_err(io)?;
         if stored_bytes * 3 < size_bytes {
-            self.database.compact().map_err(io)?;
+            // Pages freed by recent commits come free with the commits of the compaction itself.
+            while database.compact().map_err(io)? {}
         }
         Ok(())
     }
@@ -182,6 +282,32 @@ impl Disk {
             .and_then(|path| fs::metadata(path).ok())
             .map_or(0, |m| m.len())
     }
+}
+
+/// Makes the file under another name first: a power cut while redb lays it out would leave one
+/// that neither opens nor says that it is empty.
+fn create(dir: &Path) -> Result<()> {
+    let path = dir.join(FILE);
+    if path.exists() {
+        return Ok(());
+    }
+    let new = dir.join(format!("{FILE}.new"));
+    match fs::remove_file(&new) {
+        Err(err) if err.kind() != std::io::ErrorKind::NotFound => return Err(io(err)),
+        _ => {}
+    }
+    drop(Disk::open_on(file::opener(&new))?);
+    publish(&new, &path)
+}
+
+/// Gives a finished file its name, durably.
+pub(crate) fn publish(new: &Path, path: &Path) -> Result<()> {
+    File::open(new)
+        .and_then(|file| file.sync_all())
+        .map_err(io)?;
+    fs::rename(new, path).map_err(io)?;
+    let dir = path.parent().unwrap_or(Path::new("/"));
+    File::open(dir).and_then(|dir| dir.sync_all()).map_err(io)
 }
 
 fn builder() -> Builder {
@@ -227,4 +353,42 @@ fn revision_of(bytes: &[u8]) -> Revision {
 
 fn io(err: impl std::fmt::Display) -> Error {
     Error::Io(err.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn kv(i: u32, size: usize) -> KeyValue {
+        KeyValue {
+            key: format!("/k{i:04}").into(),
+            value: vec![7; size].into(),
+            create_revision: 2,
+            mod_revision: 2,
+        }
+    }
+
+    #[test]
+    fn a_file_that_is_mostly_free_shrinks() {
+        let dir = std::env::temp_dir().join(format!("keelson-reclaim-{}", std::process::id()));
+        let _ = fs::remove_dir_all(&dir);
+        let mut disk = Disk::open(&dir).expect("a new directory");
+        disk.reclaim_floor_bytes = 1 << 20;
+        let rows: Vec<KeyValue> = (0..64).map(|i| kv(i, 64 << 10)).collect();
+        disk.write(1, 2, rows.iter().map(Change::Put))
+            .expect("room");
+        let kept = disk.size_bytes();
+        let gone = rows[1..].iter().map(|kv| Change::Delete(&kv.key));
+        disk.write(2, 3, gone).expect("room");
+        disk.reclaim().expect("a compaction");
+        assert!(
+            disk.size_bytes() < kept / 3,
+            "{} of {kept}",
+            disk.size_bytes()
+        );
+        let (revision, live) = disk.load().expect("it is whole");
+        assert_eq!((revision, live.len()), (3, 1));
+        drop(disk);
+        fs::remove_dir_all(dir).expect("it is ours");
+    }
 }

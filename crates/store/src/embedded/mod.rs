@@ -6,6 +6,7 @@
 
 mod committer;
 mod disk;
+mod file;
 mod index;
 
 use std::path::Path;
@@ -22,12 +23,14 @@ use crate::{
 };
 use committer::{Command, Committer, Reply};
 use disk::Disk;
+pub use file::Opener;
 use index::Index;
 
 /// Writers beyond this wait for the committer before they are queued.
 const QUEUE_LENGTH: usize = 4096;
 
-/// How much history is kept for reads at older revisions and for watches that resume.
+/// How much history is kept for reads at older revisions and for watches that resume. Looked at
+/// with every write: a store that nobody writes to keeps what it has.
 #[derive(Debug, Clone, Copy)]
 pub struct Retention {
     pub age: Duration,
@@ -54,6 +57,14 @@ pub fn open(dir: &Path) -> Result<SharedStore> {
 /// As [`open`], with other bounds on history.
 pub fn open_with(dir: &Path, retention: Retention) -> Result<SharedStore> {
     Ok(Arc::new(Embedded::start(Disk::open(dir)?, retention)?))
+}
+
+/// As [`open`], on storage that can be opened again after a failure.
+pub fn open_on(opener: Opener, retention: Retention) -> Result<SharedStore> {
+    Ok(Arc::new(Embedded::start(
+        Disk::open_on(opener)?,
+        retention,
+    )?))
 }
 
 /// A store without a file, for tests; the same code over redb's memory backend.

@@ -67,6 +67,28 @@ async fn a_copy_taken_while_running_opens() {
 }
 
 #[tokio::test]
+async fn a_file_that_was_not_finished_is_made_again() {
+    let dir = Directory::new("unfinished");
+    std::fs::create_dir_all(&dir.0).unwrap();
+    std::fs::write(dir.0.join("store.redb.new"), vec![0; 4096]).unwrap();
+    let store = dir.open();
+    store.put("/a", value("1"), Expect::Absent).await.unwrap();
+    assert!(!dir.0.join("store.redb.new").exists());
+}
+
+#[tokio::test]
+async fn what_is_no_store_says_what_to_do() {
+    let dir = Directory::new("foreign");
+    std::fs::create_dir_all(&dir.0).unwrap();
+    std::fs::write(dir.0.join("store.redb"), vec![7; 4096]).unwrap();
+    let Err(Error::Open { reason, .. }) = embedded::open(&dir.0) else {
+        panic!("opened")
+    };
+    assert!(reason.contains("store.redb is damaged"), "{reason}");
+    assert!(reason.contains("keelson snapshot restore"), "{reason}");
+}
+
+#[tokio::test]
 async fn a_directory_has_one_owner() {
     let dir = Directory::new("owner");
     let store = dir.open();

@@ -23,9 +23,11 @@ macro_rules! on_both_engines {
     };
 }
 
+mod crash;
 mod etcd_faults;
 mod files;
 mod model;
+mod storage;
 mod watching;
 
 use bytes::Bytes;

@@ -10,10 +10,10 @@ use crate::{Directory, value};
 const KEYS: u64 = 12;
 
 /// Reproducible randomness; the seed is in every failure's message.
-struct Random(u64);
+pub(crate) struct Random(pub(crate) u64);
 
 impl Random {
-    fn next(&mut self, below: u64) -> u64 {
+    pub(crate) fn next(&mut self, below: u64) -> u64 {
         self.0 ^= self.0 << 13;
         self.0 ^= self.0 >> 7;
         self.0 ^= self.0 << 17;
