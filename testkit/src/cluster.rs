@@ -42,7 +42,7 @@ impl Cluster {
             advertise_address: Some([192, 0, 2, 1].into()),
             ..Config::new(&dir)
         };
-        let server = ApiServer::start(config, keelson_store::embedded::memory())
+        let server = ApiServer::start(config, keelson_testkit_etcd::store().await)
             .await
             .unwrap();
         let shutdown = CancellationToken::new();

@@ -130,14 +130,8 @@ pub(crate) struct ServerArgs {
         env = "KEELSON_CLUSTER_DOMAIN"
     )]
     pub(crate) cluster_domain: String,
-    /// etcd servers to keep state in, instead of the embedded store (not available yet).
-    #[arg(
-        long,
-        value_name = "URL,…",
-        value_delimiter = ',',
-        env = "KEELSON_ETCD_ENDPOINTS"
-    )]
-    pub(crate) etcd_endpoints: Vec<String>,
+    #[command(flatten)]
+    pub(crate) etcd: EtcdArgs,
     /// Socket of an external CRI runtime, instead of the built-in one (not available yet).
     #[arg(long, value_name = "SOCKET", env = "KEELSON_RUNTIME_ENDPOINT")]
     pub(crate) runtime_endpoint: Option<String>,
@@ -149,6 +143,47 @@ pub(crate) struct ServerArgs {
     /// error, warn, info, debug, trace, or a tracing filter.
     #[arg(long, value_name = "LEVEL", env = "KEELSON_LOG_LEVEL")]
     pub(crate) log_level: Option<String>,
+}
+
+/// An etcd cluster to keep state in. Servers with the same endpoints and prefix are one cluster:
+/// all of them serve, and one of them runs the controllers and the scheduler.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct EtcdArgs {
+    /// URLs of etcd's members (3.4 or later), instead of the embedded store.
+    #[arg(
+        long,
+        value_name = "URL,…",
+        value_delimiter = ',',
+        env = "KEELSON_ETCD_ENDPOINTS"
+    )]
+    pub(crate) etcd_endpoints: Vec<String>,
+    /// PEM file with the authorities that may sign etcd's certificates.
+    #[arg(long, value_name = "FILE", env = "KEELSON_ETCD_CAFILE")]
+    pub(crate) etcd_cafile: Option<PathBuf>,
+    /// PEM file with the certificate to show to etcd.
+    #[arg(
+        long,
+        value_name = "FILE",
+        requires = "etcd_keyfile",
+        env = "KEELSON_ETCD_CERTFILE"
+    )]
+    pub(crate) etcd_certfile: Option<PathBuf>,
+    /// PEM file with that certificate's key.
+    #[arg(
+        long,
+        value_name = "FILE",
+        requires = "etcd_certfile",
+        env = "KEELSON_ETCD_KEYFILE"
+    )]
+    pub(crate) etcd_keyfile: Option<PathBuf>,
+    /// What objects' keys begin with in etcd; clusters that share an etcd have different ones.
+    #[arg(
+        long,
+        value_name = "PREFIX",
+        default_value = "/registry",
+        env = "KEELSON_ETCD_PREFIX"
+    )]
+    pub(crate) etcd_prefix: String,
 }
 
 #[derive(Debug, Clone, Args)]

@@ -37,9 +37,6 @@ pub(crate) fn run(args: &ServerArgs, instance: &Instance) -> Result<(), String> 
 }
 
 fn unsupported(args: &ServerArgs) -> Result<(), String> {
-    if !args.etcd_endpoints.is_empty() {
-        return Err("--etcd-endpoints is not available in this version: leave it out to use the embedded store".to_owned());
-    }
     if args.runtime_endpoint.is_some() {
         return Err(
             "--runtime-endpoint is not available in this version: leave it out to use the built-in runtime".to_owned()

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 use keelson_apiserver::{ApiServer, UserInfo, outward_address};
-use keelson_client::{Client, ClientConfig, Informers, Kubeconfig, causes};
+use keelson_client::{Client, ClientConfig, Informers, Kubeconfig, LeaderOptions, causes};
 use keelson_dns::{DnsConfig, DnsServer, InformerSource, upstream_resolvers};
 use keelson_linux::{
     BridgeNetwork, LinuxCgroups, LinuxMounts, LinuxRuntime, NetworkConfig, NftRules,
@@ -22,6 +22,7 @@ use tokio_util::task::TaskTracker;
 use crate::args::ServerArgs;
 use crate::image;
 use crate::instance::{Instance, Record, start_ticks};
+use crate::store;
 
 /// The context's, cluster's and user's name in kubeconfigs.
 pub(crate) const NAME: &str = "keelson";
@@ -51,14 +52,14 @@ pub(crate) async fn start(args: &ServerArgs, instance: &Instance) -> Result<Clus
         pod_cidr,
         service_cidr,
         cluster_domain,
-        etcd_endpoints: _,
+        etcd,
         runtime_endpoint: _,
         api: policies,
         config: _,
         log_level: _,
     } = args;
-    let store = keelson_store::embedded::open(&instance.data_dir.join("store"))
-        .map_err(|error| error.to_string())?;
+    let store = store::open(etcd, instance).await?;
+    let is_shared = store.is_shared();
     let node_name = (!no_node)
         .then(|| node_name.clone().map_or_else(host_name, Ok))
         .transpose()?;
@@ -118,7 +119,7 @@ pub(crate) async fn start(args: &ServerArgs, instance: &Instance) -> Result<Clus
         cluster_domain: cluster_domain.clone(),
     };
     cluster.write_kubeconfig(&instance.admin_kubeconfig())?;
-    cluster.start_control_plane(*pod_cidr)?;
+    cluster.start_control_plane(*pod_cidr, is_shared)?;
     if let Some(name) = &cluster.node_name {
         let network = Network {
             pod_cidr: *pod_cidr,
@@ -194,7 +195,7 @@ impl Cluster {
         self.instance.remove_record();
     }
 
-    fn start_control_plane(&self, pod_cidr: IpNet) -> Result<(), String> {
+    fn start_control_plane(&self, pod_cidr: IpNet, is_shared: bool) -> Result<(), String> {
         let authority = &self.api.pki().cluster_ca;
         let signing_ca = keelson_controllers::SigningAuthority::from_pem(
             &authority.certificate_pem,
@@ -207,7 +208,6 @@ impl Cluster {
             cluster_cidrs: vec![pod_cidr],
             ..keelson_controllers::Config::default()
         };
-        let informers = self.informers.clone();
         let clients: Vec<(&'static str, Client)> = keelson_controllers::CONTROLLERS
             .iter()
             .map(|row| {
@@ -215,31 +215,66 @@ impl Cluster {
                 (row.service_account, self.api.client(user))
             })
             .collect();
-        let fallback = self
+        let manager = "system:kube-controller-manager";
+        let fallback = self.api.client(control_plane(manager));
+        let controllers = move |informers| {
+            let (clients, fallback, config) = (clients.clone(), fallback.clone(), config.clone());
+            async move {
+                let client_for = |account: &str| {
+                    clients
+                        .iter()
+                        .find(|(name, _)| *name == account)
+                        .map_or_else(|| fallback.clone(), |(_, client)| client.clone())
+                };
+                keelson_controllers::run_all(informers, client_for, &config).await;
+            }
+        };
+        self.spawn_leading("kube-controller-manager", manager, is_shared, controllers);
+        let user = "system:kube-scheduler";
+        let client = self.api.client(control_plane(user));
+        let scheduler = move |informers| {
+            let client = client.clone();
+            async move {
+                let config = keelson_scheduler::SchedulerConfig::default();
+                keelson_scheduler::run(client, &informers, config).await;
+            }
+        };
+        self.spawn_leading("kube-scheduler", user, is_shared, scheduler);
+        Ok(())
+    }
+
+    /// Runs `work` here; where several servers share a store, on the one that holds the lease.
+    fn spawn_leading<F: Future<Output = ()> + Send + 'static>(
+        &self,
+        lease: &'static str,
+        user: &str,
+        is_shared: bool,
+        work: impl Fn(Informers) -> F + Send + Sync + 'static,
+    ) {
+        if !is_shared {
+            self.tasks.spawn(work(self.informers.clone()));
+            return;
+        }
+        let identity = format!(
+            "{}_{}",
+            host_name().unwrap_or_else(|_| "server".to_owned()),
+            uuid::Uuid::new_v4()
+        );
+        let options = LeaderOptions::new(lease, &identity);
+        let client = self.api.client(control_plane(user));
+        let reader = self
             .api
             .client(control_plane("system:kube-controller-manager"));
+        let shutdown = self.shutdown.clone();
         self.tasks.spawn(async move {
-            let client_for = |account: &str| {
-                clients
-                    .iter()
-                    .find(|(name, _)| *name == account)
-                    .map_or_else(|| fallback.clone(), |(_, client)| client.clone())
-            };
-            keelson_controllers::run_all(informers, client_for, &config).await;
+            while !shutdown.is_cancelled() {
+                // Informers of this term alone: they end what runs on them when the lease is lost.
+                let term = shutdown.child_token();
+                let informers = Informers::new(reader.clone(), term.clone());
+                keelson_client::lead(&client, &options, &shutdown, || work(informers)).await;
+                term.cancel();
+            }
         });
-        let (client, informers) = (
-            self.api.client(control_plane("system:kube-scheduler")),
-            self.informers.clone(),
-        );
-        self.tasks.spawn(async move {
-            keelson_scheduler::run(
-                client,
-                &informers,
-                keelson_scheduler::SchedulerConfig::default(),
-            )
-            .await;
-        });
-        Ok(())
     }
 
     async fn start_node(

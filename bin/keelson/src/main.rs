@@ -12,6 +12,7 @@ mod instance;
 mod ready;
 mod server;
 mod status;
+mod store;
 mod tls;
 mod up;
 

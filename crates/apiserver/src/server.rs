@@ -3,7 +3,7 @@
 use std::net::{IpAddr, Ipv4Addr, UdpSocket};
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use ipnet::IpNet;
 use keelson_client::Client;
@@ -19,7 +19,7 @@ use crate::admission::{AdmissionChain, UnknownPlugin};
 use crate::aggregation::Aggregation;
 use crate::authn::{Authenticator, CertificateError, StaticToken, TokenIssuer};
 use crate::authz::Authorizer;
-use crate::bootstrap::{self, ServerAddress};
+use crate::bootstrap::{self, Peers, ServerAddress};
 use crate::crd;
 use crate::discovery::Discovery;
 use crate::http::{FlowControl, Health, Metrics, listen, server_config};
@@ -150,7 +150,8 @@ impl ApiServer {
     /// Opens everything over the store and writes the default objects. Requests are served in
     /// process from then on, and on a socket with [`ApiServer::serve`].
     pub async fn start(config: Config, store: SharedStore) -> Result<Self, Error> {
-        let pki = Arc::new(Pki::load_or_create(&config.data_dir.join("pki")).map_err(Error::Pki)?);
+        let pki = pki::load(&config.data_dir.join("pki"), &store).await;
+        let pki = Arc::new(pki.map_err(Error::Pki)?);
         let advertise_address = config.advertise_address.unwrap_or_else(default_address);
         let certificate = Arc::new(
             pki.serving(serving_names(&config, advertise_address))
@@ -246,7 +247,9 @@ impl ApiServer {
         server
             .health
             .done("poststarthook/priority-and-fairness-config-producer");
-        bootstrap::publish_service(&server.objects, &server.address())
+        let mut peers = server.peers();
+        server
+            .publish(peers.as_mut())
             .await
             .map_err(Error::Bootstrap)?;
         bootstrap::publish_service_cidr(&server.objects, server.config.service_cidr)
@@ -258,7 +261,7 @@ impl ApiServer {
             .spawn(crate::aggregation::run(Arc::clone(server)));
         self.tasks
             .spawn(renew(Arc::clone(server), Arc::clone(&self.certificate)));
-        self.tasks.spawn(follow_address(Arc::clone(server)));
+        self.tasks.spawn(follow_address(Arc::clone(server), peers));
         Ok(())
     }
 
@@ -321,6 +324,27 @@ const STEPS: &[&str] = &[
 ];
 
 impl Server {
+    /// The list of servers, where there may be more than this one.
+    fn peers(&self) -> Option<Peers> {
+        let store = self.registry.store();
+        store.is_shared().then(|| Peers::new(Arc::clone(store)))
+    }
+
+    /// Brings the `kubernetes` Service and its endpoints up to date.
+    async fn publish(&self, peers: Option<&mut Peers>) -> Result<(), Status> {
+        let address = self.address();
+        let own = address.socket();
+        let servers = match peers {
+            None => vec![own],
+            Some(peers) => {
+                let failed = |error: keelson_store::Error| Status::internal(error);
+                peers.announce(own).await.map_err(failed)?;
+                peers.live(Instant::now()).await.map_err(failed)?
+            }
+        };
+        bootstrap::publish_service(&self.objects, &address, &servers).await
+    }
+
     fn address(&self) -> ServerAddress {
         ServerAddress {
             service_ip: self.config.service_ip(),
@@ -387,15 +411,25 @@ async fn renew(server: Arc<Server>, certificate: Arc<ServingCertificate>) {
 }
 
 /// A host's address may change without a word to this process, so the endpoints of the
-/// `kubernetes` Service are looked at once a minute.
-async fn follow_address(server: Arc<Server>) {
+/// `kubernetes` Service are looked at once a minute; more often where other servers come and go.
+async fn follow_address(server: Arc<Server>, mut peers: Option<Peers>) {
+    let interval = match peers {
+        Some(_) => bootstrap::PEER_INTERVAL,
+        None => ADDRESS_INTERVAL,
+    };
     loop {
         tokio::select! {
-            () = server.stop.cancelled() => return,
-            () = tokio::time::sleep(ADDRESS_INTERVAL) => {}
+            () = server.stop.cancelled() => break,
+            () = tokio::time::sleep(interval) => {}
         }
-        if let Err(status) = bootstrap::publish_service(&server.objects, &server.address()).await {
+        if let Err(status) = server.publish(peers.as_mut()).await {
             tracing::warn!(%status, "publishing the kubernetes Service");
         }
+    }
+    // The others need not wait until this server's entry is stale.
+    if let Some(peers) = &peers
+        && let Err(error) = peers.retire(server.address().socket()).await
+    {
+        tracing::debug!(%error, "taking this server out of the list of servers");
     }
 }

@@ -1,4 +1,4 @@
-//! Real etcd servers for tests. Knows no other crate, so that each can use it in its tests.
+//! Real etcd servers for tests, and the store that a test run is on.
 //!
 //! A server's files are in memory where the machine has a place for that. It ends, and they go,
 //! when its value is dropped and also when the test process dies in any other way: a shell holds
@@ -11,6 +11,8 @@ use std::process::{Child, Command, Stdio};
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
+
+use keelson_store::{SharedStore, embedded, etcd};
 
 const READY_TIMEOUT: Duration = Duration::from_secs(60);
 
@@ -193,11 +195,41 @@ fn free_ports() -> (SocketAddr, SocketAddr) {
     (address(&one), address(&two))
 }
 
-/// The URL of one server for all tests of this process, and a prefix that no other test has.
-pub fn shared() -> Option<(&'static str, String)> {
+/// Set to `etcd` for a test run whose stores are in etcd.
+const ENGINE: &str = "KEELSON_TEST_STORE";
+
+/// A new, empty store of the engine that this test run is on. Those on etcd share one server and
+/// its revisions, under prefixes of their own.
+pub async fn store() -> SharedStore {
     static SERVER: OnceLock<Option<EtcdServer>> = OnceLock::new();
     static NEXT: AtomicU64 = AtomicU64::new(0);
-    let server = SERVER.get_or_init(EtcdServer::start).as_ref()?;
-    let prefix = format!("/test-{}", NEXT.fetch_add(1, Ordering::Relaxed));
-    Some((server.url(), prefix))
+    if std::env::var_os(ENGINE).is_none_or(|engine| engine != "etcd") {
+        return embedded::memory();
+    }
+    let server = SERVER.get_or_init(EtcdServer::start).as_ref();
+    let url = server.expect("KEELSON_TEST_STORE says etcd").url();
+    let options = etcd::Options {
+        prefix: format!("/test-{}", NEXT.fetch_add(1, Ordering::Relaxed)),
+        compact_every: None,
+        ..etcd::Options::new(vec![url.to_owned()])
+    };
+    etcd::connect(options).await.expect("etcd answers")
+}
+
+/// Runs the other tests of this binary again, with their stores in etcd; only those whose names
+/// contain `only`. For a test of its own in each binary whose tests use [`store`]; `name` is that
+/// test's.
+pub fn rerun_on_etcd(name: &str, only: &str) {
+    if std::env::var_os(ENGINE).is_some() || program().is_none() {
+        return;
+    }
+    let binary = std::env::current_exe().expect("a test has a file");
+    let output = Command::new(binary)
+        .env(ENGINE, "etcd")
+        .args([only, "--skip", name, "--test-threads=4"])
+        .output()
+        .expect("a test can be run");
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success(), "on etcd:\n{text}");
+    assert!(!text.contains("running 0 tests"), "{text}");
 }

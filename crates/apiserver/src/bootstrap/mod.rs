@@ -2,8 +2,10 @@
 //! flow control, and the `kubernetes` Service with its endpoints.
 
 mod objects;
+mod peers;
 mod service;
 
+use std::net::SocketAddr;
 use std::sync::{Arc, OnceLock};
 
 use futures::StreamExt;
@@ -14,6 +16,7 @@ use serde_json::Value;
 use crate::authz::rbac;
 use crate::objects::Objects;
 
+pub(crate) use peers::{INTERVAL as PEER_INTERVAL, Peers};
 pub(crate) use service::ServerAddress;
 
 /// Default roles and bindings, one object a line.
@@ -100,7 +103,11 @@ async fn ensure(objects: &Arc<dyn Objects>, wanted: Wanted) -> Result<(), Status
     );
     if let Some(found) = objects.get(group, resource, &namespace, &name) {
         if let Some(updated) = reconciled(&found, &object) {
-            objects.update(group, resource, &namespace, updated).await?;
+            match objects.update(group, resource, &namespace, updated).await {
+                // Another server on the same store brings it back just now.
+                Err(status) if !status.is_conflict() => return Err(status),
+                _ => {}
+            }
         }
         return Ok(());
     }
@@ -152,12 +159,14 @@ pub(crate) async fn publish_service_cidr(
     service::publish_cidr(objects, cidr).await
 }
 
-/// Keeps the `kubernetes` Service and its endpoints true to the server's address.
+/// Keeps the `kubernetes` Service true to the server's address, and its endpoints to those of all
+/// `servers`.
 pub(crate) async fn publish_service(
     objects: &Arc<dyn Objects>,
     address: &ServerAddress,
+    servers: &[SocketAddr],
 ) -> Result<(), Status> {
-    service::publish(objects, address).await
+    service::publish(objects, address, servers).await
 }
 
 #[cfg(test)]

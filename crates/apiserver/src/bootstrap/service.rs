@@ -1,8 +1,10 @@
 //! The `kubernetes` Service of the default namespace: how pods reach this server.
 
-use std::net::IpAddr;
+use std::collections::BTreeMap;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
+use keelson_machinery::meta;
 use keelson_machinery::status::Status;
 use serde_json::{Value, json};
 
@@ -17,11 +19,18 @@ pub(crate) struct ServerAddress {
     pub(crate) port: u16,
 }
 
+impl ServerAddress {
+    pub(crate) fn socket(&self) -> SocketAddr {
+        SocketAddr::new(self.address, self.port)
+    }
+}
+
 /// Without an address that pods can reach, as on a server bound to the loopback device, the Service
 /// has no endpoints.
 pub(super) async fn publish(
     objects: &Arc<dyn Objects>,
     server: &ServerAddress,
+    servers: &[SocketAddr],
 ) -> Result<(), Status> {
     ensure(objects, "", "services", service(server), |found, wanted| {
         // The address range may have changed; ports follow the server's.
@@ -29,39 +38,104 @@ pub(super) async fn publish(
             && found["spec"]["ports"][0]["targetPort"] == wanted["spec"]["ports"][0]["targetPort"]
     })
     .await?;
-    let reachable = !server.address.is_loopback();
-    let subsets = json!([{
-        "addresses": [{"ip": server.address}],
-        "ports": [{"name": "https", "port": server.port, "protocol": "TCP"}],
-    }]);
-    let endpoints = json!({
-        "apiVersion": "v1", "kind": "Endpoints",
-        "metadata": {"name": "kubernetes", "namespace": "default", "labels": {"endpointslice.kubernetes.io/skip-mirror": "true"}},
-        "subsets": if reachable { subsets } else { json!([]) },
-    });
-    ensure(objects, "", "endpoints", endpoints, |found, wanted| {
-        same_list(&found["subsets"], &wanted["subsets"])
-    })
-    .await?;
-    let ready = json!([{"addresses": [server.address], "conditions": {"ready": true}}]);
-    let slice = json!({
-        "apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice",
-        "metadata": {"name": "kubernetes", "namespace": "default", "labels": {"kubernetes.io/service-name": "kubernetes"}},
-        "addressType": family(server.address),
-        "endpoints": if reachable { ready } else { json!([]) },
-        "ports": [{"name": "https", "port": server.port, "protocol": "TCP"}],
-    });
+    let reachable: Vec<SocketAddr> = servers
+        .iter()
+        .copied()
+        .filter(|server| !server.ip().is_loopback())
+        .collect();
     ensure(
         objects,
-        "discovery.k8s.io",
-        "endpointslices",
-        slice,
-        |found, wanted| {
+        "",
+        "endpoints",
+        endpoints(&reachable),
+        |found, wanted| same_list(&found["subsets"], &wanted["subsets"]),
+    )
+    .await?;
+    let slices = slices(server, &reachable);
+    let names: Vec<String> = slices.iter().map(|s| meta::name(s).to_owned()).collect();
+    for slice in slices {
+        ensure(objects, SLICE_GROUP, SLICES, slice, |found, wanted| {
             same_list(&found["endpoints"], &wanted["endpoints"])
                 && found["ports"] == wanted["ports"]
-        },
-    )
-    .await
+        })
+        .await?;
+    }
+    for found in objects.list(SLICE_GROUP, SLICES, "default") {
+        let name = meta::name(&found);
+        if name.starts_with(SLICE_PREFIX) && !names.iter().any(|wanted| wanted == name) {
+            objects
+                .delete(SLICE_GROUP, SLICES, "default", name)
+                .await
+                .or_else(|status| {
+                    if status.is_not_found() {
+                        Ok(())
+                    } else {
+                        Err(status)
+                    }
+                })?;
+        }
+    }
+    Ok(())
+}
+
+const SLICE_GROUP: &str = "discovery.k8s.io";
+const SLICES: &str = "endpointslices";
+/// Slices beyond the first, whose servers listen on another port or speak the other family.
+const SLICE_PREFIX: &str = "kubernetes-servers-";
+
+fn endpoints(servers: &[SocketAddr]) -> Value {
+    let mut ports: BTreeMap<u16, Vec<IpAddr>> = BTreeMap::new();
+    for server in servers {
+        ports.entry(server.port()).or_default().push(server.ip());
+    }
+    let subsets: Vec<Value> = ports
+        .iter()
+        .map(|(port, addresses)| {
+            let addresses: Vec<Value> = addresses.iter().map(|ip| json!({"ip": ip})).collect();
+            json!({
+                "addresses": addresses,
+                "ports": [{"name": "https", "port": port, "protocol": "TCP"}],
+            })
+        })
+        .collect();
+    json!({
+        "apiVersion": "v1", "kind": "Endpoints",
+        "metadata": {"name": "kubernetes", "namespace": "default", "labels": {"endpointslice.kubernetes.io/skip-mirror": "true"}},
+        "subsets": subsets,
+    })
+}
+
+/// One for each family and port, of which the first is always there.
+fn slices(server: &ServerAddress, servers: &[SocketAddr]) -> Vec<Value> {
+    let mut groups: BTreeMap<(&str, u16), Vec<IpAddr>> = BTreeMap::new();
+    for server in servers {
+        let group = (family(server.ip()), server.port());
+        groups.entry(group).or_default().push(server.ip());
+    }
+    if groups.is_empty() {
+        groups.insert((family(server.address), server.port), Vec::new());
+    }
+    groups
+        .iter()
+        .enumerate()
+        .map(|(index, ((family, port), addresses))| {
+            let name = match index {
+                0 => "kubernetes".to_owned(),
+                _ => format!("{SLICE_PREFIX}{}-{port}", family.to_lowercase()),
+            };
+            let endpoints: Vec<Value> = addresses
+                .iter()
+                .map(|ip| json!({"addresses": [ip], "conditions": {"ready": true}}))
+                .collect();
+            json!({
+                "apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice",
+                "metadata": {"name": name, "namespace": "default", "labels": {"kubernetes.io/service-name": "kubernetes"}},
+                "addressType": family,
+                "endpoints": endpoints,
+                "ports": [{"name": "https", "port": port, "protocol": "TCP"}],
+            })
+        })
+        .collect()
 }
 
 /// An empty list may be stored as none.
@@ -125,25 +199,31 @@ async fn ensure(
     wanted: Value,
     same: impl Fn(&Value, &Value) -> bool,
 ) -> Result<(), Status> {
-    match objects
-        .read(group, resource, "default", "kubernetes")
-        .await?
-    {
-        Some(found) if same(&found, &wanted) => Ok(()),
-        Some(mut found) => {
-            for key in ["spec", "subsets", "endpoints", "ports", "addressType"] {
-                if wanted.get(key).is_some() {
-                    found[key] = wanted[key].clone();
+    let name = meta::name(&wanted);
+    // Servers that share a store may write at the same time, to the same end.
+    let mut attempts = 5;
+    loop {
+        attempts -= 1;
+        let found = objects.read(group, resource, "default", name).await?;
+        let written = match found {
+            Some(found) if same(&found, &wanted) => return Ok(()),
+            Some(mut found) => {
+                for key in ["spec", "subsets", "endpoints", "ports", "addressType"] {
+                    if wanted.get(key).is_some() {
+                        found[key] = wanted[key].clone();
+                    }
                 }
+                objects.update(group, resource, "default", found).await
             }
-            objects
-                .update(group, resource, "default", found)
-                .await
-                .map(drop)
+            None => {
+                let wanted = wanted.clone();
+                objects.create(group, resource, "default", wanted).await
+            }
+        };
+        match written {
+            Err(status) if attempts > 0 && (status.is_conflict() || status.is_already_exists()) => {
+            }
+            outcome => return outcome.map(drop),
         }
-        None => match objects.create(group, resource, "default", wanted).await {
-            Err(status) if !status.is_already_exists() => Err(status),
-            _ => Ok(()),
-        },
     }
 }

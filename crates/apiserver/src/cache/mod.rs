@@ -68,8 +68,14 @@ impl Caches {
             by_prefix: RwLock::new(by_prefix),
             revision: watch::Sender::new(0),
         });
-        let start = caches.load_all().await?;
-        let events = caches.store.watch(ROOT, start + 1).await?;
+        let events = loop {
+            let start = caches.load_all().await?;
+            match caches.store.watch(ROOT, start + 1).await {
+                // Whoever shares the store may compact it in this moment.
+                Err(Error::Compacted { .. }) => {}
+                opened => break opened?,
+            }
+        };
         let follower = Arc::clone(&caches);
         Ok((
             caches,

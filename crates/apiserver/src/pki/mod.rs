@@ -3,6 +3,7 @@
 
 mod issue;
 mod serving;
+mod shared;
 
 use std::fs;
 use std::io::Write;
@@ -17,6 +18,7 @@ use thiserror::Error;
 pub use issue::{Authority, Identity, Usage, not_after_unix};
 pub use serving::ServingCertificate;
 pub(crate) use serving::chain_and_key;
+pub(crate) use shared::load;
 
 #[derive(Debug, Error)]
 pub enum Error {
@@ -40,6 +42,8 @@ pub enum Error {
     },
     #[error("{what} is not usable: {reason}")]
     Unusable { what: String, reason: String },
+    #[error("sharing the authorities through the store")]
+    Store(#[source] keelson_store::Error),
 }
 
 /// Certificates and keys of this cluster, under `<data-dir>/pki`.
@@ -62,14 +66,7 @@ const LEAF_DAYS: u32 = 365;
 impl Pki {
     /// Loads what is there and makes what is missing or about to expire.
     pub fn load_or_create(dir: &Path) -> Result<Self, Error> {
-        fs::DirBuilder::new()
-            .recursive(true)
-            .mode(0o700)
-            .create(dir)
-            .map_err(|source| Error::Write {
-                path: dir.to_owned(),
-                source,
-            })?;
+        make_dir(dir)?;
         let cluster_ca = authority(dir, "ca", "keelson-ca")?;
         let front_proxy_ca = authority(dir, "front-proxy-ca", "keelson-front-proxy-ca")?;
         let service_account_key = service_account_key(dir)?;
@@ -159,6 +156,19 @@ impl Pki {
     pub fn dir(&self) -> &Path {
         &self.dir
     }
+}
+
+/// For its owner alone.
+fn make_dir(dir: &Path) -> Result<(), Error> {
+    let failed = |source| Error::Write {
+        path: dir.to_owned(),
+        source,
+    };
+    fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(dir)
+        .map_err(failed)
 }
 
 fn authority(dir: &Path, file: &str, common_name: &str) -> Result<Authority, Error> {

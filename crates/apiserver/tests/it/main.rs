@@ -1,10 +1,11 @@
-//! The server over a store in memory: over TLS, and in process.
+//! The server over TLS and in process; its store in memory, and once more in etcd.
 
 #![allow(clippy::unwrap_used)]
 
 mod access;
 mod custom;
 mod front;
+mod servers;
 
 use std::path::PathBuf;
 
@@ -13,6 +14,11 @@ use keelson_apiserver::{ApiServer, Config, UserInfo};
 use keelson_client::{Client, ClientConfig, Error};
 use serde_json::Value;
 use tokio::net::TcpListener;
+
+#[test]
+fn all_of_this_on_etcd() {
+    keelson_testkit_etcd::rerun_on_etcd("all_of_this_on_etcd", "");
+}
 
 /// A server of its own for one test; everything it made goes with it.
 pub(crate) struct Cluster {
@@ -31,7 +37,7 @@ impl Cluster {
             port,
             ..Config::new(&dir)
         };
-        let server = ApiServer::start(config, keelson_store::embedded::memory())
+        let server = ApiServer::start(config, keelson_testkit_etcd::store().await)
             .await
             .unwrap();
         server.serve(listener).unwrap();

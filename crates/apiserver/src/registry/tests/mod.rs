@@ -25,8 +25,13 @@ struct Answer {
     warnings: Vec<String>,
 }
 
+#[test]
+fn all_of_this_on_etcd() {
+    keelson_testkit_etcd::rerun_on_etcd("all_of_this_on_etcd", "registry::tests");
+}
+
 async fn cluster() -> Cluster {
-    cluster_over(keelson_store::embedded::memory()).await
+    cluster_over(keelson_testkit_etcd::store().await).await
 }
 
 async fn cluster_over(store: SharedStore) -> Cluster {

@@ -250,7 +250,7 @@ async fn both_groups_of_events_share_their_objects() {
 
 #[tokio::test]
 async fn everything_is_there_after_a_restart() {
-    let store = keelson_store::embedded::memory();
+    let store = keelson_testkit_etcd::store().await;
     let created = {
         let c = cluster_over(Arc::clone(&store)).await;
         c.create_map("a", json!({})).await
