@@ -3,7 +3,7 @@
 use std::fmt;
 
 /// What an expression asks the authorizer.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Attributes {
     /// The service account `(namespace, name)` to ask for; the requesting user when there is none.
     pub service_account: Option<(String, String)>,

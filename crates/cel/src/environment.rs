@@ -4,7 +4,7 @@ use crate::check;
 use crate::eval;
 use crate::expression::Expression;
 use crate::issue::{self, Issue};
-use crate::library::{Function, Functions};
+use crate::library::{Function, Functions, patches};
 use crate::parser;
 use crate::provider::{NoTypes, TypeProvider};
 use crate::source::Source;
@@ -70,6 +70,8 @@ static TYPES: LazyLock<HashMap<&'static str, Type>> = LazyLock::new(|| {
         ("type", Type::of_type(any())),
         ("optional_type", Type::optional(any())),
         ("dyn", Type::Dyn),
+        ("net.IP", Type::opaque("net.IP")),
+        ("net.CIDR", Type::opaque("net.CIDR")),
     ])
 });
 
@@ -164,7 +166,12 @@ impl EnvironmentBuilder {
     /// Adds what mutations may use: `JSONPatch{…}`, `jsonpatch.escapeKey` and `Object{…}` with
     /// every type below it.
     #[must_use]
-    pub fn mutation(self) -> EnvironmentBuilder {
+    pub fn mutation(mut self) -> EnvironmentBuilder {
+        let mut functions = (*self.names.functions).clone();
+        functions.add(patches::ROWS);
+        self.names.functions = Arc::new(functions);
+        let others = self.names.provider;
+        self.names.provider = Arc::new(patches::MutationTypes { others });
         self
     }
 

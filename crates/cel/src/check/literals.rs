@@ -22,6 +22,7 @@ pub(super) fn validate(
         source,
         checked,
         issues: Vec::new(),
+        in_format: 0,
     };
     validator.visit(expr);
     validator.issues
@@ -32,6 +33,8 @@ struct Validator<'a> {
     source: &'a Source,
     checked: &'a Checked,
     issues: Vec<Issue>,
+    /// How many calls of `format` are around: what they are given may mix types.
+    in_format: usize,
 }
 
 impl Validator<'_> {
@@ -58,9 +61,15 @@ impl Validator<'_> {
                 args,
             } => {
                 self.argument(e, function, args);
+                let format = usize::from(&**function == "format");
+                if let (1, Some(target)) = (format, target) {
+                    self.format(e, target, args);
+                }
+                self.in_format += format;
                 for part in target.as_deref().into_iter().chain(args) {
                     self.visit(part);
                 }
+                self.in_format -= format;
             }
             ExprKind::List(elements) => {
                 let parts = elements.iter().map(|el| (&el.value, el.optional));
@@ -122,7 +131,50 @@ impl Validator<'_> {
         }
     }
 
+    /// A constant format against the list of values written behind it.
+    fn format(&mut self, e: &Expr, target: &Expr, args: &[Expr]) {
+        let (ExprKind::Literal(Literal::String(format)), [list]) = (&target.kind, args) else {
+            return;
+        };
+        let ExprKind::List(elements) = &list.kind else {
+            return;
+        };
+        let pieces = match library::formatting::pieces(format) {
+            Ok(pieces) => pieces,
+            Err(message) => return self.issue(e, message),
+        };
+        let mut used = 0;
+        for piece in pieces {
+            let library::formatting::Piece::Clause { verb, .. } = piece else {
+                continue;
+            };
+            let Some(element) = elements.get(used) else {
+                return self.issue(e, format!("index {used} out of range"));
+            };
+            let t = self.type_of(&element.value);
+            let refusal = match t {
+                Type::Dyn => None,
+                t => library::formatting::refusal(verb, t),
+            };
+            if let Some(refusal) = refusal {
+                let message = format!("error during formatting: {refusal}");
+                return self.issue(&element.value, message);
+            }
+            used += 1;
+        }
+        if elements.len() > used {
+            let given = elements.len();
+            let message = format!(
+                "too many arguments supplied to string.format (expected {used}, got {given})"
+            );
+            self.issue(e, message);
+        }
+    }
+
     fn same<'e>(&mut self, parts: impl Iterator<Item = (&'e Expr, bool)>, first_only: bool) {
+        if self.in_format > 0 {
+            return;
+        }
         let mut wanted: Option<Type> = None;
         for (e, optional) in parts {
             let t = match self.type_of(e) {

@@ -387,15 +387,15 @@ impl Checker<'_> {
         (args.collect(), fresh.substitute(&overload.result, false))
     }
 
-    fn join(&mut self, e: &Expr, previous: Option<Type>, current: Type) -> Type {
+    fn join(&mut self, previous: Option<Type>, current: Type) -> Type {
         let Some(previous) = previous else {
             return current;
         };
         if self.bindings.assignable(&previous, &current) {
             return most_general(&previous, &current).clone();
         }
-        self.mismatch(e.id, &previous, &current);
-        Type::Error
+        // Whether such a mix is allowed is decided once all types are known.
+        Type::Dyn
     }
 
     /// The type of an element, which has to be an optional one when it is written `?e`.
@@ -416,7 +416,7 @@ impl Checker<'_> {
         for element in elements {
             self.check(&element.value);
             let t = self.element_type(&element.value, element.optional);
-            joined = Some(self.join(&element.value, joined, t));
+            joined = Some(self.join(joined, t));
         }
         Type::list(joined.unwrap_or_else(|| self.fresh()))
     }
@@ -427,10 +427,10 @@ impl Checker<'_> {
         for entry in entries {
             self.check(&entry.key);
             let t = self.type_of(&entry.key);
-            key = Some(self.join(&entry.key, key, t));
+            key = Some(self.join(key, t));
             self.check(&entry.value);
             let t = self.element_type(&entry.value, entry.optional);
-            value = Some(self.join(&entry.value, value, t));
+            value = Some(self.join(value, t));
         }
         let key = key.unwrap_or_else(|| self.fresh());
         Type::map(key, value.unwrap_or_else(|| self.fresh()))

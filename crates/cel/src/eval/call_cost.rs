@@ -16,7 +16,9 @@ pub(super) fn of(
     args: &[ValueResult<'_>],
     result: &ValueResult<'_>,
 ) -> u64 {
-    kubernetes(function, overload, args, result).unwrap_or_else(|| standard(overload, args))
+    crate::library::tracked_cost(overload, args, result)
+        .or_else(|| kubernetes(function, overload, args, result))
+        .unwrap_or_else(|| standard(overload, args))
 }
 
 fn scaled(size: u64, factor: f64) -> u64 {
@@ -94,13 +96,8 @@ fn kubernetes(
         | "patch" | "getScheme" | "getHostname" | "getHost" | "getPort" | "getEscapedPath"
         | "getQuery" => 1,
         "_==_" if matches!(args.first(), Some(Ok(Value::Opaque(_)))) => 1,
-        _ => return extension(overload, args, result),
+        _ => return None,
     })
-}
-
-/// Functions of the extended list and set libraries.
-fn extension(overload: &str, args: &[ValueResult<'_>], result: &ValueResult<'_>) -> Option<u64> {
-    crate::library::tracked_cost(overload, args, result)
 }
 
 fn standard(overload: &str, args: &[ValueResult<'_>]) -> u64 {

@@ -7,6 +7,7 @@ mod attribute;
 mod call_cost;
 mod plan;
 
+pub(crate) use call_cost::actual_size;
 pub(crate) use plan::{Plan, plan};
 
 use crate::activation::Activation;

@@ -4,8 +4,17 @@
 //! classes (unknown to RE2), in `{` that begins no repetition (a literal in RE2) and in `\Q…\E`,
 //! `\C` and `\pN`. Patterns are rewritten where they differ.
 
+use super::Row;
+use super::declare::Binding::Own;
 use crate::value::{EvalError, Value, ValueResult};
 use regex::{Regex, RegexBuilder};
+
+#[rustfmt::skip]
+pub(super) const ROWS: &[Row] = &[
+    Row("find", "string_find_string", "string.(string) -> string", Own(find)),
+    Row("findAll", "string_find_all_string", "string.(string) -> list(string)", Own(find_all)),
+    Row("findAll", "string_find_all_string_int", "string.(string, int) -> list(string)", Own(find_all)),
+];
 
 /// Bounds the memory of a compiled pattern, in bytes.
 const SIZE_LIMIT: usize = 4 << 20;
@@ -429,4 +438,18 @@ pub(crate) fn apply<'v>(function: &str, pattern: &Regex, args: &[Value<'v>]) -> 
         }
         _ => Ok(Value::Bool(pattern.is_match(text))),
     }
+}
+
+fn searched<'v>(function: &str, args: &[Value<'v>]) -> ValueResult<'v> {
+    let pattern = args[1].as_str().unwrap_or_default();
+    let pattern = compile(pattern).map_err(|e| EvalError::new(format!("Illegal regex: {e}")))?;
+    apply(function, &pattern, args)
+}
+
+fn find<'v>(args: &[Value<'v>]) -> ValueResult<'v> {
+    searched("find", args)
+}
+
+fn find_all<'v>(args: &[Value<'v>]) -> ValueResult<'v> {
+    searched("findAll", args)
 }

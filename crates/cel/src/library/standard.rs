@@ -190,7 +190,7 @@ fn not<'v>(args: &[Value<'v>]) -> ValueResult<'v> {
     }
 }
 
-fn add<'v>(args: &[Value<'v>]) -> ValueResult<'v> {
+pub(super) fn add<'v>(args: &[Value<'v>]) -> ValueResult<'v> {
     match (&args[0], &args[1]) {
         (Value::Int(a), Value::Int(b)) => checked(a.checked_add(*b), Value::Int, INT_OVERFLOW),
         (Value::Uint(a), Value::Uint(b)) => checked(a.checked_add(*b), Value::Uint, UINT_OVERFLOW),

@@ -9,6 +9,7 @@ use serde_json::{Value as Json, json};
 const CASES: &[(&str, &str)] = &[
     ("language", include_str!("cases/language.jsonl")),
     ("syntax", include_str!("cases/syntax.jsonl")),
+    ("library", include_str!("cases/library.jsonl")),
 ];
 
 fn environment() -> Environment {
