@@ -262,6 +262,7 @@ impl ApiServer {
         self.tasks
             .spawn(renew(Arc::clone(server), Arc::clone(&self.certificate)));
         self.tasks.spawn(follow_address(Arc::clone(server), peers));
+        self.tasks.spawn(repair_addresses(Arc::clone(server)));
         Ok(())
     }
 
@@ -393,6 +394,21 @@ pub fn outward_address() -> Option<IpAddr> {
 
 fn default_address() -> IpAddr {
     outward_address().unwrap_or(IpAddr::V4(Ipv4Addr::LOCALHOST))
+}
+
+/// What Services were given and what is claimed may differ after a crash only.
+const REPAIR_INTERVAL: Duration = Duration::from_secs(180);
+
+async fn repair_addresses(server: Arc<Server>) {
+    loop {
+        if let Err(error) = server.registry.repair_addresses().await {
+            tracing::warn!(%error, "cluster IPs could not be repaired");
+        }
+        tokio::select! {
+            () = server.stop.cancelled() => return,
+            () = tokio::time::sleep(REPAIR_INTERVAL) => {}
+        }
+    }
 }
 
 /// Looks for a certificate that is due; certificates know no event, so this is a timer.

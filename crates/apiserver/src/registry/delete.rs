@@ -170,6 +170,10 @@ impl Registry {
         {
             Ok((revision, previous)) => {
                 self.caches.wait(revision).await?;
+                if key.starts_with(&crate::cache::prefix("", "services")) {
+                    let gone = codec::parse(&previous.value)?;
+                    self.release_addresses(&gone, None).await?;
+                }
                 Ok(Some(previous.value))
             }
             Err(Error::Conflict(_)) => Ok(None),

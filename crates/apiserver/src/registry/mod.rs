@@ -16,6 +16,7 @@ mod render;
 mod resources;
 mod scale;
 mod selection;
+mod service_address;
 mod service_ip;
 mod strict;
 mod subresources;

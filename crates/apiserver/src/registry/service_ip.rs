@@ -1,5 +1,7 @@
-//! Cluster IPs and node ports of Services. What is taken follows from the Services there are and
-//! from the writes in flight; nothing is stored beside them that could disagree.
+//! Cluster IPs and node ports of Services: which are chosen. An address is taken when there is an
+//! IPAddress of its name (see [`super::service_address`]) or a write in flight that was given it;
+//! ports follow from the Services there are. Specified as upstream's ipallocator and
+//! portallocator do it.
 
 use std::collections::HashSet;
 use std::net::IpAddr;
@@ -13,7 +15,7 @@ use keelson_machinery::status::Status;
 use serde_json::{Value, json};
 
 use super::resources::ResourceEntry;
-use crate::cache::Caches;
+use crate::cache::{Caches, WatchCache};
 
 /// Random picks before the range is searched in order.
 const RANDOM_ATTEMPTS: usize = 32;
@@ -44,7 +46,8 @@ pub(crate) struct Services {
 #[derive(Debug, Clone, Default)]
 struct Taken {
     addresses: HashSet<IpAddr>,
-    ports: HashSet<(String, u16)>,
+    /// One Service may have a number in several protocols, two may not share it.
+    ports: HashSet<u16>,
 }
 
 /// Holds what a write was given until the write can be seen in the cache, or failed.
@@ -68,6 +71,13 @@ impl Drop for Reservation {
     }
 }
 
+impl Reservation {
+    /// The addresses that the object did not have before.
+    pub(crate) fn addresses(&self) -> impl Iterator<Item = IpAddr> {
+        self.taken.addresses.iter().copied()
+    }
+}
+
 impl Services {
     pub(crate) fn new(config: ServiceConfig, caches: Arc<Caches>) -> Self {
         Self {
@@ -84,8 +94,7 @@ impl Services {
         object: &mut Value,
         old: Option<&Value>,
     ) -> Result<Option<Reservation>, Status> {
-        let is_service = entry.storage_group.is_empty() && entry.resource == "services";
-        if !is_service || !object["spec"].is_object() {
+        if !is_service(entry) || !object["spec"].is_object() {
             return Ok(None);
         }
         if let Some(old) = old {
@@ -97,11 +106,17 @@ impl Services {
             .in_flight
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
-        let mut taken = self.taken_by_others(object);
-        taken.addresses.extend(in_flight.addresses.iter().copied());
-        taken.ports.extend(in_flight.ports.iter().cloned());
+        let mut taken = Taken {
+            addresses: in_flight.addresses.clone(),
+            ports: in_flight.ports.clone(),
+        };
+        if needs_node_ports(object) || needs_health_check_port(object) {
+            taken.ports.extend(self.ports_of_others(object));
+        }
         let mut round = Round {
             config: &self.config,
+            ranges: self.ranges(),
+            known: self.caches.get("networking.k8s.io", "ipaddresses"),
             taken,
             given: Taken::default(),
         };
@@ -118,28 +133,47 @@ impl Services {
         in_flight
             .addresses
             .extend(round.given.addresses.iter().copied());
-        in_flight.ports.extend(round.given.ports.iter().cloned());
+        in_flight.ports.extend(round.given.ports.iter().copied());
         Ok(Some(Reservation {
             taken: round.given,
             in_flight: Arc::clone(&self.in_flight),
         }))
     }
 
-    fn taken_by_others(&self, object: &Value) -> Taken {
-        let mut taken = Taken::default();
-        let Some(cache) = self.caches.get("", "services") else {
-            return taken;
+    /// The ranges of all ServiceCIDRs that are not going away, those of this server first.
+    fn ranges(&self) -> Vec<IpNet> {
+        let mut ranges = self.config.cidrs.clone();
+        let Some(cache) = self.caches.get("networking.k8s.io", "servicecidrs") else {
+            return ranges;
         };
-        let (namespace, name) = (meta::namespace(object), meta::name(object));
-        for other in cache.list("") {
-            if other.namespace() == namespace && other.name() == name {
+        for object in cache.list("") {
+            let value = cache.decode(&object);
+            if meta::deletion_timestamp(&value).is_some() {
                 continue;
             }
-            let service = cache.decode(&other);
-            taken.addresses.extend(addresses_of(&service));
-            taken.ports.extend(ports_of(&service));
+            let cidrs = texts(&value["spec"]["cidrs"]);
+            for cidr in cidrs.iter().filter_map(|cidr| cidr.parse::<IpNet>().ok()) {
+                if !ranges.contains(&cidr) {
+                    ranges.push(cidr);
+                }
+            }
         }
-        taken
+        ranges
+    }
+
+    fn ports_of_others(&self, object: &Value) -> HashSet<u16> {
+        let Some(cache) = self.caches.get("", "services") else {
+            return HashSet::new();
+        };
+        let (namespace, name) = (meta::namespace(object), meta::name(object));
+        let others = cache.list("");
+        let others = others
+            .iter()
+            .filter(|other| other.namespace() != namespace || other.name() != name);
+        others
+            .flat_map(|other| ports_of(&cache.decode(other)))
+            .map(|(_, port)| port)
+            .collect()
     }
 }
 
@@ -150,11 +184,23 @@ enum Refused {
 
 struct Round<'a> {
     config: &'a ServiceConfig,
+    ranges: Vec<IpNet>,
+    /// IPAddress objects, by name.
+    known: Option<Arc<WatchCache>>,
     taken: Taken,
     given: Taken,
 }
 
 impl Round<'_> {
+    fn is_taken(&self, address: IpAddr) -> bool {
+        self.taken.addresses.contains(&address)
+            || self.given.addresses.contains(&address)
+            || self
+                .known
+                .as_ref()
+                .is_some_and(|known| known.get("", &address.to_string()).is_some())
+    }
+
     fn addresses(&mut self, object: &mut Value, old: Option<&Value>) -> Result<(), Refused> {
         if !needs_address(object) {
             return Ok(());
@@ -201,16 +247,7 @@ impl Round<'_> {
     fn families(&self, object: &mut Value) -> Result<Vec<String>, Refused> {
         let spec = &mut object["spec"];
         let policy = match text(&spec["ipFamilyPolicy"]) {
-            "" => {
-                let two =
-                    texts(&spec["ipFamilies"]).len() > 1 || texts(&spec["clusterIPs"]).len() > 1;
-                if two {
-                    "RequireDualStack"
-                } else {
-                    "SingleStack"
-                }
-                .to_owned()
-            }
+            "" => "SingleStack".to_owned(),
             policy => policy.to_owned(),
         };
         spec["ipFamilyPolicy"] = policy.as_str().into();
@@ -240,6 +277,30 @@ impl Round<'_> {
                 if !families.iter().any(|known| known == family) {
                     families.push((*family).to_owned());
                 }
+            }
+        }
+        if families.len() > 1 && policy == "SingleStack" {
+            let error = FieldError::invalid(
+                &Path::new("spec").child("ipFamilyPolicy"),
+                policy.as_str(),
+                "must be 'RequireDualStack' or 'PreferDualStack' when multiple IP families are specified",
+            );
+            return Err(Refused::Invalid(Box::new(error)));
+        }
+        for (index, address) in texts(&spec["clusterIPs"]).iter().enumerate() {
+            let foreign = address
+                .parse::<IpAddr>()
+                .map(family_of)
+                .is_ok_and(|family| !configured.contains(&family));
+            if foreign {
+                let path = Path::new("spec").child("clusterIPs").index(index);
+                let family = address.parse().map_or("", family_of);
+                let error = FieldError::invalid(
+                    &path,
+                    spec["clusterIPs"].clone(),
+                    format!("{family} is not configured on this cluster"),
+                );
+                return Err(Refused::Invalid(Box::new(error)));
             }
         }
         let path = Path::new("spec").child("ipFamilies");
@@ -274,62 +335,24 @@ impl Round<'_> {
                 detail,
             ))))
         };
-        let cidr = self
-            .config
-            .cidrs
-            .iter()
-            .find(|cidr| family_of(cidr.addr()) == family_of(address));
-        let Some(cidr) = cidr.filter(|cidr| is_host_of(cidr, address)) else {
-            let ranges: Vec<String> = self.config.cidrs.iter().map(ToString::to_string).collect();
-            return refuse(format!(
-                "the provided IP ({address}) is not in the valid range. The range of valid IPs is {}",
-                ranges.join(",")
-            ));
-        };
-        debug_assert!(cidr.contains(&address));
-        if self.taken.addresses.contains(&address) || !self.given.addresses.insert(address) {
+        if !self.ranges.iter().any(|cidr| is_host_of(cidr, address)) {
+            return refuse("the provided network does not match the current range".to_owned());
+        }
+        if self.is_taken(address) {
             return refuse("provided IP is already allocated".to_owned());
         }
+        self.given.addresses.insert(address);
         Ok(())
     }
 
     /// From the upper part of the range while it lasts: the lower part is for addresses that
     /// people choose.
     fn any_address(&mut self, family: &str) -> Result<IpAddr, Refused> {
-        let Some(cidr) = self
-            .config
-            .cidrs
+        let own = self
+            .ranges
             .iter()
-            .find(|cidr| family_of(cidr.addr()) == family)
-        else {
-            return Err(Refused::Exhausted(format!(
-                "no service range of family {family}"
-            )));
-        };
-        let size = usable(cidr);
-        let reserved = if size < 32 {
-            0
-        } else {
-            (size / 16).clamp(16, 256)
-        };
-        let free = |this: &Self, offset: u64| {
-            // The first address is the API server's own Service.
-            let address = nth(cidr, offset)?;
-            let used = offset == 1
-                || this.taken.addresses.contains(&address)
-                || this.given.addresses.contains(&address);
-            (!used).then_some(address)
-        };
-        let random = (0..RANDOM_ATTEMPTS).find_map(|_| {
-            free(
-                self,
-                rand::random_range(reserved + 1..=size.max(reserved + 1)),
-            )
-        });
-        let found = random
-            .or_else(|| (reserved + 1..=size).find_map(|offset| free(self, offset)))
-            .or_else(|| (1..=reserved).find_map(|offset| free(self, offset)));
-        match found {
+            .filter(|cidr| family_of(cidr.addr()) == family);
+        match own.into_iter().find_map(|cidr| self.free_in(cidr)) {
             Some(address) => {
                 self.given.addresses.insert(address);
                 Ok(address)
@@ -340,12 +363,35 @@ impl Round<'_> {
         }
     }
 
+    fn free_in(&self, cidr: &IpNet) -> Option<IpAddr> {
+        let size = usable(cidr);
+        let reserved = if size < 32 {
+            0
+        } else {
+            (size / 16).clamp(16, 256)
+        };
+        let is_own = self.config.cidrs.contains(cidr);
+        let free = |offset: u64| {
+            let address = nth(cidr, offset)?;
+            // The first address is the API server's own Service.
+            let used = is_own && offset == 1 || self.is_taken(address);
+            (!used).then_some(address)
+        };
+        let random = (0..RANDOM_ATTEMPTS)
+            .find_map(|_| free(rand::random_range(reserved + 1..=size.max(reserved + 1))));
+        random
+            .or_else(|| (reserved + 1..=size).find_map(free))
+            .or_else(|| (1..=reserved).find_map(free))
+    }
+
     fn ports(&mut self, object: &mut Value, old: Option<&Value>) -> Result<(), Refused> {
         if !needs_node_ports(object) {
             return Ok(());
         }
         let held: HashSet<(String, u16)> =
             old.map(ports_of).unwrap_or_default().into_iter().collect();
+        let had: HashSet<u16> = held.iter().map(|(_, port)| *port).collect();
+        let mut own: HashSet<(String, u16)> = HashSet::new();
         let Some(ports) = object["spec"]["ports"].as_array_mut() else {
             return Ok(());
         };
@@ -356,35 +402,47 @@ impl Round<'_> {
             let Ok(wanted) = u16::try_from(wanted) else {
                 continue;
             };
-            let key = (protocol_of(port), wanted);
-            if held.contains(&key) {
-                self.given.ports.insert(key);
-                continue;
-            }
             let path = Path::new("spec")
                 .child("ports")
                 .index(index)
                 .child("nodePort");
-            self.this_port(key, &path)?;
+            let again = !own.insert((protocol_of(port), wanted));
+            if again || !had.contains(&wanted) && !self.given.ports.contains(&wanted) {
+                self.this_port(wanted, again, &path)?;
+            }
         }
+        let mut ports_before: Vec<(Value, u16)> = ports
+            .iter()
+            .filter_map(|port| {
+                let chosen = u16::try_from(port["nodePort"].as_u64()?).ok()?;
+                (chosen != 0).then(|| (port["port"].clone(), chosen))
+            })
+            .collect();
         for port in ports.iter_mut() {
             if port["nodePort"].as_u64().unwrap_or(0) != 0 {
                 continue;
             }
+            // A Service with one port in two protocols gets one number for both.
             let protocol = protocol_of(port);
-            let sibling = self.sibling(&protocol);
+            let sibling = ports_before
+                .iter()
+                .filter(|(number, _)| *number == port["port"])
+                .find_map(|(_, chosen)| {
+                    (!own.contains(&(protocol.clone(), *chosen))).then_some(*chosen)
+                });
             let chosen = match sibling {
                 Some(port) => port,
-                None => self.any_port(&protocol)?,
+                None => self.any_port()?,
             };
-            self.given.ports.insert((protocol, chosen));
+            self.given.ports.insert(chosen);
+            own.insert((protocol, chosen));
+            ports_before.push((port["port"].clone(), chosen));
             port["nodePort"] = chosen.into();
         }
-        self.health_check_port(object, &held)
+        self.health_check_port(object, &had)
     }
 
-    fn this_port(&mut self, key: (String, u16), path: &Path) -> Result<(), Refused> {
-        let port = key.1;
+    fn this_port(&mut self, port: u16, again: bool, path: &Path) -> Result<(), Refused> {
         let refuse = |reason: String| {
             Err(Refused::Invalid(Box::new(FieldError::invalid(
                 path, port, reason,
@@ -397,42 +455,35 @@ impl Round<'_> {
                 self.config.node_ports.end()
             ));
         }
-        if self.taken.ports.contains(&key) || !self.given.ports.insert(key) {
+        if again || self.taken.ports.contains(&port) || !self.given.ports.insert(port) {
             return refuse("provided port is already allocated".to_owned());
         }
         Ok(())
     }
 
-    /// A Service with one port in two protocols gets one number for both.
-    fn sibling(&self, protocol: &str) -> Option<u16> {
-        let other = self.given.ports.iter().map(|(_, port)| *port);
-        let mut free = other.filter(|port| {
-            let key = (protocol.to_owned(), *port);
-            !self.given.ports.contains(&key) && !self.taken.ports.contains(&key)
-        });
-        free.next()
-    }
-
-    fn any_port(&self, protocol: &str) -> Result<u16, Refused> {
+    /// From the upper part of the range while it lasts, as with addresses.
+    fn any_port(&self) -> Result<u16, Refused> {
         let range = self.config.node_ports.clone();
-        let free = |port: &u16| {
-            let key = (protocol.to_owned(), *port);
-            !self.taken.ports.contains(&key) && !self.given.ports.contains(&key)
+        let size = u16::try_from(range.len()).unwrap_or(u16::MAX);
+        let reserved = if size < 32 {
+            0
+        } else {
+            (size / 32).clamp(16, 128)
         };
+        let dynamic = range.start() + reserved..=*range.end();
+        let free =
+            |port: &u16| !self.taken.ports.contains(port) && !self.given.ports.contains(port);
         (0..RANDOM_ATTEMPTS)
-            .map(|_| rand::random_range(range.clone()))
+            .map(|_| rand::random_range(dynamic.clone()))
             .find(free)
+            .or_else(|| dynamic.clone().find(free))
             .or_else(|| range.clone().find(free))
             .ok_or_else(|| {
                 Refused::Exhausted("failed to allocate a nodePort: range is full".to_owned())
             })
     }
 
-    fn health_check_port(
-        &mut self,
-        object: &mut Value,
-        held: &HashSet<(String, u16)>,
-    ) -> Result<(), Refused> {
+    fn health_check_port(&mut self, object: &mut Value, had: &HashSet<u16>) -> Result<(), Refused> {
         if !needs_health_check_port(object) {
             return Ok(());
         }
@@ -441,16 +492,16 @@ impl Round<'_> {
             .and_then(|port| u16::try_from(port).ok())
             .unwrap_or(0);
         if wanted == 0 {
-            let port = self.any_port("TCP")?;
-            self.given.ports.insert(("TCP".into(), port));
+            let port = self.any_port()?;
+            self.given.ports.insert(port);
             object["spec"]["healthCheckNodePort"] = port.into();
             return Ok(());
         }
-        let key = ("TCP".to_owned(), wanted);
-        if held.contains(&key) {
+        if had.contains(&wanted) {
             return Ok(());
         }
-        self.this_port(key, &Path::new("spec").child("healthCheckNodePort"))
+        let path = Path::new("spec").child("healthCheckNodePort");
+        self.this_port(wanted, false, &path)
     }
 }
 
@@ -564,7 +615,11 @@ fn needs_health_check_port(service: &Value) -> bool {
     service_type(service) == "LoadBalancer" && service["spec"]["externalTrafficPolicy"] == "Local"
 }
 
-fn addresses_of(service: &Value) -> Vec<IpAddr> {
+pub(crate) fn is_service(entry: &ResourceEntry) -> bool {
+    entry.storage_group.is_empty() && entry.resource == "services"
+}
+
+pub(crate) fn addresses_of(service: &Value) -> Vec<IpAddr> {
     let mut all = texts(&service["spec"]["clusterIPs"]);
     all.push(text(&service["spec"]["clusterIP"]).to_owned());
     all.iter()
@@ -604,7 +659,7 @@ fn protocol_of(port: &Value) -> String {
     .to_owned()
 }
 
-fn family_of(address: IpAddr) -> &'static str {
+pub(crate) fn family_of(address: IpAddr) -> &'static str {
     if address.is_ipv4() { "IPv4" } else { "IPv6" }
 }
 

@@ -14,6 +14,8 @@ use serde_json::Value;
 use super::change::Change;
 use super::options::WriteOptions;
 use super::resources::ResourceEntry;
+use super::service_address::Allocation;
+use super::service_ip::is_service;
 use super::{Registry, codec, managed};
 use crate::admission::{Attributes, Operation};
 use crate::request::{Annotations, UserInfo, Warnings};
@@ -148,7 +150,7 @@ impl Registry {
         }
         ensure_namespace(&mut object, write.namespace)?;
         entry.rules.prepare_create(&mut object);
-        let reservation = self.services.reserve(entry, &mut object, None)?;
+        let (object, allocation) = self.allocate(write, object, None).await?;
         let name = meta::name(&object).to_owned();
         let errors = self.validate_new(entry, &object);
         if !errors.is_empty() {
@@ -172,8 +174,9 @@ impl Registry {
         };
         match result {
             Ok(kv) => {
-                self.caches.wait(kv.mod_revision).await?;
-                drop(reservation);
+                let waited = self.caches.wait(kv.mod_revision).await;
+                allocation.into_iter().for_each(Allocation::keep);
+                waited?;
                 Ok(kv.value)
             }
             Err(Error::Conflict(existing)) => Err(already_exists(entry, &name, existing)),
@@ -277,9 +280,9 @@ impl Registry {
             .await?;
         check_resource_version(write, &mut object, &existing)?;
         self.before_update(write, &mut object, &old)?;
-        let reservation = match write.subresource {
-            "" => self.services.reserve(entry, &mut object, Some(&old))?,
-            _ => None,
+        let (mut object, allocation) = match write.subresource {
+            "" => self.allocate(write, object, Some(&old)).await?,
+            _ => (object, None),
         };
         let errors = self.validate_changed(write, &object, &old);
         if !errors.is_empty() {
@@ -308,8 +311,13 @@ impl Registry {
             .await
         {
             Ok(kv) => {
-                self.caches.wait(kv.mod_revision).await?;
-                drop(reservation);
+                let waited = self.caches.wait(kv.mod_revision).await;
+                allocation.into_iter().for_each(Allocation::keep);
+                waited?;
+                if is_service(entry) {
+                    let new = codec::parse(&kv.value)?;
+                    self.release_addresses(&old, Some(&new)).await?;
+                }
                 Ok(Some(kv.value))
             }
             Err(Error::Conflict(_)) => Ok(None),

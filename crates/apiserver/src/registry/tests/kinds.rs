@@ -215,7 +215,7 @@ async fn services_get_addresses_and_ports() {
         outside.body["message"]
             .as_str()
             .unwrap()
-            .contains("is not in the valid range. The range of valid IPs is 10.96.0.0/24")
+            .contains("the provided network does not match the current range")
     );
     let any = c
         .call(

@@ -1,5 +1,6 @@
 //! The engine's semantics, over the memory store and through `handle`, as a client sees them.
 
+mod addresses;
 mod kinds;
 mod reading;
 mod writing;
