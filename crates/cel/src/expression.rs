@@ -3,7 +3,7 @@
 use crate::activation::Activation;
 use crate::ast::Expr;
 use crate::check::{Checked, Reference};
-use crate::cost::{CostRange, SizeEstimator};
+use crate::cost::{self, CostRange, SizeEstimator};
 use crate::eval::{self, Plan};
 use crate::types::Type;
 use crate::value::{EvalError, ValueResult};
@@ -73,8 +73,8 @@ impl Expression {
     }
 
     /// What it can cost at least and at most, by the sizes that the estimator knows.
-    pub fn estimate_cost(&self, _sizes: &dyn SizeEstimator) -> CostRange {
-        CostRange { min: 0, max: 0 }
+    pub fn estimate_cost(&self, sizes: &dyn SizeEstimator) -> CostRange {
+        cost::estimate(&self.inner.expr, &self.inner.checked, sizes)
     }
 
     /// Evaluates it at a cost of at most `limit`, see [`crate::limits`].

@@ -289,6 +289,7 @@ impl Checker<'_> {
             return Type::Error;
         };
         let t = self.field(id, operand, field, true);
+        self.types[args[1].id as usize] = Type::String;
         self.bindings.substitute(&t, false)
     }
 

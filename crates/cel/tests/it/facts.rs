@@ -2,8 +2,11 @@
 //!
 //! The facts in `cases` were printed by upstream's own environment, for the variables below.
 
-use keelson_cel::{Environment, Type, Value, Variables, Version, display_issues};
+use keelson_cel::{
+    Environment, SizeEstimator, SizeRange, Type, Value, Variables, Version, display_issues,
+};
 use serde_json::{Value as Json, json};
+use std::sync::Arc;
 
 /// The language's own functions, and those of Kubernetes.
 const CASES: &[(&str, &str)] = &[
@@ -36,6 +39,15 @@ fn show(v: &Value<'_>) -> String {
     match v {
         Value::String(s) => serde_json::to_string(s.as_str()).unwrap(),
         v => v.to_source(),
+    }
+}
+
+/// Knows nothing of variables.
+struct NoSizes;
+
+impl SizeEstimator for NoSizes {
+    fn estimate_size(&self, _: &[Arc<str>], _: &Type) -> Option<SizeRange> {
+        None
     }
 }
 
@@ -88,6 +100,9 @@ fn upstream_agrees() {
             if program.is_some() || fact.get("program").is_some() {
                 continue;
             }
+            let estimate = expression.estimate_cost(&NoSizes);
+            complain("min", json!(estimate.min), expected("min"));
+            complain("max", json!(estimate.max.to_string()), expected("max"));
             let evaluation = expression.eval(&variables, 1_000_000);
             let (value, error) = match evaluation.result {
                 Ok(v) => (json!(show(&v)), Json::Null),
