@@ -47,6 +47,10 @@ pub struct Kind {
     pub allow_unconditional_update: bool,
     /// Deletion sets deletionTimestamp and waits (Pod).
     pub graceful_deletion_seconds: fn(obj: &Value) -> Option<i64>,
+    /// A deletion without a policy leaves what the object owns.
+    pub orphans_dependents: bool,
+    /// The table does not begin with the name; `columns` are all there are.
+    pub nameless_table: bool,
     /// Objects expire after this many seconds (Event: one hour).
     pub time_to_live_s: Option<u64>,
 }
@@ -93,6 +97,8 @@ impl Kind {
         allow_create_on_update: false,
         allow_unconditional_update: true,
         graceful_deletion_seconds: |_| None,
+        orphans_dependents: false,
+        nameless_table: false,
         time_to_live_s: None,
     };
 }

@@ -36,10 +36,8 @@ static DRAWN: LazyLock<Vec<(Regex, &'static str)>> = LazyLock::new(|| {
             "gen-<drawn>",
         ),
         // Upstream shows a bad value that is an object as its own language's structs.
-        (
-            r"Invalid value: (\{.*\}|\[\{.*\}\]): ",
-            "Invalid value: <object>: ",
-        ),
+        (r"value: (\{.*\}|\[\{.*\}\])", "value: <object>"),
+        (r":3[0-2]\d\d\d/", ":<node port>/"),
         // Service addresses are drawn from the second half of the range.
         (
             r"\b10\.(9[6-9]|10\d|11[01])\.\d{1,3}\.\d{1,3}\b",
@@ -54,7 +52,7 @@ fn walk(key: &str, value: &mut Value, managed_fields: bool) {
     match value {
         Value::String(text) => {
             // Upstream goes on with a comparison of its own language's structs, line by line.
-            if text.contains("may not change fields other than")
+            if text.starts_with("Forbidden: ")
                 && let Some(end) = text.find('\n')
             {
                 text.truncate(end);

@@ -120,8 +120,13 @@ async fn bind(
         ("v1", "Secret") => ("secrets", namespace),
         ("v1", "Node") => ("nodes", ""),
         _ => {
+            // The core group has an empty name in front of its version.
+            let group_version = match api_version.contains('/') {
+                true => api_version.to_owned(),
+                false => format!("/{api_version}"),
+            };
             return Err(Status::bad_request(format!(
-                "cannot bind token to object of type {api_version}, Kind={kind}"
+                "cannot bind token to object of type {group_version}, Kind={kind}"
             )));
         }
     };

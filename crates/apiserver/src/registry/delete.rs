@@ -359,17 +359,9 @@ fn is_held_namespace(entry: &ResourceEntry, object: &Value) -> bool {
 
 fn warn_of_orphans(write: &Write<'_>, options: &DeleteOptions) {
     let silent = options.orphan_dependents.is_some() || options.propagation.is_some();
-    if !silent && write.entry.storage_group == "batch" && orphans_by_default(write.entry) {
+    if !silent && write.entry.storage_group == "batch" && write.entry.rules.orphans_dependents() {
         write.warnings.add("child pods are preserved by default when jobs are deleted; set propagationPolicy=Background to remove them or set propagationPolicy=Orphan to suppress this warning");
     }
-}
-
-/// The kinds of the first API versions whose dependents are kept unless a client says otherwise.
-pub(crate) fn orphans_by_default(entry: &ResourceEntry) -> bool {
-    matches!(
-        (entry.storage_group.as_str(), entry.resource.as_str()),
-        ("batch", "jobs") | ("", "replicationcontrollers")
-    )
 }
 
 /// The finalizers after the garbage collector's two were set as the client wants.
@@ -388,15 +380,11 @@ fn finalizers<'a>(
             policy == Propagation::Orphan,
             policy == Propagation::Foreground,
         ),
-        // Without a policy the finalizers already there decide.
-        (None, None) => {
-            let first = present.iter().find(|f| **f == ORPHAN || **f == FOREGROUND);
-            let orphans = first.is_none() && orphans_by_default(entry);
-            (
-                orphans || first == Some(&ORPHAN),
-                first == Some(&FOREGROUND),
-            )
-        }
+        // Without a policy the finalizers already there decide, then the kind.
+        (None, None) => match present.iter().find(|f| **f == ORPHAN || **f == FOREGROUND) {
+            Some(first) => (*first == ORPHAN, *first == FOREGROUND),
+            None => (entry.rules.orphans_dependents(), false),
+        },
     };
     let mut wanted: Vec<&str> = present
         .iter()

@@ -47,6 +47,14 @@ pub trait KindRules: Send + Sync {
     fn allow_unconditional_update(&self) -> bool;
     fn graceful_deletion_seconds(&self, obj: &Value) -> Option<i64>;
     fn time_to_live_s(&self) -> Option<u64>;
+    /// A deletion without a policy leaves what the object owns.
+    fn orphans_dependents(&self) -> bool {
+        false
+    }
+    /// The table does not begin with the name.
+    fn nameless_table(&self) -> bool {
+        false
+    }
     /// Whether stored objects may lack defaults that came after them, or be in a version that was
     /// the stored one once, so that they are brought up to date when they are read.
     fn updates_on_read(&self) -> bool {
@@ -133,6 +141,14 @@ impl KindRules for &'static Kind {
 
     fn time_to_live_s(&self) -> Option<u64> {
         self.time_to_live_s
+    }
+
+    fn orphans_dependents(&self) -> bool {
+        self.orphans_dependents
+    }
+
+    fn nameless_table(&self) -> bool {
+        self.nameless_table
     }
 }
 

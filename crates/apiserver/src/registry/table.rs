@@ -32,6 +32,9 @@ fn columns(entry: &ResourceEntry) -> Value {
         "description": NAME_DESCRIPTION,
         "priority": 0,
     })];
+    if entry.rules.nameless_table() {
+        columns.clear();
+    }
     for column in entry.rules.columns() {
         columns.push(json!({
             "name": column.name,
@@ -57,6 +60,9 @@ pub(crate) fn row(
         .cloned()
         .unwrap_or_default();
     let mut cells = vec![name];
+    if entry.rules.nameless_table() {
+        cells.clear();
+    }
     if entry.is_stored_form() {
         cells.extend(entry.rules.cells(&object, now));
     } else {

@@ -41,6 +41,7 @@ pub(crate) static JOB: Kind = Kind {
     cells,
     selectable: |obj| vec![("status.successful", obj.num("status.succeeded").to_string())],
     selectable_names: &["status.successful"],
+    orphans_dependents: true,
     ..Kind::GENERIC
 };
 

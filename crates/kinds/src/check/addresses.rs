@@ -68,3 +68,72 @@ pub(crate) fn legacy_ip_warning(ip: &At, out: &mut Vec<String>) {
         )),
     }
 }
+
+/// Address and prefix length of a CIDR value, with leading zeros forgiven.
+fn sloppy_cidr(text: &str) -> Option<(IpAddr, u8)> {
+    let (ip, length) = text.split_once('/')?;
+    let ip = sloppy_ip(ip)?;
+    let digits = !length.is_empty() && length.bytes().all(|b| b.is_ascii_digit());
+    let length: u8 = length.parse().ok().filter(|_| digits)?;
+    let most = if ip.is_ipv4() { 32 } else { 128 };
+    (length <= most).then_some((ip, length))
+}
+
+/// The address with every bit behind the prefix cleared.
+fn network(ip: IpAddr, length: u8) -> IpAddr {
+    match ip {
+        IpAddr::V4(v4) => {
+            let mask = u32::MAX.checked_shl(32 - u32::from(length)).unwrap_or(0);
+            IpAddr::V4((v4.to_bits() & mask).into())
+        }
+        IpAddr::V6(v6) => {
+            let mask = u128::MAX.checked_shl(128 - u32::from(length)).unwrap_or(0);
+            IpAddr::V6((v6.to_bits() & mask).into())
+        }
+    }
+}
+
+/// Whether strict parsers take it: no leading zeros.
+fn is_plain(text: &str) -> bool {
+    text.split_once('/').is_some_and(|(ip, length)| {
+        ip.parse::<IpAddr>().is_ok() && (length == "0" || !length.starts_with('0'))
+    })
+}
+
+/// A CIDR value of an older field: a network, not an address within one.
+pub(crate) fn legacy_cidr(cidr: &At, e: &mut ErrorList) {
+    let text = cidr.text();
+    let Some((ip, length)) = sloppy_cidr(text) else {
+        let detail = "must be a valid CIDR value, (e.g. 10.9.8.0/24 or 2001:db8::/64)";
+        return e.push(cidr.invalid_text(detail));
+    };
+    if !is_plain(text) {
+        e.push(cidr.invalid_text("must not have leading 0s in IP or prefix length"));
+    } else if is_mapped(ip) {
+        e.push(cidr.invalid_text("must not have an IPv4-mapped IPv6 address"));
+    } else if network(ip, length) != ip {
+        e.push(cidr.invalid_text("must not have bits set beyond the prefix length"));
+    }
+}
+
+/// A remark about a CIDR value in an older field that is not in its canonical form.
+pub(crate) fn legacy_cidr_warning(cidr: &At, out: &mut Vec<String>) {
+    let text = cidr.text();
+    let Some((ip, length)) = sloppy_cidr(text) else {
+        return;
+    };
+    let (path, canonical) = (&cidr.path, format!("{}/{length}", network(ip, length)));
+    let before = out.len();
+    if network(ip, length) != ip {
+        let bits = if ip.is_ipv4() { 32 } else { 128 };
+        out.push(format!("{path}: CIDR value {text:?} is ambiguous in this context (should be {canonical:?} or \"{ip}/{bits}\"?)"));
+    }
+    if !is_plain(text) || is_mapped(ip) {
+        out.push(format!(
+            "{path}: non-standard CIDR value {text:?} is invalid: use {canonical:?}"
+        ));
+    }
+    if out.len() == before && ip.is_ipv6() && canonical != text {
+        out.push(format!("{path}: IPv6 CIDR value {text:?} should be in RFC 5952 canonical format ({canonical:?})"));
+    }
+}

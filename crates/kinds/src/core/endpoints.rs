@@ -7,6 +7,7 @@ use keelson_machinery::validation;
 use serde_json::Value;
 
 use crate::cell::{self, NONE};
+use crate::check::addresses::{legacy_ip, legacy_ip_warning, sloppy_ip};
 use crate::check::{At, same};
 use crate::kind::{Column, Kind};
 use crate::tree::{Tree, TreeMut};
@@ -29,11 +30,19 @@ pub(crate) static ENDPOINTS: Kind = Kind {
             validate(new)
         }
     },
-    warnings: |_, _| {
-        vec![
+    warnings: |new, _| {
+        let mut out = vec![
             "v1 Endpoints is deprecated in v1.33+; use discovery.k8s.io/v1 EndpointSlice"
                 .to_owned(),
-        ]
+        ];
+        for subset in At::new(new, "subsets").each() {
+            for list in ["addresses", "notReadyAddresses"] {
+                for address in subset.at(list).each() {
+                    legacy_ip_warning(&address.at("ip"), &mut out);
+                }
+            }
+        }
+        out
     },
     columns: &[Column::text("Endpoints"), Column::AGE],
     cells: |obj, now| vec![summary(obj).into(), cell::age(obj, now)],
@@ -57,7 +66,9 @@ fn validate(obj: &Value) -> ErrorList {
                     .at("nodeName")
                     .conforms(&mut e, validation::is_dns1123_subdomain);
             }
-            endpoint_ip(&address.at("ip"), &mut e);
+            let ip = address.at("ip");
+            legacy_ip(&ip, &mut e);
+            endpoint_ip(&ip, &mut e);
         }
         let ports = subset.at("ports");
         for port in ports.each() {
@@ -84,7 +95,7 @@ fn port(port: &At, named: bool, e: &mut ErrorList) {
 /// An address that packets may be sent to by way of a service.
 pub(crate) fn endpoint_ip(ip: &At, e: &mut ErrorList) {
     let text = ip.text();
-    let Ok(parsed) = text.parse::<IpAddr>() else {
+    let Some(parsed) = sloppy_ip(text) else {
         return e.push(FieldError::invalid(
             &ip.path,
             text,

@@ -5,7 +5,7 @@ use keelson_machinery::validation;
 use serde_json::Value;
 
 use crate::cell;
-use crate::check::{At, IMMUTABLE, same};
+use crate::check::{self, At, IMMUTABLE, same};
 use crate::kind::{Column, Kind};
 use crate::tree::Tree;
 
@@ -50,6 +50,8 @@ const EVENTS: Kind = Kind {
         "source",
         "type",
     ],
+    validate_name: check::name_is_path_segment,
+    nameless_table: true,
     allow_create_on_update: true,
     time_to_live_s: Some(3600),
     ..Kind::GENERIC

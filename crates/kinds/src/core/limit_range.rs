@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 
 use keelson_machinery::field::{ErrorList, FieldError};
+use keelson_machinery::quantity::Quantity;
 use keelson_machinery::validation;
 use serde_json::{Map, Value};
 
@@ -95,7 +96,10 @@ fn one(limit: &At, kind: &str, e: &mut ErrorList) {
             continue;
         }
         for (name, q) in at.entries() {
-            resources::name(&q, name, e);
+            match kind {
+                "Pod" | "Container" => resources::container_name(&q, name, e),
+                _ => _ = resources::name(&q, name, e),
+            }
             names.insert(name);
         }
     }
@@ -119,20 +123,28 @@ fn relations(limit: &At, name: &str, e: &mut ErrorList) {
             .and_then(crate::check::quantity)
     };
     let (min, max, default, request) = (of("min"), of("max"), of("default"), of("defaultRequest"));
-    let mut ordered =
-        |low: &Option<_>, low_name: &str, high: &Option<_>, high_name: &str, at: &str| {
-            if let (Some(l), Some(h)) = (low, high)
-                && l > h
-            {
-                let path = limit.path.child(at).key(name);
-                let shown = of(at).map_or(String::new(), |q| q.to_string());
-                e.push(FieldError::invalid(
-                    &path,
-                    shown,
-                    format!("{low_name} value {l} is greater than {high_name} value {h}"),
-                ));
-            }
-        };
+    // What is shown is not always the value at the path: so upstream has it.
+    let mut ordered = |low: &Option<Quantity>,
+                       low_name: &str,
+                       high: &Option<Quantity>,
+                       high_name: &str,
+                       at: &str| {
+        if let (Some(l), Some(h)) = (low, high)
+            && l > h
+        {
+            let path = limit.path.child(at).key(name);
+            let shown = match (at, low_name) {
+                ("default", "default") => h.to_string(),
+                ("default", _) => l.to_string(),
+                _ => of(at).map_or(String::new(), |q| q.to_string()),
+            };
+            e.push(FieldError::invalid(
+                &path,
+                shown,
+                format!("{low_name} value {l} is greater than {high_name} value {h}"),
+            ));
+        }
+    };
     ordered(&min, "min", &max, "max", "min");
     ordered(&min, "min", &request, "default request", "defaultRequest");
     ordered(&request, "default request", &max, "max", "defaultRequest");

@@ -11,15 +11,28 @@ use super::pod::scheduling::taint_effect;
 use super::resources;
 use crate::cell::{self, NONE, UNKNOWN};
 use crate::check::At;
+use crate::check::addresses::{legacy_cidr, legacy_cidr_warning};
 use crate::kind::{Column, Kind, UpdateContext};
+use crate::rules;
 use crate::tree::{Tree, TreeMut};
 
 pub(crate) static NODE: Kind = Kind {
     group: "",
     resource: "nodes",
     default,
+    prepare_create: |obj| {
+        obj.remove("spec.configSource");
+        obj.remove("status.config");
+    },
     validate,
+    prepare_update: |new, old, ctx| {
+        if ctx.subresource.is_empty() && !old.has("spec.configSource") {
+            new.remove("spec.configSource");
+        }
+        rules::isolate_status(new, old, ctx);
+    },
     validate_update,
+    warnings: |new, _| warnings(new),
     columns: &[
         Column::text("Status"),
         Column::text("Roles"),
@@ -64,13 +77,53 @@ fn default(obj: &mut Value) {
     }
 }
 
+fn warnings(obj: &Value) -> Vec<String> {
+    let mut out = Vec::new();
+    let spec = At::new(obj, "spec");
+    if spec.has("configSource") {
+        out.push("spec.configSource: the feature is removed".to_owned());
+    }
+    if !spec.at("externalID").is_empty() {
+        out.push(
+            "spec.externalID: this field is deprecated, and is unused by Kubernetes".to_owned(),
+        );
+    }
+    for cidr in spec.at("podCIDRs").each() {
+        legacy_cidr_warning(&cidr, &mut out);
+    }
+    out
+}
+
+/// What a kubelet says it can do: names in order, each once.
+fn declared_features(list: &At, e: &mut ErrorList) {
+    let mut before: Option<&str> = None;
+    for at in list.each() {
+        let name = at.text();
+        if let Some(before) = before {
+            if before == name {
+                e.push(at.duplicate());
+            } else if before > name {
+                e.push(at.invalid("list must be sorted alphabetically"));
+            }
+        }
+        before = Some(name);
+        let parts: Vec<&str> = name.split('/').collect();
+        let word = |part: &&str| {
+            part.starts_with(|c: char| c.is_ascii_alphabetic())
+                && part.chars().all(|c| c.is_ascii_alphanumeric())
+        };
+        let camel = name.starts_with(|c: char| c.is_ascii_uppercase());
+        if !camel || !parts.iter().all(word) {
+            e.push(at.invalid(format!("invalid feature name {name:?}: must start with an UpperCamelCase segment, with subsequent segments separated by '/' (e.g., MyFeature or MyFeature/mySubFeature), and contain only alphanumeric characters and slashes")));
+        }
+    }
+}
+
 fn validate(obj: &Value) -> ErrorList {
     let mut e = common(obj);
     let cidrs = At::new(obj, "spec").at("podCIDRs");
     for cidr in cidrs.each() {
-        if validation::parse_cidr(cidr.text()).is_none() {
-            e.push(cidr.invalid("must be a valid CIDR value, (e.g. 10.9.8.0/24 or 2001:db8::/64)"));
-        }
+        legacy_cidr(&cidr, &mut e);
     }
     let v6: Vec<_> = cidrs.each().map(|c| c.text().contains(':')).collect();
     if v6.len() > 2 || v6.len() == 2 && v6[0] == v6[1] {
@@ -99,6 +152,7 @@ fn common(obj: &Value) -> ErrorList {
             );
         }
     }
+    declared_features(&At::new(obj, "status").at("declaredFeatures"), &mut e);
     e
 }
 
@@ -185,7 +239,7 @@ fn cells(obj: &Value, now: i64) -> Vec<Value> {
         text => text.to_owned(),
     };
     let mut kernel = info("kernelVersion");
-    if obj.has("status.nodeInfo.architecture") {
+    if !obj.text("status.nodeInfo.architecture").is_empty() {
         kernel.push_str(&format!(" ({})", obj.text("status.nodeInfo.architecture")));
     }
     vec![

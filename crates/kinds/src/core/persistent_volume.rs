@@ -4,9 +4,9 @@ use keelson_machinery::field::{ErrorList, FieldError, Path};
 use keelson_machinery::validation;
 use serde_json::Value;
 
-use super::persistent_volume_claim::{access_modes, access_modes_text};
+use super::persistent_volume_claim::{access_modes, access_modes_text, basic_resource};
 use super::pod::default::resource_list;
-use super::pod::{scheduling, volumes};
+use super::pod::{node_selector_warnings, scheduling, volumes};
 use crate::cell::{self, UNSET};
 use crate::check::{At, quantity, same};
 use crate::kind::{Column, Kind};
@@ -54,9 +54,21 @@ pub(crate) static PERSISTENT_VOLUME: Kind = Kind {
             obj.fill("spec.hostPath.type", "");
         }
     },
-    prepare_create: |obj| obj.put("status", serde_json::json!({"phase": "Pending"})),
+    prepare_create: |obj| {
+        let now = obj.at("metadata.creationTimestamp").clone();
+        obj.put("status", serde_json::json!({"phase": "Pending"}));
+        obj.put("status.lastPhaseTransitionTime", now);
+    },
     validate,
-    prepare_update: rules::isolate_status,
+    prepare_update: |new, old, ctx| {
+        rules::isolate_status(new, old, ctx);
+        let moved = new.text("status.phase") != old.text("status.phase");
+        let time = "status.lastPhaseTransitionTime";
+        if moved && (!new.has(time) || new.at(time) == old.at(time)) {
+            new.put(time, ctx.now);
+        }
+    },
+    warnings: |new, _| warnings(new),
     validate_update: |new, old, ctx| match ctx.subresource {
         "status" => ErrorList::new(),
         _ => validate_update(new, old),
@@ -89,6 +101,7 @@ fn validate(obj: &Value) -> ErrorList {
         e.push(capacity.not_supported(&["storage"]));
     }
     for (_, q) in capacity.entries() {
+        basic_resource(&q, &mut e);
         if q.quantity().is_some_and(|q| q.milli_value() <= 0) {
             e.push(q.invalid("must be greater than zero"));
         }
@@ -151,9 +164,24 @@ fn sources(spec: &At, e: &mut ErrorList) {
             continue;
         }
         match *name {
-            "csi" => {
-                volumes::csi_driver_name(&source.at("driver"), e);
-                source.at("volumeHandle").require(e);
+            "csi" => csi(&source, e),
+            "iscsi" => volumes::iscsi_of_volume(&source, e),
+            "azureFile" => {
+                source.at("secretName").require(e);
+                source.at("shareName").require(e);
+                if source.has("secretNamespace") {
+                    source.at("secretNamespace").require(e);
+                }
+            }
+            "glusterfs" => glusterfs(&source, e),
+            "gcePersistentDisk" => {
+                let shown = At {
+                    value: source.value,
+                    path: spec.path.child("persistentDisk"),
+                };
+                if let Some(rule) = volumes::source_rule(name) {
+                    rule(&shown, e);
+                }
             }
             "local" => {
                 let path = source.at("path");
@@ -169,10 +197,13 @@ fn sources(spec: &At, e: &mut ErrorList) {
                     );
                 }
             }
-            // Secrets of persistent volumes are named with a namespace, which these rules do not see.
             _ => {
                 if let Some(rule) = volumes::source_rule(name) {
                     rule(&source, e);
+                }
+                // Secrets of persistent volumes are named with a namespace.
+                if matches!(*name, "cinder" | "storageos") && source.has("secretRef") {
+                    source.at("secretRef").at("namespace").require(e);
                 }
             }
         }
@@ -180,6 +211,102 @@ fn sources(spec: &At, e: &mut ErrorList) {
     if count == 0 {
         e.push(spec.required("must specify a volume type"));
     }
+}
+
+fn csi(source: &At, e: &mut ErrorList) {
+    volumes::csi_driver_name(&source.at("driver"), e);
+    source.at("volumeHandle").require(e);
+    for field in [
+        "controllerPublishSecretRef",
+        "controllerExpandSecretRef",
+        "nodePublishSecretRef",
+        "nodeExpandSecretRef",
+    ] {
+        let secret = source.at(field);
+        if secret.exists() {
+            let name = secret.at("name");
+            name.required_conforms(e, validation::is_dns1123_subdomain);
+            let namespace = secret.at("namespace");
+            namespace.required_conforms(e, validation::is_dns1123_label);
+        }
+    }
+}
+
+fn glusterfs(source: &At, e: &mut ErrorList) {
+    source.at("endpoints").require(e);
+    source.at("path").require(e);
+    let namespace = source.at("endpointsNamespace");
+    if namespace.exists() && namespace.is_empty() {
+        let detail = "if the endpointnamespace is set, it must be a valid namespace name";
+        e.push(namespace.invalid(detail));
+    } else {
+        namespace.optional_conforms(e, validation::is_dns1123_label);
+    }
+}
+
+fn warnings(obj: &Value) -> Vec<String> {
+    const VOLUMES: &[(&str, &str, &str)] = &[
+        (
+            "cephfs",
+            "cephfs",
+            "deprecated in v1.28, non-functional in v1.31+",
+        ),
+        (
+            "photonPersistentDisk",
+            "photonPersistentDisk",
+            "deprecated in v1.11, non-functional in v1.16+",
+        ),
+        (
+            "scaleIO",
+            "scaleIO",
+            "deprecated in v1.16, non-functional in v1.22+",
+        ),
+        (
+            "storageos",
+            "storageOS",
+            "deprecated in v1.22, non-functional in v1.25+",
+        ),
+        (
+            "glusterfs",
+            "glusterfs",
+            "deprecated in v1.25, non-functional in v1.26+",
+        ),
+        (
+            "rbd",
+            "rbd",
+            "deprecated in v1.28, non-functional in v1.31+",
+        ),
+    ];
+    let mut out = Vec::new();
+    let annotations = At::new(obj, "metadata").at("annotations");
+    for (key, remark) in [
+        (
+            "volume.beta.kubernetes.io/storage-class",
+            "deprecated since v1.8; use \"storageClassName\" attribute instead",
+        ),
+        (
+            "volume.beta.kubernetes.io/mount-options",
+            "deprecated since v1.31; use \"mountOptions\" attribute instead",
+        ),
+    ] {
+        if annotations.has_key(key) {
+            out.push(format!("{}: {remark}", annotations.path.key(key)));
+        }
+    }
+    let spec = At::new(obj, "spec");
+    if spec.value.text("persistentVolumeReclaimPolicy") == "Recycle" {
+        out.push("spec.persistentVolumeReclaimPolicy: The Recycle reclaim policy is deprecated. Instead, the recommended approach is to use dynamic provisioning.".to_owned());
+    }
+    let required = spec.at("nodeAffinity").at("required");
+    for term in required.at("nodeSelectorTerms").each() {
+        node_selector_warnings(&term, false, &mut out);
+    }
+    for (source, shown, remark) in VOLUMES {
+        if spec.has(source) {
+            out.push(format!("{}: {remark}", spec.path.child(shown)));
+        }
+    }
+    out
 }
 
 fn validate_update(new: &Value, old: &Value) -> ErrorList {

@@ -18,7 +18,7 @@ pub(crate) static PERSISTENT_VOLUME_CLAIM: Kind = Kind {
     group: "",
     resource: "persistentvolumeclaims",
     default,
-    prepare_create: |obj| obj.put("status", serde_json::json!({"phase": "Pending"})),
+    prepare_create,
     validate: |obj| {
         let mut e = ErrorList::new();
         validate_spec(&At::new(obj, "spec"), &mut e);
@@ -26,6 +26,7 @@ pub(crate) static PERSISTENT_VOLUME_CLAIM: Kind = Kind {
     },
     prepare_update: rules::isolate_status,
     validate_update,
+    warnings: |new, _| warnings(new),
     columns: &[
         Column::text("Status"),
         Column::text("Volume"),
@@ -54,23 +55,65 @@ pub(crate) fn default_spec(spec: &mut Value) {
     if let Some(resources) = spec.at_mut("resources") {
         requirements(resources);
     }
-    // Both names of the source hold the same when one alone is given and it is local.
+}
+
+fn prepare_create(obj: &mut Value) {
+    obj.put("status", serde_json::json!({"phase": "Pending"}));
+    if let Some(spec) = obj.at_mut("spec") {
+        data_sources(spec);
+    }
+}
+
+/// Both names of the source hold the same when one alone is given. The older one takes claims and
+/// snapshots; sources of other namespaces are behind a gate that is off.
+fn data_sources(spec: &mut Value) {
+    if !spec.text("dataSourceRef.namespace").is_empty() {
+        spec.remove("dataSourceRef");
+    }
     if spec.has("dataSource") && !spec.has("dataSourceRef") {
-        spec.put("dataSourceRef", spec.at("dataSource").clone());
-    } else if spec.has("dataSourceRef")
-        && !spec.has("dataSource")
-        && spec.text("dataSourceRef.namespace").is_empty()
-    {
-        let mut source = spec.at("dataSourceRef").clone();
-        source.remove("namespace");
-        let group = source.text("apiGroup");
+        let source = spec.at("dataSource");
         let known = matches!(
-            (group, source.text("kind")),
+            (source.text("apiGroup"), source.text("kind")),
             ("", "PersistentVolumeClaim") | ("snapshot.storage.k8s.io", "VolumeSnapshot")
         );
         if known {
-            spec.put("dataSource", source);
+            spec.put("dataSourceRef", source.clone());
+        } else {
+            spec.remove("dataSource");
         }
+    } else if spec.has("dataSourceRef") && !spec.has("dataSource") {
+        let mut source = spec.at("dataSourceRef").clone();
+        source.remove("namespace");
+        spec.put("dataSource", source);
+    }
+    for field in ["dataSource", "dataSourceRef"] {
+        if let Some(source) = spec.at_mut(field).and_then(Value::as_object_mut) {
+            source.entry("apiGroup").or_insert(Value::Null);
+        }
+    }
+}
+
+fn warnings(obj: &Value) -> Vec<String> {
+    let mut out = Vec::new();
+    let annotations = At::new(obj, "metadata").at("annotations");
+    if annotations.has_key(BETA_CLASS) {
+        out.push(format!(
+            "{}: deprecated since v1.8; use \"storageClassName\" attribute instead",
+            annotations.path.key(BETA_CLASS)
+        ));
+    }
+    let resources = At::new(obj, "spec").at("resources");
+    for list in ["requests", "limits"] {
+        super::pod::fraction_warning(&resources.at(list), "storage", &mut out);
+    }
+    out
+}
+
+/// Not negative; the amount is shown as a number.
+pub(super) fn basic_resource(at: &At, e: &mut ErrorList) {
+    if let Some(q) = at.quantity().filter(|q| q.milli_value() < 0) {
+        let detail = "must be a valid resource quantity";
+        e.push(FieldError::invalid(&at.path, q.value(), detail));
     }
 }
 
@@ -139,7 +182,7 @@ pub(crate) fn validate_spec(spec: &At, e: &mut ErrorList) {
     {
         e.push(FieldError::invalid(
             &spec.path,
-            shown,
+            source.value.clone(),
             "must match dataSourceRef",
         ));
     }
@@ -161,15 +204,54 @@ fn data_source(source: &At, e: &mut ErrorList) {
     group.optional_conforms(e, validation::is_dns1123_subdomain);
 }
 
+fn status_update(status: &At) -> ErrorList {
+    const RESIZES: &[&str] = &[
+        "ControllerResizeInProgress",
+        "ControllerResizeInfeasible",
+        "NodeResizeInProgress",
+        "NodeResizeInfeasible",
+        "NodeResizePending",
+    ];
+    let mut e = ErrorList::new();
+    for (_, q) in status.at("capacity").entries() {
+        basic_resource(&q, &mut e);
+    }
+    let resizes = status.at("allocatedResourceStatuses");
+    for (name, resize) in resizes.entries() {
+        resource_key(&resizes, name, &mut e);
+        if !RESIZES.contains(&resize.text()) {
+            e.push(FieldError::not_supported(&resizes.path, name, RESIZES));
+        }
+    }
+    let allocated = status.at("allocatedResources");
+    for (name, q) in allocated.entries() {
+        let before = e.len();
+        resource_key(&allocated, name, &mut e);
+        if e.len() == before {
+            basic_resource(&q, &mut e);
+        }
+        if e.len() == before {
+            resources::amount(&q, "storage", &mut e);
+        }
+    }
+    e
+}
+
+/// What a claim may be resized in: storage, or a resource of some vendor's.
+fn resource_key(list: &At, name: &str, e: &mut ErrorList) {
+    let msgs = validation::is_qualified_name(name);
+    let native = !name.contains('/') || name.contains("kubernetes.io/");
+    if msgs.is_empty() && native && name != "storage" {
+        e.push(FieldError::not_supported(&list.path, name, &["storage"]));
+    }
+    let invalid = |m| FieldError::invalid(&list.path, name, m);
+    e.extend(msgs.into_iter().map(invalid));
+}
+
 fn validate_update(new: &Value, old: &Value, ctx: &UpdateContext) -> ErrorList {
     let mut e = ErrorList::new();
     if ctx.subresource == "status" {
-        for (_, q) in At::new(new, "status").at("capacity").entries() {
-            if q.quantity().is_some_and(|q| q.milli_value() < 0) {
-                e.push(q.invalid("must be a valid resource quantity"));
-            }
-        }
-        return e;
+        return status_update(&At::new(new, "status"));
     }
     let spec = At::new(new, "spec");
     validate_spec(&spec, &mut e);

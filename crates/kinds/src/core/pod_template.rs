@@ -14,9 +14,19 @@ pub(crate) static POD_TEMPLATE: Kind = Kind {
     group: "",
     resource: "podtemplates",
     default: |obj| pod::default_template(obj, "template"),
-    prepare_create: |obj| obj.put("metadata.generation", 1),
+    prepare_create: |obj| {
+        obj.put("metadata.generation", 1);
+        pod::drop_disabled(obj, &Value::Null, "template.spec");
+    },
     validate,
+    warnings: |new, old| {
+        if old.is_some_and(|old| old.at("template") == new.at("template")) {
+            return Vec::new();
+        }
+        pod::template_warnings(&At::new(new, "template"))
+    },
     prepare_update: |new, old, _| {
+        pod::drop_disabled(new, old, "template.spec");
         rules::raise_generation(new, old, new.at("template") != old.at("template"));
     },
     validate_update: |new, _, _| validate(new),

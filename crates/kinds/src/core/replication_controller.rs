@@ -1,6 +1,7 @@
 //! ReplicationController.
 
 use keelson_machinery::field::ErrorList;
+use keelson_machinery::validation;
 use serde_json::{Value, json};
 
 use super::pod;
@@ -16,9 +17,16 @@ pub(crate) static REPLICATION_CONTROLLER: Kind = Kind {
     group: "",
     resource: "replicationcontrollers",
     default,
-    prepare_create: rules::first_generation,
+    prepare_create: |obj| {
+        rules::first_generation(obj);
+        obj.put("status.replicas", 0);
+        pod::drop_disabled(obj, &Value::Null, "spec.template.spec");
+    },
     validate,
-    prepare_update,
+    prepare_update: |new, old, ctx| {
+        pod::drop_disabled(new, old, "spec.template.spec");
+        prepare_update(new, old, ctx);
+    },
     validate_update: |new, _, ctx| {
         if ctx.subresource == "status" {
             status(new)
@@ -26,7 +34,19 @@ pub(crate) static REPLICATION_CONTROLLER: Kind = Kind {
             validate(new)
         }
     },
-    warnings: workload::template_warnings,
+    warnings: |new, old| {
+        let mut out = Vec::new();
+        let msgs = validation::is_dns1123_label(new.text("metadata.name"));
+        if old.is_none() && !msgs.is_empty() {
+            out.push(format!(
+                "metadata.name: this is used in Pod names and hostnames, which can result in surprising behavior; a DNS label is recommended: [{}]",
+                msgs.join(" ")
+            ));
+        }
+        out.extend(workload::template_warnings(new, old));
+        out
+    },
+    orphans_dependents: true,
     columns: REPLICAS,
     cells: |obj, now| replica_cells(obj, now, cell::labels(obj.at("spec.selector"))),
     selectable: |obj| vec![("status.replicas", obj.num("status.replicas").to_string())],

@@ -41,7 +41,8 @@ pub(crate) static RESOURCE_QUOTA: Kind = Kind {
 
 fn amounts(at: &At, e: &mut ErrorList) {
     for (name, q) in at.entries() {
-        if resources::name(&q, name, e) && !name.contains('/') && name == "storage" {
+        resources::name(&q, name, e);
+        if !name.contains('/') && (!resources::is_standard(name) || name == "storage") {
             e.push(FieldError::invalid(
                 &q.path,
                 name,

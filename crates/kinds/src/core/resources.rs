@@ -102,7 +102,7 @@ pub(crate) fn name(at: &At, name: &str, e: &mut ErrorList) -> bool {
     e.len() == before
 }
 
-fn container_name(at: &At, key: &str, e: &mut ErrorList) {
+pub(crate) fn container_name(at: &At, key: &str, e: &mut ErrorList) {
     name(at, key, e);
     if !key.contains('/') {
         if !matches!(key, "cpu" | "memory" | "ephemeral-storage") && !is_huge_page(key) {

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use super::endpoints::endpoint_ip;
 use crate::cell::{self, NONE, UNKNOWN};
-use crate::check::addresses::legacy_ip;
+use crate::check::addresses::{legacy_cidr, legacy_cidr_warning, legacy_ip, legacy_ip_warning};
 use crate::check::{self, At};
 use crate::kind::{Column, Kind, UpdateContext};
 use crate::rules;
@@ -28,6 +28,7 @@ pub(crate) static SERVICE: Kind = Kind {
     validate: |obj| validate(obj),
     prepare_update,
     validate_update,
+    warnings: |new, _| warnings(new),
     columns: &[
         Column::text("Type"),
         Column::text("Cluster-IP"),
@@ -48,6 +49,65 @@ pub(crate) static SERVICE: Kind = Kind {
     allow_create_on_update: true,
     ..Kind::GENERIC
 };
+
+fn warnings(obj: &Value) -> Vec<String> {
+    let mut out = Vec::new();
+    let spec = At::new(obj, "spec");
+    let kind = spec.value.text("type");
+    let annotations = At::new(obj, "metadata").at("annotations");
+    if annotations.has_key("service.kubernetes.io/topology-aware-hints") {
+        out.push("annotation service.kubernetes.io/topology-aware-hints is deprecated, please use service.kubernetes.io/topology-mode instead".to_owned());
+    }
+    let headless = kind == "ClusterIP" && spec.value.text("clusterIP") == "None";
+    let external = spec.at("externalIPs");
+    if !matches!(spec.value.text("clusterIP"), "" | "None") {
+        for ip in spec.at("clusterIPs").each() {
+            legacy_ip_warning(&ip, &mut out);
+        }
+    }
+    if headless {
+        for (ignored, shown) in [
+            (!spec.at("loadBalancerIP").is_empty(), "loadBalancerIP"),
+            (!external.is_empty(), "externalIPs"),
+            (
+                spec.value.text("sessionAffinity") != "None",
+                "SessionAffinity",
+            ),
+        ] {
+            if ignored {
+                out.push(format!("spec.{shown} is ignored for headless services"));
+            }
+        }
+    }
+    for ip in external.each() {
+        legacy_ip_warning(&ip, &mut out);
+    }
+    if !external.is_empty() && !headless && kind != "ExternalName" {
+        out.push(
+            "spec.externalIPs is deprecated and may no longer be implemented in some clusters"
+                .to_owned(),
+        );
+    }
+    if !spec.at("loadBalancerIP").is_empty() {
+        legacy_ip_warning(&spec.at("loadBalancerIP"), &mut out);
+    }
+    for range in spec.at("loadBalancerSourceRanges").each() {
+        legacy_cidr_warning(&range, &mut out);
+    }
+    if kind == "ExternalName" && !external.is_empty() {
+        out.push("spec.externalIPs is ignored when spec.type is \"ExternalName\"".to_owned());
+    }
+    if kind != "ExternalName" && !spec.at("externalName").is_empty() {
+        out.push("spec.externalName is ignored when spec.type is not \"ExternalName\"".to_owned());
+    }
+    if spec.value.text("trafficDistribution") == "PreferClose" {
+        out.push(
+            "spec.trafficDistribution: \"PreferClose\" is deprecated; use \"PreferSameZone\""
+                .to_owned(),
+        );
+    }
+    out
+}
 
 fn externally_accessible(obj: &Value) -> bool {
     let kind = obj.text("spec.type");
@@ -250,12 +310,6 @@ fn drop_of_former_type(new: &mut Value, old: &Value) {
             }
         }
     }
-    if was == "ExternalName"
-        && kind != "ExternalName"
-        && new.at("spec.externalName") == old.at("spec.externalName")
-    {
-        new.remove("spec.externalName");
-    }
 }
 
 fn is_headless(obj: &Value) -> bool {
@@ -454,13 +508,15 @@ fn port_conflicts(ports: &At, kind: &str, e: &mut ErrorList) {
 fn load_balancer(obj: &Value, spec: &At, kind: &str, e: &mut ErrorList) {
     const ONLY: &str = "may only be used when `type` is 'LoadBalancer'";
     let cidr = |path: &Path, text: &str, e: &mut ErrorList| {
-        if validation::parse_cidr(text).is_none() {
-            e.push(FieldError::invalid(
+        let value = Value::from(text);
+        let path = path.clone();
+        legacy_cidr(
+            &At {
+                value: &value,
                 path,
-                text,
-                "must be a valid CIDR value, (e.g. 10.9.8.0/24 or 2001:db8::/64)",
-            ));
-        }
+            },
+            e,
+        );
     };
     let ranges = At {
         value: spec.value.at("loadBalancerSourceRanges"),

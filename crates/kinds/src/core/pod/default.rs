@@ -16,6 +16,9 @@ pub(crate) fn pod(obj: &mut Value) {
         return;
     };
     pod_spec(spec);
+    if spec.num("terminationGracePeriodSeconds") < 0 {
+        spec.put("terminationGracePeriodSeconds", 1);
+    }
     for list in ["containers", "initContainers"] {
         for container in spec.list_mut(list) {
             let limits = container.map("resources.limits").clone();
@@ -45,9 +48,6 @@ pub(crate) fn pod_spec(spec: &mut Value) {
     spec.fill_text("restartPolicy", "Always");
     spec.fill("securityContext", json!({}));
     spec.fill("terminationGracePeriodSeconds", 30);
-    if spec.num("terminationGracePeriodSeconds") < 0 {
-        spec.put("terminationGracePeriodSeconds", 1);
-    }
     spec.fill_text("schedulerName", "default-scheduler");
     service_account(spec);
     for volume in spec.list_mut("volumes") {

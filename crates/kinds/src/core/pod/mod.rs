@@ -17,6 +17,8 @@ mod windows;
 
 use serde_json::{Value, json};
 
+pub(crate) use warnings::fraction as fraction_warning;
+pub(crate) use warnings::node_selector_term as node_selector_warnings;
 pub(crate) use warnings::of_template as template_warnings;
 
 pub(crate) use validate::{pod_template, template_metadata};
@@ -76,6 +78,13 @@ pub(crate) fn default_template(obj: &mut Value, path: &str) {
         if let Some(spec) = template.at_mut("spec") {
             default::pod_spec(spec);
         }
+    }
+}
+
+/// The pod spec under `path` loses the fields whose gates are off, unless the old object has them.
+pub(crate) fn drop_disabled(obj: &mut Value, old: &Value, path: &str) {
+    if let Some(spec) = obj.at_mut(path) {
+        disabled::drop(spec, old.at(path));
     }
 }
 

@@ -96,7 +96,40 @@ fn annotations(all: &At, spec: &At, e: &mut ErrorList) {
             e.push(cost.invalid("must be a 32bit integer"));
         }
     }
+    seccomp_annotations(all, e);
     app_armor::annotations(all, spec, e);
+}
+
+/// Profiles in annotations, which mean nothing any more, keep their form.
+fn seccomp_annotations(all: &At, e: &mut ErrorList) {
+    const POD: &str = "seccomp.security.alpha.kubernetes.io/pod";
+    const CONTAINER: &str = "container.seccomp.security.alpha.kubernetes.io/";
+    for (key, at) in all.entries() {
+        if key != POD && !key.starts_with(CONTAINER) {
+            continue;
+        }
+        let profile = At {
+            value: at.value,
+            path: all.path.child(key),
+        };
+        match at.text() {
+            "runtime/default" | "docker/default" | "unconfined" => {}
+            text => match text.strip_prefix("localhost/") {
+                Some(path) => {
+                    let value = Value::from(path);
+                    let path = profile.path.clone();
+                    volumes::local_descending_path(
+                        &At {
+                            value: &value,
+                            path,
+                        },
+                        e,
+                    );
+                }
+                None => e.push(profile.invalid("must be a valid seccomp profile")),
+            },
+        }
+    }
 }
 
 /// `template` of a workload: labels, annotations and spec.

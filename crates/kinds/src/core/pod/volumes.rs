@@ -332,6 +332,20 @@ fn iscsi(s: &At, e: &mut ErrorList) {
     }
 }
 
+/// As of a pod, in the words for persistent volumes.
+pub(crate) fn iscsi_of_volume(s: &At, e: &mut ErrorList) {
+    let before = e.len();
+    iscsi(s, e);
+    for error in e.iter_mut().skip(before) {
+        if error.detail == "must be valid format starting with iqn, eui, or naa" {
+            "must be valid format".clone_into(&mut error.detail);
+        }
+    }
+    if s.has("secretRef") {
+        s.at("secretRef").at("name").require(e);
+    }
+}
+
 fn iscsi_form(name: &At, shown: &At, e: &mut ErrorList) {
     match iscsi_name(name.text()) {
         None => e.push(shown.invalid("must be valid format starting with iqn, eui, or naa")),
