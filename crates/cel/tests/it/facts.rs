@@ -15,6 +15,12 @@ const CASES: &[(&str, &str)] = &[
     ("library", include_str!("cases/library.jsonl")),
 ];
 
+/// Every fact, with the name of its file.
+pub(crate) fn all() -> impl Iterator<Item = (&'static str, &'static str)> {
+    let files = CASES.iter();
+    files.flat_map(|(file, text)| text.lines().map(|line| (*file, line)))
+}
+
 fn environment() -> Environment {
     Environment::builder(Version::NEW_EXPRESSIONS)
         .variable("x", Type::Int)
@@ -66,52 +72,50 @@ fn upstream_agrees() {
         .with("o", Value::some(Value::string("opt")));
     let mut wrong = Vec::new();
     let mut count = 0;
-    for (file, text) in CASES {
-        for line in text.lines() {
-            let fact: Json = serde_json::from_str(line).unwrap();
-            let source = fact["expr"].as_str().unwrap();
-            let expected = |key: &str| fact.get(key).cloned().unwrap_or(Json::Null);
-            count += 1;
-            let mut complain = |what: &str, found: Json, wanted: Json| {
-                if found != wanted {
-                    wrong.push(format!(
-                        "{file}: {source}\n  {what}: {found}\n  wanted: {wanted}"
-                    ));
-                }
-            };
-            let expression = match environment.compile(source) {
-                Ok(e) => e,
-                Err(issues) => {
-                    complain("issues", json!(display_issues(&issues)), expected("issues"));
-                    continue;
-                }
-            };
-            complain("issues", Json::Null, expected("issues"));
-            if fact.get("issues").is_some() {
+    for (file, line) in all() {
+        let fact: Json = serde_json::from_str(line).unwrap();
+        let source = fact["expr"].as_str().unwrap();
+        let expected = |key: &str| fact.get(key).cloned().unwrap_or(Json::Null);
+        count += 1;
+        let mut complain = |what: &str, found: Json, wanted: Json| {
+            if found != wanted {
+                wrong.push(format!(
+                    "{file}: {source}\n  {what}: {found}\n  wanted: {wanted}"
+                ));
+            }
+        };
+        let expression = match environment.compile(source) {
+            Ok(e) => e,
+            Err(issues) => {
+                complain("issues", json!(display_issues(&issues)), expected("issues"));
                 continue;
             }
-            complain(
-                "type",
-                json!(expression.output_type().declared()),
-                expected("type"),
-            );
-            let program = expression.instantiation_error().map(ToString::to_string);
-            complain("program", json!(program), expected("program"));
-            if program.is_some() || fact.get("program").is_some() {
-                continue;
-            }
-            let estimate = expression.estimate_cost(&NoSizes);
-            complain("min", json!(estimate.min), expected("min"));
-            complain("max", json!(estimate.max.to_string()), expected("max"));
-            let evaluation = expression.eval(&variables, 1_000_000);
-            let (value, error) = match evaluation.result {
-                Ok(v) => (json!(show(&v)), Json::Null),
-                Err(e) => (Json::Null, json!(e.to_string())),
-            };
-            complain("value", value, expected("value"));
-            complain("error", error, expected("error"));
-            complain("cost", json!(evaluation.cost), expected("cost"));
+        };
+        complain("issues", Json::Null, expected("issues"));
+        if fact.get("issues").is_some() {
+            continue;
         }
+        complain(
+            "type",
+            json!(expression.output_type().declared()),
+            expected("type"),
+        );
+        let program = expression.instantiation_error().map(ToString::to_string);
+        complain("program", json!(program), expected("program"));
+        if program.is_some() || fact.get("program").is_some() {
+            continue;
+        }
+        let estimate = expression.estimate_cost(&NoSizes);
+        complain("min", json!(estimate.min), expected("min"));
+        complain("max", json!(estimate.max.to_string()), expected("max"));
+        let evaluation = expression.eval(&variables, 1_000_000);
+        let (value, error) = match evaluation.result {
+            Ok(v) => (json!(show(&v)), Json::Null),
+            Err(e) => (Json::Null, json!(e.to_string())),
+        };
+        complain("value", value, expected("value"));
+        complain("error", error, expected("error"));
+        complain("cost", json!(evaluation.cost), expected("cost"));
     }
     assert!(
         wrong.is_empty(),

@@ -4,4 +4,5 @@
 
 mod bounds;
 mod facts;
+mod mutations;
 mod schemas;
