@@ -3,7 +3,7 @@
 use super::Interpreter;
 use super::plan::{Attribute, Base, Key, Qualifier, is_key};
 use crate::limits::deep;
-use crate::value::{EvalError, Value, ValueResult};
+use crate::value::{EvalError, Value, ValueResult, implementation};
 use std::sync::Arc;
 
 impl<'p, 'v> Interpreter<'p, '_, 'v> {
@@ -110,10 +110,9 @@ impl<'p, 'v> Interpreter<'p, '_, 'v> {
         may_miss: bool,
     ) -> Result<Option<Value<'v>>, EvalError> {
         if !is_key(key) {
-            let t = key.type_of();
             return Err(EvalError::new(format!(
                 "invalid qualifier type: {}",
-                t.runtime_name()
+                implementation(key)
             )));
         }
         let missing = |what: &str| {

@@ -13,7 +13,7 @@ pub(crate) use plan::{Plan, plan};
 use crate::activation::Activation;
 use crate::library;
 use crate::limits::deep;
-use crate::value::{EvalError, List, Map, MapEntries, Object, Value, ValueResult};
+use crate::value::{EvalError, List, Map, MapEntries, Object, Value, ValueResult, implementation};
 use plan::{Call, Fold, Node};
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -377,22 +377,4 @@ fn not_optional(field: &str, v: &Value<'_>) -> EvalError {
     EvalError::new(format!(
         "cannot initialize optional entry '{field}' from non-optional value {v}"
     ))
-}
-
-/// The name of the type that holds such a value upstream, which one message shows.
-fn implementation(v: &Value<'_>) -> String {
-    let name = match v {
-        Value::Null => "Null",
-        Value::Bool(_) => "Bool",
-        Value::Int(_) => "Int",
-        Value::Uint(_) => "Uint",
-        Value::Double(_) => "Double",
-        Value::String(_) => "String",
-        Value::Bytes(_) => "Bytes",
-        Value::Duration(_) => "Duration",
-        Value::Timestamp(_) => "Timestamp",
-        Value::Optional(_) => return "*types.Optional".to_owned(),
-        other => return other.type_of().runtime_name().to_owned(),
-    };
-    format!("types.{name}")
 }

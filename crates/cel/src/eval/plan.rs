@@ -8,7 +8,7 @@ use crate::check::{Checked, Reference};
 use crate::library::{self, Binding, Function, Overload};
 use crate::limits::deep;
 use crate::types::Type;
-use crate::value::{EvalError, List, MapEntries, MapKey, Value};
+use crate::value::{EvalError, List, MapEntries, MapKey, Value, implementation};
 use regex::Regex;
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -229,10 +229,9 @@ impl Planner<'_> {
         let key = match self.node(key)? {
             Node::Constant(v) => {
                 if !is_key(&v) {
-                    let t = v.type_of();
                     return Err(EvalError::new(format!(
                         "invalid qualifier type: {}",
-                        t.runtime_name()
+                        implementation(&v)
                     )));
                 }
                 Key::Constant(v)

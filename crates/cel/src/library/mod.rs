@@ -13,6 +13,7 @@ mod lists;
 mod named_formats;
 mod optional;
 pub(crate) mod patches;
+mod pattern;
 mod quantities;
 pub(crate) mod regular;
 mod sets;

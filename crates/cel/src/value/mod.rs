@@ -12,6 +12,7 @@ pub use collections::{List, Map, MapEntries};
 pub(crate) use equality::compare;
 pub use error::{ErrorKind, EvalError};
 pub use object::Object;
+pub(crate) use shown::implementation;
 
 use crate::schema::Schema;
 use crate::types::Type;

@@ -122,3 +122,22 @@ fn shown_map(map: &Map<'_>, out: &mut String) {
 pub(crate) fn double(d: f64) -> String {
     crate::number::shortest(d)
 }
+
+/// The name of the type that holds such a value upstream, which some messages show.
+pub(crate) fn implementation(v: &Value<'_>) -> String {
+    let name = match v {
+        Value::Null => "Null",
+        Value::Bool(_) => "Bool",
+        Value::Int(_) => "Int",
+        Value::Uint(_) => "Uint",
+        Value::Double(_) => "Double",
+        Value::String(_) => "String",
+        Value::Bytes(_) => "Bytes",
+        Value::Duration(_) => "Duration",
+        Value::Timestamp(_) => "Timestamp",
+        Value::List(_) => return "*types.baseList".to_owned(),
+        Value::Optional(_) => return "*types.Optional".to_owned(),
+        other => return other.type_of().runtime_name().to_owned(),
+    };
+    format!("types.{name}")
+}

@@ -3,7 +3,8 @@
 //! The facts in `cases` were printed by upstream's own environment, for the variables below.
 
 use keelson_cel::{
-    Environment, SizeEstimator, SizeRange, Type, Value, Variables, Version, display_issues,
+    DeclSizes, DeclType, Declarations, Environment, Schema, SizeEstimator, SizeRange, Type, Value,
+    Variables, Version, display_issues,
 };
 use serde_json::{Value as Json, json};
 use std::sync::Arc;
@@ -13,6 +14,8 @@ const CASES: &[(&str, &str)] = &[
     ("language", include_str!("cases/language.jsonl")),
     ("syntax", include_str!("cases/syntax.jsonl")),
     ("library", include_str!("cases/library.jsonl")),
+    ("regular", include_str!("cases/regular.jsonl")),
+    ("more", include_str!("cases/more.jsonl")),
 ];
 
 /// Every fact, with the name of its file.
@@ -57,6 +60,60 @@ impl SizeEstimator for NoSizes {
     }
 }
 
+/// What differs between a fact and what this engine makes of its expression.
+fn differences(
+    fact: &Json,
+    environment: &Environment,
+    sizes: &dyn SizeEstimator,
+    variables: &Variables<'_>,
+) -> Vec<String> {
+    let source = fact["expr"].as_str().unwrap();
+    let mut wrong = Vec::new();
+    let mut compare = |key: &str, found: Json| {
+        let wanted = fact.get(key).cloned().unwrap_or(Json::Null);
+        if found != wanted {
+            wrong.push(format!("{source}\n  {key}: {found}\n  wanted: {wanted}"));
+        }
+        wanted.is_null()
+    };
+    let expression = match environment.compile(source) {
+        Ok(e) => e,
+        Err(issues) => {
+            compare("issues", json!(display_issues(&issues)));
+            return wrong;
+        }
+    };
+    if !compare("issues", Json::Null) {
+        return wrong;
+    }
+    compare("type", json!(expression.output_type().declared()));
+    let estimate = expression.estimate_cost(sizes);
+    compare("min", json!(estimate.min));
+    compare("max", json!(estimate.max.to_string()));
+    let program = expression.instantiation_error().map(ToString::to_string);
+    if !compare("program", json!(program)) || program.is_some() {
+        return wrong;
+    }
+    let evaluation = expression.eval(variables, 1_000_000);
+    let (value, error) = match evaluation.result {
+        Ok(v) => (json!(show(&v)), Json::Null),
+        Err(e) => (Json::Null, json!(e.to_string())),
+    };
+    compare("value", value);
+    compare("error", error);
+    compare("cost", json!(evaluation.cost));
+    wrong
+}
+
+fn assert_none(wrong: &[String], of: usize) {
+    assert!(
+        wrong.is_empty(),
+        "{} of {of} differ:\n{}",
+        wrong.len(),
+        wrong.join("\n")
+    );
+}
+
 #[test]
 fn upstream_agrees() {
     let environment = environment();
@@ -71,56 +128,38 @@ fn upstream_agrees() {
         .with("d", of("d"))
         .with("o", Value::some(Value::string("opt")));
     let mut wrong = Vec::new();
-    let mut count = 0;
-    for (file, line) in all() {
+    for (_, line) in all() {
         let fact: Json = serde_json::from_str(line).unwrap();
-        let source = fact["expr"].as_str().unwrap();
-        let expected = |key: &str| fact.get(key).cloned().unwrap_or(Json::Null);
-        count += 1;
-        let mut complain = |what: &str, found: Json, wanted: Json| {
-            if found != wanted {
-                wrong.push(format!(
-                    "{file}: {source}\n  {what}: {found}\n  wanted: {wanted}"
-                ));
-            }
-        };
-        let expression = match environment.compile(source) {
-            Ok(e) => e,
-            Err(issues) => {
-                complain("issues", json!(display_issues(&issues)), expected("issues"));
-                continue;
-            }
-        };
-        complain("issues", Json::Null, expected("issues"));
-        if fact.get("issues").is_some() {
-            continue;
-        }
-        complain(
-            "type",
-            json!(expression.output_type().declared()),
-            expected("type"),
-        );
-        let program = expression.instantiation_error().map(ToString::to_string);
-        complain("program", json!(program), expected("program"));
-        if program.is_some() || fact.get("program").is_some() {
-            continue;
-        }
-        let estimate = expression.estimate_cost(&NoSizes);
-        complain("min", json!(estimate.min), expected("min"));
-        complain("max", json!(estimate.max.to_string()), expected("max"));
-        let evaluation = expression.eval(&variables, 1_000_000);
-        let (value, error) = match evaluation.result {
-            Ok(v) => (json!(show(&v)), Json::Null),
-            Err(e) => (Json::Null, json!(e.to_string())),
-        };
-        complain("value", value, expected("value"));
-        complain("error", error, expected("error"));
-        complain("cost", json!(evaluation.cost), expected("cost"));
+        wrong.extend(differences(&fact, &environment, &NoSizes, &variables));
     }
-    assert!(
-        wrong.is_empty(),
-        "{} of {count} differ:\n{}",
-        wrong.len(),
-        wrong.join("\n")
-    );
+    assert_none(&wrong, all().count());
+}
+
+#[test]
+fn upstream_agrees_on_data_with_a_schema() {
+    let mut lines = include_str!("cases/typed.jsonl").lines();
+    let first: Json = serde_json::from_str(lines.next().unwrap()).unwrap();
+    let schema = Schema::from_openapi(&first["schema"]).with_type_and_object_meta();
+    let decl = DeclType::from_schema(&schema, true)
+        .unwrap()
+        .named("selfType1");
+    let environment = Environment::builder(Version::NEW_EXPRESSIONS)
+        .variable("self", decl.ty.clone())
+        .variable("oldSelf", decl.ty.clone())
+        .provider(Arc::new(
+            Declarations::new([&decl]).with_keywords_as_fields(),
+        ))
+        .mutation()
+        .build();
+    let of = || Value::from_json(&first["data"], Some(&schema)).unwrap();
+    let variables = Variables::new().with("self", of()).with("oldSelf", of());
+    let sizes = DeclSizes::new(decl);
+    let mut wrong = Vec::new();
+    let mut count = 0;
+    for line in lines {
+        let fact: Json = serde_json::from_str(line).unwrap();
+        wrong.extend(differences(&fact, &environment, &sizes, &variables));
+        count += 1;
+    }
+    assert_none(&wrong, count);
 }
