@@ -42,6 +42,8 @@ pub(crate) enum Command {
     Status(StatusArgs),
     /// Look after the node's images.
     Image(ImageArgs),
+    /// Save the whole state of a cluster to a file, and make a new cluster of it.
+    Snapshot(SnapshotArgs),
     /// The command line client; `kubectl` as a name of this binary is the same.
     #[command(disable_help_flag = true, trailing_var_arg = true)]
     Kubectl {
@@ -240,6 +242,40 @@ pub(crate) enum ImageAction {
     List,
     /// Remove images by name or id.
     Remove { references: Vec<String> },
+}
+
+#[derive(Debug, Clone, Args)]
+pub(crate) struct SnapshotArgs {
+    /// The server's directory, or the one to restore to.
+    #[arg(
+        long,
+        value_name = "DIR",
+        default_value = "/var/lib/keelson",
+        env = "KEELSON_DATA_DIR",
+        global = true
+    )]
+    pub(crate) data_dir: PathBuf,
+    /// How to print.
+    #[arg(long, short, value_enum, default_value_t = Output::Text, global = true)]
+    pub(crate) output: Output,
+    #[command(subcommand)]
+    pub(crate) action: SnapshotAction,
+}
+
+#[derive(Debug, Clone, Subcommand)]
+pub(crate) enum SnapshotAction {
+    /// Write every object, and the cluster's certificates and keys, to a file. Works while the
+    /// server runs, which is not held up.
+    Save {
+        file: PathBuf,
+        #[command(flatten)]
+        etcd: EtcdArgs,
+    },
+    /// Make the embedded store of a data directory that has none; the next start on it is the
+    /// cluster as it was saved, on this machine or another.
+    Restore { file: PathBuf },
+    /// Check a file and say what it holds.
+    Status { file: PathBuf },
 }
 
 /// Puts the settings of the file that `--config` (or `KEELSON_CONFIG`) names in front of the flags

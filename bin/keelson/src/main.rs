@@ -11,6 +11,7 @@ mod image;
 mod instance;
 mod ready;
 mod server;
+mod snapshot;
 mod status;
 mod store;
 mod tls;
@@ -67,6 +68,7 @@ fn main() -> ExitCode {
         args::Command::Down(args) => down::run(&args),
         args::Command::Status(args) => status::run(&args),
         args::Command::Image(args) => image::run(args),
+        args::Command::Snapshot(args) => snapshot::run(args),
         args::Command::Kubectl { arguments } => return keelson_cli::main(&arguments),
     };
     match outcome {

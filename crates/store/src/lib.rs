@@ -5,6 +5,7 @@
 
 pub mod embedded;
 pub mod etcd;
+pub mod snapshot;
 
 use std::sync::Arc;
 

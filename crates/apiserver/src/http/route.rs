@@ -3,6 +3,8 @@
 use std::sync::Arc;
 
 use http::request::Parts;
+use http_body_util::{BodyExt, StreamBody};
+use hyper::body::Frame;
 use keelson_machinery::status::Status;
 use serde_json::json;
 
@@ -84,6 +86,7 @@ async fn other(
                 .ok_or_else(Status::path_not_found)?;
             streaming::forward_to_aggregated(server, context, &target, parts, body).await
         }
+        ["keelson", "snapshot"] if reads => snapshot(server, context).await,
         ["api" | "apis", ..] if known(server, &segments) => {
             discovery::answer(server, context, &segments)
         }
@@ -107,6 +110,24 @@ async fn other(
         }
         _ => Ok(super::health::no_such_path()),
     }
+}
+
+/// The whole store, Secrets and the authorities' keys with it: for administrators by certificate
+/// alone, whatever roles others were given.
+async fn snapshot(server: &Server, context: &RequestContext) -> Result<Response, Status> {
+    if !context.user.groups.iter().any(|g| g == "system:masters") {
+        let why = "a snapshot of the store is for members of system:masters";
+        return Err(Status::forbidden("", "", "", why));
+    }
+    let pieces = keelson_store::snapshot::take(server.registry.store()).await;
+    let pieces = pieces.map_err(|error| Status::internal(error.to_string()))?;
+    let frames = futures::stream::iter(pieces.map(|piece| Ok(Frame::data(piece))));
+    let mut response = http::Response::new(StreamBody::new(frames).boxed_unsync());
+    response.headers_mut().insert(
+        http::header::CONTENT_TYPE,
+        http::HeaderValue::from_static("application/octet-stream"),
+    );
+    Ok(response)
 }
 
 /// Whether discovery has anything to say of this group.

@@ -126,3 +126,31 @@ async fn nobody_grants_what_he_does_not_hold() {
     assert_eq!(code(&post(&bob, &roles, role("nodes")).await), 403);
     cluster.stop().await;
 }
+
+#[tokio::test]
+async fn a_snapshot_is_for_administrators_by_certificate_alone() {
+    use http_body_util::BodyExt;
+    let cluster = Cluster::start().await;
+    let admin = cluster.admin();
+    let binding = json!({"apiVersion": "rbac.authorization.k8s.io/v1", "kind": "ClusterRoleBinding",
+        "metadata": {"name": "almighty"},
+        "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": "cluster-admin"},
+        "subjects": [{"apiGroup": "rbac.authorization.k8s.io", "kind": "User", "name": "almighty"}]});
+    let bindings = "/apis/rbac.authorization.k8s.io/v1/clusterrolebindings";
+    post(&admin, bindings, binding).await.unwrap();
+    let ask = async |client: &Client| {
+        let request = http::Request::get("/keelson/snapshot").body(bytes::Bytes::new());
+        let answer = client.call(request.unwrap()).await.unwrap();
+        let code = answer.status().as_u16();
+        (code, answer.into_body().collect().await.unwrap().to_bytes())
+    };
+    assert_eq!(ask(&cluster.user("nobody")).await.0, 403);
+    assert_eq!(ask(&cluster.user("almighty")).await.0, 403);
+    let (code, bytes) = ask(&admin).await;
+    assert_eq!(code, 200);
+    let file = cluster.file("snapshot");
+    std::fs::write(&file, bytes).unwrap();
+    let summary = keelson_store::snapshot::verify(&file).unwrap();
+    assert!(summary.keys > 50, "{summary:?}");
+    cluster.stop().await;
+}

@@ -68,6 +68,11 @@ impl Cluster {
         }
     }
 
+    /// A file that goes with the cluster.
+    pub(crate) fn file(&self, name: &str) -> PathBuf {
+        self.dir.join(name)
+    }
+
     pub(crate) async fn stop(self) {
         self.server.shutdown().await;
         let _ = std::fs::remove_dir_all(&self.dir);

@@ -291,17 +291,61 @@ fn create(dir: &Path) -> Result<()> {
     if path.exists() {
         return Ok(());
     }
+    let (disk, new) = unnamed(dir)?;
+    drop(disk);
+    publish(&new, &path)
+}
+
+/// A new store that is filled from outside. Nothing has its name before it is whole.
+pub(crate) struct Restore {
+    disk: Disk,
+    new: PathBuf,
+    path: PathBuf,
+}
+
+impl Restore {
+    pub(crate) fn begin(dir: &Path) -> Result<Self> {
+        let fail = |reason: String| Error::Open {
+            path: dir.display().to_string(),
+            reason,
+        };
+        fs::create_dir_all(dir).map_err(|err| fail(err.to_string()))?;
+        let lock = lock(&dir.join("store.lock")).map_err(fail)?;
+        let path = dir.join(FILE);
+        if path.exists() {
+            return Err(fail("there is a store already".to_owned()));
+        }
+        let (mut disk, new) = unnamed(dir)?;
+        disk._lock = Some(lock);
+        Ok(Self { disk, new, path })
+    }
+
+    pub(crate) fn add(&mut self, rows: &[KeyValue]) -> Result<()> {
+        let rows = rows.iter().map(Change::Put);
+        self.disk.write(FIRST_REVISION, FIRST_REVISION, rows)
+    }
+
+    pub(crate) fn finish(mut self, revision: Revision) -> Result<()> {
+        self.disk
+            .write(FIRST_REVISION, revision, std::iter::empty())?;
+        // The lock is held until the file has its name.
+        self.disk.database = None;
+        publish(&self.new, &self.path)
+    }
+}
+
+/// An empty database under another name, instead of one that was not finished.
+fn unnamed(dir: &Path) -> Result<(Disk, PathBuf)> {
     let new = dir.join(format!("{FILE}.new"));
     match fs::remove_file(&new) {
         Err(err) if err.kind() != std::io::ErrorKind::NotFound => return Err(io(err)),
         _ => {}
     }
-    drop(Disk::open_on(file::opener(&new))?);
-    publish(&new, &path)
+    Ok((Disk::open_on(file::opener(&new))?, new))
 }
 
 /// Gives a finished file its name, durably.
-pub(crate) fn publish(new: &Path, path: &Path) -> Result<()> {
+fn publish(new: &Path, path: &Path) -> Result<()> {
     File::open(new)
         .and_then(|file| file.sync_all())
         .map_err(io)?;

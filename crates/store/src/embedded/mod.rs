@@ -23,6 +23,7 @@ use crate::{
 };
 use committer::{Command, Committer, Reply};
 use disk::Disk;
+pub(crate) use disk::Restore;
 pub use file::Opener;
 use index::Index;
 

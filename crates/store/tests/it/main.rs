@@ -27,6 +27,7 @@ mod crash;
 mod etcd_faults;
 mod files;
 mod model;
+mod snapshots;
 mod storage;
 mod watching;
 
