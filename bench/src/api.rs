@@ -1,10 +1,11 @@
-//! A bare API server: what one client over one connection gets out of it.
+//! An API server: what clients get out of it, each on a connection of its own.
 
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use futures::future::{join_all, try_join_all};
 use http::Method;
 use http_body_util::BodyExt;
@@ -12,6 +13,7 @@ use keelson_client::{Client, Kubeconfig};
 use serde_json::{Value, json};
 use tokio::sync::Notify;
 
+use crate::bare::Bare;
 use crate::report::Report;
 use crate::statistics::{Samples, milliseconds, rate};
 
@@ -29,7 +31,7 @@ pub(crate) struct Args {
     /// How many ConfigMaps of one kilobyte.
     #[arg(long, default_value_t = 1000, value_parser = clap::value_parser!(u32).range(1..=100_000))]
     objects: u32,
-    /// Requests in flight.
+    /// Clients with one request in flight each.
     #[arg(long, default_value_t = 16, value_parser = clap::value_parser!(u32).range(1..=512))]
     concurrency: u32,
     /// Watches opened for the fan-out.
@@ -52,7 +54,9 @@ pub(crate) fn run(args: Args) -> Result<Report, String> {
     if let Some(server) = &args.server {
         config.server.clone_from(server);
     }
-    let client = Client::https(&config).map_err(|error| error.to_string())?;
+    let clients = clients(args.concurrency, || {
+        Client::https(&config).map_err(|error| error.to_string())
+    })?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()
@@ -63,7 +67,7 @@ pub(crate) fn run(args: Args) -> Result<Report, String> {
         report.fact("objects", args.objects);
         report.fact("concurrency", args.concurrency);
         report.fact("watches", args.watches);
-        let run = Run::open(client, &args).await?;
+        let run = Run::open(clients, &args).await?;
         let outcome = tokio::select! {
             outcome = run.measure(&mut report) => outcome,
             _ = tokio::signal::ctrl_c() => Err("interrupted".to_owned()),
@@ -74,17 +78,23 @@ pub(crate) fn run(args: Args) -> Result<Report, String> {
     })
 }
 
+/// Every client has its own connection.
+fn clients(count: u32, client: impl Fn() -> Result<Client, String>) -> Result<Vec<Client>, String> {
+    (0..count).map(|_| client()).collect()
+}
+
 struct Run {
     client: Client,
+    clients: Vec<Client>,
     namespace: String,
     objects: usize,
-    concurrency: usize,
     watches: usize,
     patience: Duration,
 }
 
 impl Run {
-    async fn open(client: Client, args: &Args) -> Result<Self, String> {
+    async fn open(clients: Vec<Client>, args: &Args) -> Result<Self, String> {
+        let client = clients.first().ok_or("no client")?.clone();
         let namespace = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"generateName": "keelson-bench-"}});
         let created = client
             .request(Method::POST, "/api/v1/namespaces", Some(&namespace))
@@ -95,9 +105,9 @@ impl Run {
             .ok_or("the namespace that was created has no name")?;
         Ok(Self {
             client,
+            clients,
             namespace: namespace.to_owned(),
             objects: args.objects as usize,
-            concurrency: args.concurrency as usize,
             watches: args.watches as usize,
             patience: Duration::from_secs(args.patience_seconds),
         })
@@ -128,7 +138,76 @@ impl Run {
         })
         .await?;
         self.lists(report).await?;
-        self.fan_out(report).await
+        self.fan_out(report).await?;
+        self.beside_bare(report).await
+    }
+
+    /// The reads once more, in turns with a server that only sends, so that both meet the same
+    /// noise. Answers are read and not decoded.
+    async fn beside_bare(&self, report: &mut Report) -> Result<(), String> {
+        const ROUNDS: usize = 5;
+        const LISTS: usize = 20;
+        let one = format!("{}/{}", self.path(), name(0));
+        let object = read(&self.client, &one).await?;
+        let list = read(&self.client, &self.path()).await?;
+        let bare = Bare::start(&object, &list)?;
+        let others = (0..self.clients.len()).map(|_| bare.client());
+        let others = others.collect::<Result<Vec<_>, _>>()?;
+        // A list fills a core by itself; more readers would only measure the scheduler.
+        let pair = self.clients.len().min(2);
+        let (mut gets, mut lists) = ((Vec::new(), Vec::new()), (Vec::new(), Vec::new()));
+        for round in 1..=ROUNDS {
+            eprintln!("beside a bare server: round {round} of {ROUNDS}");
+            let count = self.objects.max(1000);
+            gets.0.push(self.reads(&self.clients, count, false).await?);
+            gets.1.push(self.reads(&others, count, false).await?);
+            lists
+                .0
+                .push(self.reads(&self.clients[..pair], LISTS, true).await?);
+            lists
+                .1
+                .push(self.reads(&others[..pair], LISTS, true).await?);
+        }
+        for (key, (ours, bare)) in [("get", gets), ("list", lists)] {
+            let shares = ours
+                .iter()
+                .zip(&bare)
+                .map(|(ours, bare)| 100.0 * ours / bare);
+            let shares = Samples::new(shares.collect());
+            let (Some(ours), Some(bare), Some(share)) =
+                (Samples::new(ours), Samples::new(bare), shares)
+            else {
+                return Err(format!("{key}: no figures"));
+            };
+            let what = format!("{key} without decoding");
+            report.median(&format!("raw_{key}_per_second"), &what, &ours, "/s");
+            let what = format!("{key} from a bare server");
+            report.median(&format!("bare_{key}_per_second"), &what, &bare, "/s");
+            let what = format!("{key}, share of the bare server's rate");
+            report.median(&format!("{key}_of_bare_percent"), &what, &share, "%");
+        }
+        Ok(())
+    }
+
+    /// Reads a second, of single objects or of the whole list.
+    async fn reads(&self, clients: &[Client], count: usize, list: bool) -> Result<f64, String> {
+        let next = AtomicUsize::new(0);
+        let started = Instant::now();
+        let workers = clients.iter().map(|client| async {
+            loop {
+                let index = next.fetch_add(1, Ordering::Relaxed);
+                if index >= count {
+                    return Ok::<_, String>(());
+                }
+                let path = match list {
+                    true => self.path(),
+                    false => format!("{}/{}", self.path(), name(index % self.objects)),
+                };
+                drain(client, &path).await?;
+            }
+        });
+        self.bounded("reading", try_join_all(workers)).await?;
+        Ok(rate(count, started.elapsed()))
     }
 
     fn path(&self) -> String {
@@ -149,7 +228,7 @@ impl Run {
         eprintln!("{what}: {} objects", self.objects);
         let next = AtomicUsize::new(0);
         let started = Instant::now();
-        let workers = (0..self.concurrency).map(|_| async {
+        let workers = self.clients.iter().map(|client| async {
             let mut times = Vec::new();
             loop {
                 let index = next.fetch_add(1, Ordering::Relaxed);
@@ -157,7 +236,7 @@ impl Run {
                     return Ok::<_, String>(times);
                 }
                 let asked = Instant::now();
-                request(self.client.clone(), self.path(), index)
+                request(client.clone(), self.path(), index)
                     .await
                     .map_err(|error| format!("{what}: {error}"))?;
                 times.push(asked.elapsed());
@@ -176,10 +255,12 @@ impl Run {
     async fn lists(&self, report: &mut Report) -> Result<(), String> {
         const LISTS: usize = 20;
         eprintln!("list: {LISTS} times {} objects", self.objects);
+        let path = self.path();
         let (mut times, mut size) = (Vec::new(), 0);
         for _ in 0..LISTS {
             let asked = Instant::now();
-            size = self.bounded("list", self.list()).await?;
+            let list = drain(&self.client, &path);
+            size = self.bounded("list", list).await?;
             times.push(asked.elapsed());
         }
         let total: Duration = times.iter().sum();
@@ -191,23 +272,6 @@ impl Run {
         let value = megabytes / total.as_secs_f64().max(f64::EPSILON);
         report.figure("list_megabytes_per_second", "list, volume", value, "MB/s");
         Ok(())
-    }
-
-    /// Reads a whole list without decoding it; returns its size in bytes.
-    async fn list(&self) -> Result<usize, String> {
-        let path = self.path();
-        let response = self
-            .client
-            .raw(Method::GET, &path, None, None, "application/json")
-            .await
-            .map_err(|error| format!("list: {error}"))?;
-        let mut body = response.into_body();
-        let mut size = 0;
-        while let Some(frame) = body.frame().await {
-            let frame = frame.map_err(|error| format!("list: {error}"))?;
-            size += frame.data_ref().map_or(0, bytes::Bytes::len);
-        }
-        Ok(size)
     }
 
     /// Updates of objects, each seen by every watch.
@@ -272,7 +336,7 @@ impl Run {
 
     async fn update(&self, updates: usize) -> Result<(), String> {
         let next = AtomicUsize::new(0);
-        let workers = (0..self.concurrency).map(|_| async {
+        let workers = self.clients.iter().map(|client| async {
             loop {
                 let index = next.fetch_add(1, Ordering::Relaxed);
                 if index >= updates {
@@ -280,7 +344,7 @@ impl Run {
                 }
                 let path = format!("{}/{}", self.path(), name(index));
                 let body = config_map(index, 1);
-                self.client
+                client
                     .request(Method::PUT, &path, Some(&body))
                     .await
                     .map_err(|error| format!("update: {error}"))?;
@@ -299,6 +363,33 @@ impl Run {
             .await
             .map_err(|_| late())?
     }
+}
+
+/// Reads an answer to its end without keeping it; returns its size in bytes.
+async fn drain(client: &Client, path: &str) -> Result<usize, String> {
+    let response = client.raw(Method::GET, path, None, None, "application/json");
+    let mut body = response
+        .await
+        .map_err(|error| format!("{path}: {error}"))?
+        .into_body();
+    let mut size = 0;
+    while let Some(frame) = body.frame().await {
+        let frame = frame.map_err(|error| format!("{path}: {error}"))?;
+        size += frame.data_ref().map_or(0, Bytes::len);
+    }
+    Ok(size)
+}
+
+async fn read(client: &Client, path: &str) -> Result<Bytes, String> {
+    let response = client.raw(Method::GET, path, None, None, "application/json");
+    let body = response
+        .await
+        .map_err(|error| format!("{path}: {error}"))?
+        .into_body();
+    let whole = body.collect().await;
+    whole
+        .map(http_body_util::Collected::to_bytes)
+        .map_err(|error| format!("{path}: {error}"))
 }
 
 /// What all watches together have seen.

@@ -1,9 +1,13 @@
-//! The API server alone over a store in memory: `serve DIR PORT` writes `DIR/admin.conf` and
+//! The API server alone: `serve DIR PORT` writes `DIR/admin.conf` and
 //! serves until it is interrupted.
 
 use std::path::PathBuf;
 
 use keelson_apiserver::{ApiServer, Config};
+
+// What the shipped binary runs on, so that figures taken here mean something there.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -16,7 +20,8 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         port,
         ..Config::new(&dir)
     };
-    let server = ApiServer::start(config, keelson_store::embedded::memory()).await?;
+    let server =
+        ApiServer::start(config, keelson_store::embedded::open(&dir.join("store"))?).await?;
     let listener = tokio::net::TcpListener::bind(("0.0.0.0", port)).await?;
     server.serve(listener)?;
     let admin = server.pki().admin()?;

@@ -1,6 +1,7 @@
 //! Impersonation: a caller acts as another user when RBAC lets it, one check per attribute.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use http::HeaderMap;
 use keelson_machinery::status::Status;
@@ -16,9 +17,9 @@ const EXTRA: &str = "impersonate-extra-";
 /// The user the request acts as; the caller itself when no header asks for another.
 pub(crate) async fn apply(
     authorizer: &Authorizer,
-    caller: UserInfo,
+    caller: Arc<UserInfo>,
     headers: &mut HeaderMap,
-) -> Result<UserInfo, Status> {
+) -> Result<Arc<UserInfo>, Status> {
     let Some(wanted) = requested(headers)? else {
         return Ok(caller);
     };
@@ -47,7 +48,7 @@ pub(crate) async fn apply(
     for name in names {
         headers.remove(name);
     }
-    Ok(settle(wanted))
+    Ok(Arc::new(settle(wanted)))
 }
 
 fn requested(headers: &HeaderMap) -> Result<Option<UserInfo>, Status> {

@@ -3,6 +3,7 @@
 
 mod certificate;
 pub(crate) mod impersonate;
+mod known;
 pub(crate) mod review;
 pub mod token;
 pub(crate) mod token_request;
@@ -23,6 +24,7 @@ use crate::objects::Objects;
 use crate::request::UserInfo;
 
 pub use certificate::Error as CertificateError;
+pub(crate) use known::Chain;
 pub use token::TokenIssuer;
 
 /// A token that never expires, given in the configuration.
@@ -72,18 +74,18 @@ impl Authenticator {
     }
 
     /// The caller, or 401.
-    pub async fn authenticate(
+    pub(crate) async fn authenticate(
         &self,
         headers: &HeaderMap,
-        certificates: &[CertificateDer<'static>],
-    ) -> Result<UserInfo, Status> {
+        chain: &Chain,
+    ) -> Result<Arc<UserInfo>, Status> {
         let mut refused = false;
-        if !certificates.is_empty() {
-            if let Some(user) = self.by_front_proxy(headers, certificates) {
-                return Ok(authenticated(user));
+        if !chain.is_empty() {
+            if let Some(user) = self.by_front_proxy(headers, chain.certificates()) {
+                return Ok(Arc::new(authenticated(user)));
             }
-            match self.certificates.verify(certificates) {
-                Ok(user) => return Ok(authenticated(user)),
+            match chain.user(&self.certificates) {
+                Ok(user) => return Ok(user),
                 Err(error) => {
                     tracing::debug!(%error, "client certificate not accepted");
                     refused = true;
@@ -92,7 +94,7 @@ impl Authenticator {
         }
         if let Some(token) = bearer_token(headers) {
             return match self.by_token(&token, self.tokens.audiences()).await {
-                Ok(verified) => Ok(authenticated(verified.user)),
+                Ok(verified) => Ok(Arc::new(authenticated(verified.user))),
                 Err(reason) => {
                     tracing::debug!(%reason, "bearer token not accepted");
                     Err(Status::unauthorized())
@@ -102,7 +104,7 @@ impl Authenticator {
         if refused || !self.anonymous {
             return Err(Status::unauthorized());
         }
-        Ok(UserInfo::anonymous())
+        Ok(Arc::new(UserInfo::anonymous()))
     }
 
     /// A proxy that shows a certificate of the front-proxy authority speaks for the user it names.

@@ -1,5 +1,7 @@
 //! Service account tokens: signed JWTs bound to a service account and maybe a pod, secret or node.
 
+use std::sync::Arc;
+
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey, Header, Validation};
@@ -10,6 +12,7 @@ use sha2::{Digest, Sha256};
 use thiserror::Error;
 
 use super::Verified;
+use super::known::Signed;
 use crate::objects::Objects;
 use crate::request::UserInfo;
 
@@ -28,6 +31,7 @@ pub struct TokenIssuer {
     key_id: String,
     signing: EncodingKey,
     verifying: DecodingKey,
+    signed: Signed,
     /// The public key's coordinates, base64url.
     x: String,
     y: String,
@@ -84,6 +88,7 @@ impl TokenIssuer {
             key_id: URL_SAFE_NO_PAD.encode(Sha256::digest(point)),
             signing: EncodingKey::from_ec_pem(key_pem.as_bytes()).map_err(key)?,
             verifying: DecodingKey::from_ec_components(&x, &y).map_err(key)?,
+            signed: Signed::default(),
             x,
             y,
         })
@@ -104,15 +109,21 @@ impl TokenIssuer {
         jsonwebtoken::encode(&header, claims, &self.signing).map_err(Error::Sign)
     }
 
-    fn decode(&self, token: &str) -> Result<Claims, String> {
+    fn decode(&self, token: &str) -> Result<Arc<Claims>, String> {
+        let digest = super::digest(token);
+        if let Some(claims) = self.signed.get(&digest) {
+            return Ok(claims);
+        }
         let mut validation = Validation::new(Algorithm::ES256);
         validation.validate_aud = false;
         validation.validate_nbf = true;
         validation.leeway = 10;
         validation.set_issuer(&[&self.issuer]);
-        jsonwebtoken::decode::<Claims>(token, &self.verifying, &validation)
-            .map(|data| data.claims)
-            .map_err(|e| e.to_string())
+        let data = jsonwebtoken::decode::<Claims>(token, &self.verifying, &validation)
+            .map_err(|e| e.to_string())?;
+        let claims = Arc::new(data.claims);
+        self.signed.insert(digest, Arc::clone(&claims));
+        Ok(claims)
     }
 
     /// `/openid/v1/jwks`.

@@ -158,7 +158,11 @@ pub(super) async fn publish_cidr(
         "metadata": {"name": "kubernetes"},
         "spec": {"cidrs": [cidr.trunc().to_string()]},
     });
-    let mut created = objects.create(group, resource, "", wanted).await?;
+    let mut created = match objects.create(group, resource, "", wanted).await {
+        // Another server on the same store was first.
+        Err(status) if status.is_already_exists() => return Ok(()),
+        created => created?,
+    };
     created["status"] = json!({"conditions": [{
         "type": "Ready", "status": "True", "reason": "",
         "message": "Kubernetes default Service CIDR is ready",

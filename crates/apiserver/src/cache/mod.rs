@@ -3,6 +3,7 @@
 //! caches have what the store had acknowledged.
 
 mod object;
+mod wakes;
 mod watch_cache;
 
 use std::collections::HashMap;
@@ -13,8 +14,10 @@ use keelson_machinery::status::Status;
 use keelson_store::{Error, Event, KeyValue, Revision, SharedStore, WatchMessage};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
+use tokio::time::Instant;
 
 pub(crate) use object::Object;
+use wakes::Wakes;
 pub(crate) use watch_cache::{CacheEvent, WatchCache};
 pub(crate) use watch_cache::{Ended, TooOld, Watcher};
 
@@ -196,9 +199,21 @@ impl Caches {
 
     async fn follow(&self, mut events: mpsc::Receiver<WatchMessage>) {
         let mut batch = Vec::new();
+        let mut wakes = Wakes::default();
         loop {
-            while events.recv_many(&mut batch, 256).await > 0 {
-                self.apply(batch.drain(..));
+            loop {
+                let due = wakes.due();
+                tokio::select! {
+                    received = events.recv_many(&mut batch, 256) => {
+                        if received == 0 {
+                            break;
+                        }
+                        self.apply(batch.drain(..), &mut wakes);
+                    }
+                    // Never polled when nobody waits.
+                    () = tokio::time::sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => {}
+                }
+                wakes.fire(Instant::now());
             }
             // The channel closes when this task fell behind, or with the store.
             match self.resume().await {
@@ -231,7 +246,7 @@ impl Caches {
         }
     }
 
-    fn apply(&self, messages: impl Iterator<Item = WatchMessage>) {
+    fn apply(&self, messages: impl Iterator<Item = WatchMessage>, wakes: &mut Wakes) {
         let mut reached = self.revision();
         let caches = self
             .by_prefix
@@ -247,6 +262,7 @@ impl Caches {
                     reached = reached.max(revision);
                     if let Some(cache) = prefix_of(key).and_then(|prefix| caches.get(prefix)) {
                         cache.apply(event);
+                        wakes.add(cache);
                     }
                 }
                 WatchMessage::Progress(revision) => reached = reached.max(revision),

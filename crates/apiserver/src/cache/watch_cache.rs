@@ -2,11 +2,12 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::ops::Bound;
-use std::sync::{Arc, OnceLock, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
 
 use keelson_store::{Event, KeyValue, Revision};
 use serde_json::Value;
 use tokio::sync::watch;
+use tokio::time::Instant;
 
 use super::object::Object;
 
@@ -56,8 +57,11 @@ pub(crate) struct WatchCache {
     prefix: String,
     keep_decoded: bool,
     state: RwLock<State>,
-    /// The sequence number of the next event; wakes the watchers.
+    /// The sequence number of the next event; wakes those who look at the objects themselves.
     next: watch::Sender<u64>,
+    /// The same for watchers, who may be told later, and when they were told last.
+    told: watch::Sender<u64>,
+    woken: Mutex<Instant>,
 }
 
 struct State {
@@ -87,6 +91,8 @@ impl WatchCache {
             keep_decoded,
             state: RwLock::new(state),
             next: watch::Sender::new(0),
+            told: watch::Sender::new(0),
+            woken: Mutex::new(Instant::now()),
         }
     }
 
@@ -126,6 +132,20 @@ impl WatchCache {
         self.next.subscribe()
     }
 
+    /// Lets the watchers look for events.
+    pub(super) fn wake(&self, now: Instant) {
+        *self.woken.lock().unwrap_or_else(PoisonError::into_inner) = now;
+        self.told.send_replace(*self.next.borrow());
+    }
+
+    pub(super) fn woken(&self) -> Instant {
+        *self.woken.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn watchers(&self) -> usize {
+        self.told.receiver_count()
+    }
+
     /// Keys of a namespace, or of the whole resource: `[start, end)`.
     pub(crate) fn bounds(&self, namespace: &str) -> (String, String) {
         let start = if namespace.is_empty() {
@@ -140,7 +160,7 @@ impl WatchCache {
 
     /// Events after `revision` from the ring on.
     pub(crate) fn watch_from(self: &Arc<Self>, revision: Revision) -> Result<Watcher, TooOld> {
-        let receiver = self.next.subscribe();
+        let receiver = self.told.subscribe();
         let state = self.read();
         if revision < state.floor {
             return Err(TooOld {
@@ -164,7 +184,7 @@ impl WatchCache {
         self: &Arc<Self>,
         namespace: &str,
     ) -> (Vec<Arc<Object>>, Watcher) {
-        let receiver = self.next.subscribe();
+        let receiver = self.told.subscribe();
         let (start, end) = self.bounds(namespace);
         let state = self.read();
         let objects = state
@@ -278,11 +298,13 @@ impl WatchCache {
         let next = state.first;
         drop(state);
         self.next.send_replace(next);
+        self.wake(Instant::now());
     }
 
     pub(crate) fn close(&self) {
         self.write().closed = true;
         self.next.send_modify(|next| *next += 1);
+        self.wake(Instant::now());
     }
 
     fn read(&self) -> std::sync::RwLockReadGuard<'_, State> {
@@ -356,13 +378,12 @@ impl Watcher {
 
     /// Whether events wait in the ring.
     pub(crate) fn is_behind(&self) -> bool {
-        *self.receiver.borrow() > self.next
+        *self.cache.next.borrow() > self.next
     }
 
     pub(crate) async fn changed(&mut self) {
-        // The sender lives in the cache this reader holds.
-        if !self.is_behind() {
-            let _ = self.receiver.changed().await;
-        }
+        // The sender lives in the cache this reader holds. What came since the last look either
+        // has been told, which ends the wait, or will be.
+        let _ = self.receiver.changed().await;
     }
 }

@@ -12,7 +12,7 @@ use http::{HeaderMap, HeaderValue};
 use http_body::{Body as _, Frame};
 use http_body_util::BodyExt;
 
-use crate::request::{Body, BoxError, RequestContext, Response};
+use crate::request::{Body, BoxError, RequestInfo, Response, Warnings};
 
 /// Smaller bodies cost more time to compress than to send.
 const GZIP_THRESHOLD_BYTES: u64 = 128 * 1024;
@@ -30,11 +30,14 @@ pub(super) fn accepts_gzip(headers: &HeaderMap) -> bool {
         })
 }
 
-/// Compresses large JSON and protobuf answers of get and list.
-pub(super) fn compress(context: &RequestContext, response: Response) -> Response {
-    let eligible = matches!(context.info.verb.as_str(), "get" | "list")
-        && !context.info.is_long_running()
-        && response.status() == http::StatusCode::OK
+/// Whether the answer may be compressed: of get and list, to whom accepts it.
+pub(super) fn may_compress(info: &RequestInfo, headers: &HeaderMap) -> bool {
+    matches!(info.verb.as_str(), "get" | "list") && !info.is_long_running() && accepts_gzip(headers)
+}
+
+/// Compresses large JSON and protobuf answers.
+pub(super) fn compress(response: Response) -> Response {
+    let eligible = response.status() == http::StatusCode::OK
         && !response.headers().contains_key(CONTENT_ENCODING)
         && response
             .headers()
@@ -42,8 +45,7 @@ pub(super) fn compress(context: &RequestContext, response: Response) -> Response
             .and_then(|v| v.to_str().ok())
             .is_some_and(|v| {
                 v.starts_with("application/json") || v.starts_with("application/vnd.kubernetes")
-            })
-        && accepts_gzip(&context.headers);
+            });
     let large = response
         .body()
         .size_hint()
@@ -122,15 +124,15 @@ impl http_body::Body for Gzip {
 }
 
 /// Adds the headers that every answer carries.
-pub(super) fn finish_headers(context: &RequestContext, response: &mut Response) {
+pub(super) fn finish_headers(audit_id: &str, warnings: &Warnings, response: &mut Response) {
     let headers = response.headers_mut();
-    if let Ok(value) = HeaderValue::from_str(&context.audit_id) {
+    if let Ok(value) = HeaderValue::from_str(audit_id) {
         headers.insert("audit-id", value);
     }
     headers
         .entry("cache-control")
         .or_insert(HeaderValue::from_static("no-cache, private"));
-    for warning in context.warnings.take() {
+    for warning in warnings.take() {
         if let Ok(value) = HeaderValue::from_str(&warning_value(&warning)) {
             headers.append("warning", value);
         }

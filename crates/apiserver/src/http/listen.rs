@@ -7,15 +7,16 @@ use std::time::Duration;
 
 use hyper::body::Incoming;
 use hyper::service::service_fn;
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
-use rustls::pki_types::CertificateDer;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use super::executor::AtOnce;
+use crate::authn::Chain;
 use crate::pki::ServingCertificate;
 use crate::request::Response;
 
@@ -32,8 +33,8 @@ const DRAIN_TIMEOUT: Duration = Duration::from_secs(2);
 #[derive(Debug, Clone)]
 pub(crate) struct Peer {
     pub(crate) address: SocketAddr,
-    /// The certificate chain the client proved to hold the key of; not verified yet.
-    pub(crate) certificates: Arc<Vec<CertificateDer<'static>>>,
+    /// The certificate chain the client proved to hold the key of.
+    pub(crate) chain: Arc<Chain>,
 }
 
 pub(crate) trait Serve: Send + Sync + 'static {
@@ -112,14 +113,14 @@ async fn connection<S: Serve>(
         .unwrap_or_default();
     let peer = Peer {
         address,
-        certificates: Arc::new(certificates),
+        chain: Arc::new(Chain::new(certificates)),
     };
     let handler = service_fn(move |request| {
         let (service, peer) = (Arc::clone(&service), peer.clone());
         async move { Ok::<_, Infallible>(service.serve(request, peer).await) }
     });
 
-    let mut builder = auto::Builder::new(TokioExecutor::new());
+    let mut builder = auto::Builder::new(AtOnce);
     builder
         .http1()
         .timer(TokioTimer::new())

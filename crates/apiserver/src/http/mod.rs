@@ -2,6 +2,7 @@
 //! handler, with a panic, a time limit and the answer's headers taken care of around it.
 
 mod encoding;
+mod executor;
 mod flow;
 mod health;
 mod listen;
@@ -66,20 +67,17 @@ impl Server {
     ) -> Response {
         let started = Instant::now();
         let info = Arc::new(RequestInfo::parse(&parts.method, &parts.uri));
-        let context = RequestContext {
-            method: parts.method.clone(),
+        let about = About {
             info: Arc::clone(&info),
-            user: Arc::new(UserInfo::default()),
-            headers: Arc::new(parts.headers.clone()),
             warnings: Warnings::default(),
             annotations: Annotations::default(),
             audit_id: audit_id(&parts),
         };
+        let gzip = encoding::may_compress(&info, &parts.headers);
         let long_running = info.is_long_running();
         let measured = self.metrics.begin(&info);
         let work =
-            AssertUnwindSafe(Arc::clone(&self).admitted(context.clone(), parts, body, caller))
-                .catch_unwind();
+            AssertUnwindSafe(self.admitted(about.clone(), parts, body, caller)).catch_unwind();
         let outcome = if long_running {
             work.await
         } else {
@@ -98,8 +96,10 @@ impl Server {
                 respond_status(&Status::internal("apiserver panicked"))
             }
         };
-        encoding::finish_headers(&context, &mut response);
-        let response = encoding::compress(&context, response);
+        encoding::finish_headers(&about.audit_id, &about.warnings, &mut response);
+        if gzip {
+            response = encoding::compress(response);
+        }
         measured.end(response.status().as_u16(), started.elapsed());
         tracing::debug!(
             verb = %info.verb, path = %info.path, code = response.status().as_u16(),
@@ -109,18 +109,18 @@ impl Server {
     }
 
     async fn admitted(
-        self: Arc<Self>,
-        mut context: RequestContext,
+        self: &Arc<Self>,
+        about: About,
         mut parts: Parts,
         body: RequestBody,
         caller: Caller,
     ) -> Result<Response, Status> {
         let user = match caller {
-            Caller::Known(user) => (*user).clone(),
+            Caller::Known(user) => user,
             Caller::Peer(peer) => {
                 let found = self
                     .authenticator
-                    .authenticate(&parts.headers, &peer.certificates)
+                    .authenticate(&parts.headers, &peer.chain)
                     .await;
                 found.inspect_err(|_| tracing::debug!(from = %peer.address, "not authenticated"))?
             }
@@ -128,18 +128,34 @@ impl Server {
         parts.headers.remove(http::header::AUTHORIZATION);
         let user =
             crate::authn::impersonate::apply(&self.authorizer, user, &mut parts.headers).await?;
-        context.user = Arc::new(user);
-        context.headers = Arc::new(parts.headers.clone());
+        let context = RequestContext {
+            method: parts.method.clone(),
+            info: about.info,
+            user,
+            headers: Arc::new(std::mem::take(&mut parts.headers)),
+            warnings: about.warnings,
+            annotations: about.annotations,
+            audit_id: about.audit_id,
+        };
         if !health::is_always_allowed(&context.info.path) {
             self.authorizer
                 .require(&Attributes::of(&context.user, &context.info))
                 .await?;
         }
         let permit = self.flow.enter(&context).await?;
-        let mut response = Box::pin(route::route(&self, &context, parts, body)).await?;
+        let mut response = Box::pin(route::route(self, &context, parts, body)).await?;
         permit.mark(&mut response);
         Ok(response)
     }
+}
+
+/// What is known of a request before anybody has looked at its caller.
+#[derive(Clone)]
+struct About {
+    info: Arc<RequestInfo>,
+    warnings: Warnings,
+    annotations: Annotations,
+    audit_id: Arc<str>,
 }
 
 /// Reads a body to its end, up to the limit.

@@ -13,6 +13,7 @@ use crate::request::{RequestContext, Response, respond, respond_json};
 use crate::server::Server;
 use crate::{discovery, openapi, reviews, streaming};
 
+/// `parts` comes without its headers: they are the context's.
 pub(super) async fn route(
     server: &Arc<Server>,
     context: &RequestContext,
@@ -24,11 +25,24 @@ pub(super) async fn route(
             .aggregation
             .remote(&context.info.group, &context.info.version)
         {
-            return streaming::forward_to_aggregated(server, context, &target, parts, body).await;
+            return streaming::forward_to_aggregated(
+                server,
+                context,
+                &target,
+                whole(parts, context),
+                body,
+            )
+            .await;
         }
         return resource(server, context, parts, body).await;
     }
     other(server, context, parts, body).await
+}
+
+/// The request's head with the headers that its context holds, for what is passed on.
+fn whole(mut parts: Parts, context: &RequestContext) -> Parts {
+    parts.headers = (*context.headers).clone();
+    parts
 }
 
 async fn resource(
@@ -39,7 +53,7 @@ async fn resource(
 ) -> Result<Response, Status> {
     let info = &context.info;
     if let Some(connect) = streaming::Connect::of(info) {
-        return streaming::connect(server, context, connect, parts, body).await;
+        return streaming::connect(server, context, connect, whole(parts, context), body).await;
     }
     let bytes = collect(body).await?;
     if let Some(review) = reviews::Review::of(info) {
@@ -84,7 +98,8 @@ async fn other(
                 .aggregation
                 .remote(group, version)
                 .ok_or_else(Status::path_not_found)?;
-            streaming::forward_to_aggregated(server, context, &target, parts, body).await
+            streaming::forward_to_aggregated(server, context, &target, whole(parts, context), body)
+                .await
         }
         ["keelson", "snapshot"] if reads => snapshot(server, context).await,
         ["api" | "apis", ..] if known(server, &segments) => {

@@ -135,6 +135,10 @@ pub(crate) fn yaml(body: &[u8]) -> Result<Value, Status> {
 
 /// A YAML document as JSON has it; the error is one line.
 pub(crate) fn yaml_tree(body: &[u8]) -> Result<Value, String> {
+    // Most YAML that programs send is JSON, which is read many times faster as what it is.
+    if let Some((value, _)) = as_json(body) {
+        return Ok(integral_floats(value));
+    }
     let text = std::str::from_utf8(body).map_err(|err| format!("yaml: {err}"))?;
     let options = serde_saphyr::options! {
         legacy_octal_numbers: true,
@@ -148,8 +152,19 @@ pub(crate) fn yaml_tree(body: &[u8]) -> Result<Value, String> {
     Ok(integral_floats(value))
 }
 
+/// A YAML body that is a JSON object, and its repeated keys.
+fn as_json(body: &[u8]) -> Option<(Value, Vec<String>)> {
+    let looks_like_it = body.trim_ascii_start().starts_with(b"{");
+    (looks_like_it && std::str::from_utf8(body).is_ok())
+        .then(|| json_text::parse_strict(body).ok())
+        .flatten()
+}
+
 /// What a strict decoder says of a YAML body that decodes: its first repeated key.
 pub(crate) fn yaml_problem(body: &[u8]) -> Option<String> {
+    if as_json(body).is_some_and(|(_, repeated)| repeated.is_empty()) {
+        return None;
+    }
     let text = std::str::from_utf8(body).ok()?;
     let options = serde_saphyr::options! { legacy_octal_numbers: true };
     let error = serde_saphyr::from_str_with_options::<Value>(text, options).err()?;
@@ -444,6 +459,10 @@ mod tests {
 
     #[test]
     fn repeated_keys_in_yaml_are_for_strict_readers_to_mind() {
+        let json = br#"{"spec": {"foo": "one", "foo": "two", "bar": 1e3}}"#;
+        assert_eq!(yaml(json).unwrap()["spec"]["foo"], "two");
+        assert!(yaml(json).unwrap()["spec"]["bar"].is_i64());
+        assert!(yaml_problem(json).unwrap().contains("already set in map"));
         let body = b"a: 1\nspec:\n  foo: one\n  foo: two\n";
         assert_eq!(yaml(body).unwrap()["spec"]["foo"], "two");
         assert_eq!(

@@ -110,11 +110,14 @@ fn same_except(a: &Map<String, Value>, b: &Map<String, Value>, except: &[&str]) 
             .all(|(key, value)| except.contains(&key.as_str()) || b.get(key) == Some(value))
 }
 
+fn list(value: Option<&Value>) -> &[Value] {
+    value.and_then(Value::as_array).map_or(&[], Vec::as_slice)
+}
+
 fn same_managers(a: Option<&Value>, b: Option<&Value>) -> bool {
-    let list = |value: Option<&Value>| value.and_then(Value::as_array).cloned().unwrap_or_default();
     let (a, b) = (list(a), list(b));
     a.len() == b.len()
-        && a.iter().zip(&b).all(|pair| match pair {
+        && a.iter().zip(b).all(|pair| match pair {
             (Value::Object(a), Value::Object(b)) => same_except(a, b, &["time"]),
             (a, b) => a == b,
         })

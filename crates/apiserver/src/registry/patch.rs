@@ -169,7 +169,7 @@ impl<'a> Patch<'a> {
             (PatchKind::Apply(applied), current) => self.server_side_apply(current, applied)?,
             (_, None) => return Err(Status::not_found(&entry.group, &entry.resource, self.name)),
             (kind, Some(current)) => {
-                let patched = mechanism(&entry.schema, kind, &current)?;
+                let patched = mechanism(&entry.schema, kind, current)?;
                 self.decode(patched)?
             }
         };
@@ -334,14 +334,12 @@ fn in_words_of_converter(problem: &str) -> String {
 pub(crate) fn mechanism(
     schema: &Schema,
     kind: &PatchKind,
-    current: &Value,
+    current: Value,
 ) -> Result<Value, Status> {
     let patched = match kind {
-        PatchKind::Json(patch) => patch::json::apply(current.clone(), patch),
-        PatchKind::Merge(patch) => patch::merge::apply(current.clone(), patch.clone()),
-        PatchKind::Strategic(patch) => {
-            patch::strategic::apply(current.clone(), patch.clone(), schema)
-        }
+        PatchKind::Json(patch) => patch::json::apply(current, patch),
+        PatchKind::Merge(patch) => patch::merge::apply(current, patch.clone()),
+        PatchKind::Strategic(patch) => patch::strategic::apply(current, patch.clone(), schema),
         PatchKind::Apply(_) => {
             return Err(Status::internal("an applied configuration is no patch"));
         }

@@ -17,8 +17,10 @@ use super::{codec, table, watch};
 use crate::cache::Object;
 use crate::request::{BoxError, Response, full};
 
-/// Lists are written in chunks of about this size.
+/// Lists are written in chunks of this size, four frames of HTTP/2.
 const CHUNK: usize = 64 << 10;
+/// A chunk and the end of an object of usual size beyond it.
+const ROOM: usize = CHUNK + (8 << 10);
 
 /// What a list says of itself.
 #[derive(Debug, Clone, Default)]
@@ -174,9 +176,11 @@ impl Renderer {
                     Err(status) => return Some(Err(Box::new(status))),
                 }
                 if out.len() >= CHUNK {
-                    let chunk = out.split().freeze();
-                    state = Some((renderer, objects, out, first));
-                    return Some(Ok(chunk));
+                    let mut rest = BytesMut::with_capacity(ROOM);
+                    rest.put_slice(&out[CHUNK..]);
+                    out.truncate(CHUNK);
+                    state = Some((renderer, objects, rest, first));
+                    return Some(Ok(out.freeze()));
                 }
             }
         };

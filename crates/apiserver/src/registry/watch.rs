@@ -213,10 +213,12 @@ impl Stream {
 
     /// The revision up to which this watcher has seen everything, if it has.
     fn caught_up(&self) -> Revision {
+        // Read first: what comes after it is not in what the watcher has seen.
+        let reached = self.caches.revision();
         if self.watcher.is_behind() {
             self.sent
         } else {
-            self.caches.revision()
+            reached
         }
     }
 

@@ -115,19 +115,19 @@ impl Registry {
     /// Creates an object given in its stored form.
     pub(crate) async fn create(&self, write: &Write<'_>, object: Value) -> Result<Written, Status> {
         let generated = meta::name(&object).is_empty() && !meta::generate_name(&object).is_empty();
-        let attempts = if generated { GENERATE_ATTEMPTS } else { 1 };
-        let mut attempt = 1;
-        loop {
-            match self.create_once(write, object.clone(), true).await {
-                Err(status) if status.is_already_exists() && attempt < attempts => attempt += 1,
-                result => {
-                    return result.map(|bytes| Written {
-                        bytes,
-                        created: true,
-                    });
+        let created = |bytes| Written {
+            bytes,
+            created: true,
+        };
+        if generated {
+            for _ in 1..GENERATE_ATTEMPTS {
+                match self.create_once(write, object.clone(), true).await {
+                    Err(status) if status.is_already_exists() => {}
+                    result => return result.map(created),
                 }
             }
         }
+        self.create_once(write, object, true).await.map(created)
     }
 
     async fn create_once(

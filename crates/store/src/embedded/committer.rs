@@ -17,6 +17,9 @@ const BATCH_LENGTH: usize = 1024;
 /// Commits and time between two looks at the file for space to give back; one comes first.
 const RECLAIM_COMMITS: u64 = 20_000;
 const RECLAIM_INTERVAL: Duration = Duration::from_secs(600);
+/// Writers that came together come together again, and this moment gathers them for one fsync. A
+/// writer that is alone does not wait.
+const LINGER: Duration = Duration::from_micros(200);
 
 pub(crate) enum Command {
     Put {
@@ -92,14 +95,19 @@ impl Committer {
 
     pub(crate) fn run(mut self) {
         let mut commands = Vec::new();
+        let mut together = false;
         while let Some(first) = self.queue.blocking_recv() {
             commands.push(first);
+            if together {
+                std::thread::sleep(LINGER);
+            }
             while commands.len() < BATCH_LENGTH {
                 match self.queue.try_recv() {
                     Ok(next) => commands.push(next),
                     Err(_) => break,
                 }
             }
+            together = commands.len() > 1;
             self.commit(commands.drain(..));
         }
     }
