@@ -64,7 +64,8 @@ impl Expression {
         self.inner.plan.as_ref().err()
     }
 
-    /// Whether a variable of the environment is used anywhere in it.
+    /// Whether a variable is used anywhere in it. As upstream has it, a loop variable of that name
+    /// counts, too.
     pub fn uses_variable(&self, name: &str) -> bool {
         let references = self.inner.checked.references.iter().flatten();
         references

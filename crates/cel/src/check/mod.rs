@@ -15,7 +15,7 @@ use unify::{Bindings, loose, most_general};
 
 /// A type with more parts than this is refused: nested bindings can make types grow with every
 /// level.
-const MAX_TYPE_SIZE: usize = 1000;
+const MAX_TYPE_SIZE: usize = 250;
 
 /// What a name or a call refers to.
 #[derive(Debug, Clone)]

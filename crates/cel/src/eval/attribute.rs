@@ -3,7 +3,7 @@
 use super::Interpreter;
 use super::plan::{Attribute, Base, Key, Qualifier, is_key};
 use crate::limits::deep;
-use crate::value::{EvalError, Value, ValueResult, implementation};
+use crate::value::{EvalError, Object, Value, ValueResult, implementation};
 use std::sync::Arc;
 
 impl<'p, 'v> Interpreter<'p, '_, 'v> {
@@ -130,10 +130,7 @@ impl<'p, 'v> Interpreter<'p, '_, 'v> {
                 Some(v) => v.map(Some),
                 None => missing("index out of bounds"),
             },
-            Value::Object(object) => match key.as_str().and_then(|k| object.fields.get(k)) {
-                Some(v) => Ok(Some(v.clone())),
-                None => missing("no such key"),
-            },
+            Value::Object(object) => Ok(object_field(object, key, may_miss)),
             Value::Lazy(name) => {
                 let field = key.as_str().unwrap_or_default();
                 match self.activation.resolve_field(name, field) {
@@ -143,6 +140,19 @@ impl<'p, 'v> Interpreter<'p, '_, 'v> {
             }
             _ => missing("no such key"),
         }
+    }
+}
+
+/// A field of an object that an expression made. One that was not set is null, or empty when it is
+/// a text of a patch.
+fn object_field<'v>(object: &Object<'v>, key: &Value<'v>, may_miss: bool) -> Option<Value<'v>> {
+    let name = key.as_str().unwrap_or_default();
+    let text = &*object.type_name == "JSONPatch" && matches!(name, "op" | "path" | "from");
+    match object.fields.get(name) {
+        Some(v) if !(may_miss && text && v.is_zero()) => Some(v.clone()),
+        _ if may_miss => None,
+        _ if text => Some(Value::string("")),
+        _ => Some(Value::Null),
     }
 }
 

@@ -167,6 +167,9 @@ impl Planner<'_> {
 
     fn name(&mut self, e: &Expr) -> Result<Node, EvalError> {
         match self.reference(e) {
+            Some(Reference::Type(Type::Object(name))) => Err(EvalError::new(format!(
+                "reference to undefined type: {name}"
+            ))),
             Some(Reference::Type(t)) => Ok(Node::Constant(Value::Type(t.clone()))),
             Some(Reference::Variable(name)) => {
                 let base = match self.local(name) {
