@@ -258,6 +258,8 @@ impl ApiServer {
         server.health.done("poststarthook/bootstrap-controller");
         self.tasks.spawn(crd::run(Arc::clone(server)));
         self.tasks
+            .spawn(crate::admission::check_policies(Arc::clone(server)));
+        self.tasks
             .spawn(crate::aggregation::run(Arc::clone(server)));
         self.tasks
             .spawn(renew(Arc::clone(server), Arc::clone(&self.certificate)));

@@ -18,6 +18,7 @@ mod check;
 mod coordination;
 mod core;
 mod discovery;
+pub mod expressions;
 mod flowcontrol;
 mod internal;
 mod kind;

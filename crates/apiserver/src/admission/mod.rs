@@ -5,6 +5,7 @@
 
 mod certificates;
 mod defaults;
+mod expressions;
 mod limit_ranger;
 mod matching;
 mod namespace_lifecycle;
@@ -12,6 +13,7 @@ mod node_restriction;
 mod pod_resize;
 mod pod_security;
 mod pod_topology;
+mod policy;
 mod priority;
 mod rbac_escalation;
 mod resource_quota;
@@ -25,6 +27,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, OnceLock, Weak};
 
 use async_trait::async_trait;
+use keelson_machinery::meta;
 use keelson_machinery::quantity::Quantity;
 use keelson_machinery::status::Status;
 use serde_json::Value;
@@ -35,6 +38,7 @@ use crate::registry::complete;
 use crate::request::{Annotations, UserInfo, Warnings};
 
 /// Definitions of custom resources have webhooks of their own, called the same way.
+pub(crate) use policy::status::run as check_policies;
 pub(crate) use webhook::post as post_to_webhook;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -94,7 +98,15 @@ impl Attributes {
     }
 
     pub(crate) fn forbidden(&self, message: impl std::fmt::Display) -> Status {
-        Status::forbidden(&self.group, &self.resource, &self.name, message.to_string())
+        let object = self.object.as_ref();
+        let named = |name: fn(&Value) -> &str| object.map(name).filter(|name| !name.is_empty());
+        let name = match self.name.as_str() {
+            "" => named(meta::name)
+                .or_else(|| named(meta::generate_name))
+                .unwrap_or("Unknown!"),
+            name => name,
+        };
+        Status::forbidden(&self.group, &self.resource, name, message.to_string())
     }
 }
 
@@ -103,6 +115,8 @@ impl Attributes {
 pub struct Cluster {
     pub objects: Arc<dyn Objects>,
     pub authorizer: Arc<Authorizer>,
+    /// Policies and conditions, ready to run.
+    compiled: Arc<policy::Cache>,
 }
 
 /// A rule about writes. Plugins hold no lock across calls and read state through [`Cluster`].
@@ -157,7 +171,9 @@ pub const PLUGINS: &[&dyn AdmissionPlugin] = &[
     &pod_topology::PodTopologyLabels,
     &pod_resize::PodResizeValidator,
     &rbac_escalation::RbacEscalation,
+    &policy::MutatingAdmissionPolicy,
     &webhook::MutatingAdmissionWebhook,
+    &policy::ValidatingAdmissionPolicy,
     &webhook::ValidatingAdmissionWebhook,
     // Last, so that nothing is charged that another plugin refuses or changes.
     &resource_quota::ResourceQuota,
@@ -167,6 +183,7 @@ pub const PLUGINS: &[&dyn AdmissionPlugin] = &[
 pub struct AdmissionChain {
     plugins: Vec<&'static dyn AdmissionPlugin>,
     cluster: OnceLock<(Weak<dyn Objects>, Weak<Authorizer>)>,
+    compiled: Arc<policy::Cache>,
 }
 
 /// A plugin that is to be turned on or off and does not exist, or is not to be turned.
@@ -201,6 +218,7 @@ impl AdmissionChain {
         Arc::new(Self {
             plugins: plugins.filter(|plugin| plugin.is_default()).collect(),
             cluster: OnceLock::new(),
+            compiled: Arc::default(),
         })
     }
 
@@ -222,6 +240,7 @@ impl AdmissionChain {
         Ok(Arc::new(Self {
             plugins: plugins.collect(),
             cluster: OnceLock::new(),
+            compiled: Arc::default(),
         }))
     }
 
@@ -239,6 +258,7 @@ impl AdmissionChain {
                 Some(Cluster {
                     objects: objects.upgrade()?,
                     authorizer: authorizer.upgrade()?,
+                    compiled: Arc::clone(&self.compiled),
                 })
             })
             .ok_or_else(|| Status::service_unavailable("the server is not ready to admit requests"))

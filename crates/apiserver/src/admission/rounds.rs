@@ -12,6 +12,7 @@ pub struct Rounds {
     /// Somebody changed the object, so that there will be a second one.
     pub(super) wanted: bool,
     pub(super) webhooks: Called,
+    pub(super) policies: Called,
 }
 
 /// Which members of a plugin were called, and which of them want to see later changes.

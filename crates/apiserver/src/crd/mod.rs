@@ -3,6 +3,7 @@
 
 mod convert;
 mod entry;
+mod expressions;
 mod json_path;
 mod names;
 mod rules;

@@ -1,15 +1,16 @@
 //! The rules of a custom kind, derived from its definition.
 
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 use keelson_api::{Additional, Schema};
 use keelson_kinds::UpdateContext;
-use keelson_machinery::field::ErrorList;
+use keelson_machinery::field::{ErrorList, ErrorType, FieldError, Path};
 use keelson_machinery::status::Status;
 use keelson_machinery::{meta, time, validation};
 use serde_json::Value;
 
 use super::convert::Webhook;
+use super::expressions::Validator;
 use super::json_path::JsonPath;
 use super::validate;
 use crate::registry::{ColumnDefinition, KindRules};
@@ -23,6 +24,8 @@ pub(super) struct CustomRules {
     selectable: Vec<(String, JsonPath)>,
     /// Absent with strategy None.
     converter: Option<Arc<Webhook>>,
+    /// The rules written as expressions, compiled when the first object comes.
+    expressions: LazyLock<Option<Validator>, Box<dyn FnOnce() -> Option<Validator> + Send>>,
 }
 
 impl CustomRules {
@@ -81,8 +84,64 @@ impl CustomRules {
             columns,
             selectable,
             converter,
+            expressions: {
+                let openapi = version["schema"]["openAPIV3Schema"].clone();
+                LazyLock::new(Box::new(move || Validator::new(&openapi)))
+            },
         }
     }
+}
+
+impl CustomRules {
+    fn check(&self, new: &Value, old: Option<&Value>) -> ErrorList {
+        let mut errors = validate::object(&self.schema, new, old);
+        let Some(expressions) = &*self.expressions else {
+            return errors;
+        };
+        if errors.iter().any(blocks_expressions) {
+            errors.push(FieldError::invalid(&Path::root(), Value::Null, "some validation rules were not checked because the object was invalid; correct the existing errors to complete validation"));
+        } else {
+            errors.extend(expressions.validate(new, old).errors);
+        }
+        errors
+    }
+}
+
+/// Expressions may rely on what the schema says; after these errors it does not hold.
+fn blocks_expressions(error: &FieldError) -> bool {
+    matches!(
+        error.kind,
+        ErrorType::NotSupported
+            | ErrorType::Required
+            | ErrorType::TooLong
+            | ErrorType::TooMany
+            | ErrorType::TypeInvalid
+    )
+}
+
+/// Finalizers should say whose they are.
+fn finalizer_warnings(new: &Value, old: Option<&Value>) -> Vec<String> {
+    const STANDARD: [&str; 3] = ["kubernetes", "orphan", "foregroundDeletion"];
+    let before = old.map(meta::finalizers).unwrap_or_default();
+    let mut added: Vec<&str> = meta::finalizers(new);
+    added.retain(|finalizer| !before.contains(finalizer));
+    added.sort_unstable();
+    added.dedup();
+    let mut out = Vec::new();
+    for finalizer in added {
+        let messages = validation::is_qualified_name(finalizer);
+        let at = format!("metadata.finalizers: {finalizer:?}");
+        out.extend(messages.iter().map(|message| format!("{at}: {message}")));
+        if !finalizer.contains('/') && !STANDARD.contains(&finalizer) {
+            let path = if finalizer.contains('.') {
+                " including a path (/)"
+            } else {
+                ""
+            };
+            out.push(format!("{at}: prefer a domain-qualified finalizer name{path} to avoid accidental conflicts with other finalizer writers"));
+        }
+    }
+    out
 }
 
 /// Whether a default may be in the schema; a property of that name counts too, at little cost.
@@ -113,7 +172,7 @@ impl KindRules for CustomRules {
     }
 
     fn validate(&self, obj: &Value) -> ErrorList {
-        validate::object(&self.schema, obj, None)
+        self.check(obj, None)
     }
 
     fn prepare_update(&self, new: &mut Value, old: &Value, ctx: &UpdateContext<'_>) {
@@ -138,11 +197,16 @@ impl KindRules for CustomRules {
     }
 
     fn validate_update(&self, new: &Value, old: &Value, _ctx: &UpdateContext<'_>) -> ErrorList {
-        validate::object(&self.schema, new, Some(old))
+        self.check(new, Some(old))
     }
 
-    fn warnings(&self, _new: &Value, _old: Option<&Value>) -> Vec<String> {
-        Vec::new()
+    fn warnings(&self, new: &Value, old: Option<&Value>) -> Vec<String> {
+        let mut out = finalizer_warnings(new, old);
+        if let (Some(expressions), Some(_)) = (&*self.expressions, old) {
+            let report = expressions.validate(new, old);
+            out.extend(report.ratcheted.iter().map(ToString::to_string));
+        }
+        out
     }
 
     fn columns(&self) -> Vec<ColumnDefinition> {

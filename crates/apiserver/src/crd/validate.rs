@@ -137,7 +137,7 @@ impl Walk {
         }
         let Some(of) = schema.items() else { return };
         for (at, item) in items.iter().enumerate() {
-            // An item is what it was when its key is (in maps) or its value (elsewhere).
+            // Only items with keys can be matched with what they were.
             let before = old.and_then(|old| match schema.list_type() {
                 ListType::Map => old.iter().find(|o| {
                     schema
@@ -145,7 +145,7 @@ impl Walk {
                         .iter()
                         .all(|k| o[k.as_ref()] == item[k.as_ref()])
                 }),
-                _ => old.iter().find(|o| *o == item),
+                ListType::Set | ListType::Atomic => None,
             });
             self.value(of, item, before, &path.index(at), false);
         }
@@ -162,7 +162,7 @@ impl Walk {
             _ => "string",
         };
         let given = type_name(value);
-        self.errors.push(FieldError::invalid(
+        self.errors.push(FieldError::type_invalid(
             path,
             given,
             format!("{path} in body must be of type {wanted}: {given:?}"),

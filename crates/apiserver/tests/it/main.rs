@@ -5,6 +5,7 @@
 mod access;
 mod custom;
 mod front;
+mod policies;
 mod servers;
 
 use std::path::PathBuf;

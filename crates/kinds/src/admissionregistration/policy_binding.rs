@@ -6,7 +6,7 @@ use keelson_machinery::field::ErrorList;
 use keelson_machinery::validation;
 use serde_json::Value;
 
-use super::policy::match_resources;
+use super::policy::{match_resources, mutable_operations};
 use super::{GROUP, rule};
 use crate::cell::{self, UNSET};
 use crate::check::At;
@@ -67,6 +67,10 @@ fn validate(obj: &Value, with_actions: bool) -> ErrorList {
         .required_conforms(&mut e, validation::is_dns1123_subdomain);
     let param = spec.at("paramRef");
     if param.exists() {
+        param
+            .at("name")
+            .optional_conforms(&mut e, validation::is_path_segment_name);
+        param.at("selector").label_selector(&mut e);
         match (param.at("name").is_empty(), param.has("selector")) {
             (true, false) => e.push(param.required("one of name or selector must be specified")),
             (false, true) => {
@@ -87,6 +91,9 @@ fn validate(obj: &Value, with_actions: bool) -> ErrorList {
         action.required_one_of(&mut e, &["Deny", "Allow"]);
     }
     match_resources(&spec.at("matchResources"), &mut e);
+    if !with_actions {
+        mutable_operations(&spec.at("matchResources").at("resourceRules"), &mut e);
+    }
     if with_actions {
         actions(&spec.at("validationActions"), &mut e);
     }

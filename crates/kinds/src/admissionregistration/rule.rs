@@ -6,7 +6,9 @@ use keelson_machinery::field::{ErrorList, FieldError};
 use keelson_machinery::validation;
 use serde_json::{Value, json};
 
+use super::policy::Stored;
 use crate::check::At;
+use crate::expressions::admission::{CONDITION, Compiler, Declared};
 use crate::tree::TreeMut;
 
 /// Defaults of a webhook, or of a policy's match constraints.
@@ -82,17 +84,29 @@ fn resources(list: &At, e: &mut ErrorList) {
     }
 }
 
-/// Conditions in CEL; the expressions themselves are compiled where they run.
-pub(super) fn match_conditions(list: &At, e: &mut ErrorList) {
+/// Conditions on a request, of a webhook or a policy.
+pub(super) fn match_conditions(list: &At, params: bool, stored: &Stored, e: &mut ErrorList) {
     if list.len() > 64 {
         e.push(FieldError::too_many(&list.path, list.len(), 64));
     }
+    let declared = Declared {
+        params,
+        authorizer: true,
+        mutation: false,
+    };
     let mut names = BTreeSet::new();
     for condition in list.each() {
-        if condition.at("expression").text().trim().is_empty() {
-            e.push(condition.at("expression").required(""));
+        let (name, expression) = (condition.at("name"), condition.at("expression"));
+        let trimmed = expression.text().trim();
+        if trimmed.is_empty() {
+            e.push(expression.required(""));
+        } else {
+            let version = stored.version(trimmed);
+            let compiled = Compiler::stateless().compile(trimmed, declared, &*CONDITION, version);
+            if let Err(detail) = compiled {
+                e.push(FieldError::invalid(&expression.path, trimmed, detail));
+            }
         }
-        let name = condition.at("name");
         name.required_conforms(e, validation::is_qualified_name);
         if !name.is_empty() && !names.insert(name.text()) {
             e.push(name.duplicate());

@@ -6,9 +6,10 @@ use keelson_machinery::field::ErrorList;
 use keelson_machinery::validation;
 use serde_json::Value;
 
+use super::policy::Stored;
 use super::{GROUP, rule};
 use crate::cell;
-use crate::check::At;
+use crate::check::{At, same};
 use crate::kind::{Column, Kind};
 use crate::rules;
 use crate::tree::{Tree, TreeMut};
@@ -28,16 +29,16 @@ const WEBHOOKS: Kind = Kind {
 pub(crate) static MUTATING_WEBHOOK_CONFIGURATION: Kind = Kind {
     resource: "mutatingwebhookconfigurations",
     default: |obj| default(obj, true),
-    validate: |obj| validate(obj, true),
-    validate_update: |new, _, _| validate(new, true),
+    validate: |obj| validate(obj, None, true),
+    validate_update: |new, old, _| validate(new, Some(old), true),
     ..WEBHOOKS
 };
 
 pub(crate) static VALIDATING_WEBHOOK_CONFIGURATION: Kind = Kind {
     resource: "validatingwebhookconfigurations",
     default: |obj| default(obj, false),
-    validate: |obj| validate(obj, false),
-    validate_update: |new, _, _| validate(new, false),
+    validate: |obj| validate(obj, None, false),
+    validate_update: |new, old, _| validate(new, Some(old), false),
     ..WEBHOOKS
 };
 
@@ -55,13 +56,28 @@ fn default(obj: &mut Value, mutating: bool) {
     }
 }
 
-fn validate(obj: &Value, mutating: bool) -> ErrorList {
+fn validate(obj: &Value, old: Option<&Value>, mutating: bool) -> ErrorList {
     let mut e = ErrorList::new();
+    let before = old.map_or(&[] as &[Value], |old| old.list("webhooks"));
+    let now = obj.list("webhooks");
+    let unchanged = old.is_some()
+        && before.len() == now.len()
+        && now
+            .iter()
+            .zip(before)
+            .all(|(new, old)| same(new.at("matchConditions"), old.at("matchConditions")));
+    let stored = Stored::all(
+        before
+            .iter()
+            .flat_map(|hook| hook.list("matchConditions"))
+            .map(|condition| condition.text("expression")),
+    );
     let mut names = BTreeSet::new();
     for hook in At::new(obj, "webhooks").each() {
         let name = hook.at("name");
         name.required_conforms(&mut e, validation::is_fully_qualified_name);
-        self::hook(&hook, mutating, &mut e);
+        let conditions = (!unchanged).then_some(&stored);
+        self::hook(&hook, mutating, conditions, &mut e);
         if !name.is_empty() && !names.insert(name.text()) {
             e.push(name.duplicate());
         }
@@ -69,7 +85,8 @@ fn validate(obj: &Value, mutating: bool) -> ErrorList {
     e
 }
 
-fn hook(hook: &At, mutating: bool, e: &mut ErrorList) {
+/// `stored`: the conditions there were before; nothing when the conditions did not change.
+fn hook(hook: &At, mutating: bool, stored: Option<&Stored>, e: &mut ErrorList) {
     hook.at("rules").each().for_each(|r| rule::validate(&r, e));
     hook.at("failurePolicy").one_of(e, &["Fail", "Ignore"]);
     hook.at("matchPolicy").one_of(e, &["Equivalent", "Exact"]);
@@ -89,7 +106,9 @@ fn hook(hook: &At, mutating: bool, e: &mut ErrorList) {
             .one_of(e, &["IfNeeded", "Never"]);
     }
     rule::client_config(&hook.at("clientConfig"), e);
-    rule::match_conditions(&hook.at("matchConditions"), e);
+    if let Some(stored) = stored {
+        rule::match_conditions(&hook.at("matchConditions"), false, stored, e);
+    }
     review_versions(&hook.at("admissionReviewVersions"), e);
 }
 

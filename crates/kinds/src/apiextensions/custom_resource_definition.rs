@@ -8,6 +8,7 @@ use keelson_machinery::validation;
 use serde_json::{Value, json};
 
 use super::schema;
+use super::validations::Before;
 use crate::admissionregistration::rule_of_client;
 use crate::check::{At, same};
 use crate::kind::{Column, Kind, UpdateContext};
@@ -120,6 +121,7 @@ fn spec(spec: &At, old: Option<&Value>, e: &mut ErrorList) {
         e.push(preserve.invalid("cannot set to true, set x-kubernetes-preserve-unknown-fields to true in spec.versions[*].schema instead"));
     }
     let versions = spec.at("versions");
+    let before = Before::new(old);
     let mut names = BTreeSet::new();
     let mut unique = true;
     for version in versions.each() {
@@ -129,7 +131,7 @@ fn spec(spec: &At, old: Option<&Value>, e: &mut ErrorList) {
         if !msgs.is_empty() {
             e.push(FieldError::invalid(&name.path, name.text(), msgs.join(",")));
         }
-        self::version(&version, preserve.flag(), e);
+        self::version(&version, preserve.flag(), &before, e);
     }
     if !unique {
         e.push(versions.invalid("must contain unique version names"));
@@ -141,7 +143,7 @@ fn spec(spec: &At, old: Option<&Value>, e: &mut ErrorList) {
     conversion(&spec.at("conversion"), preserve.flag(), e);
 }
 
-fn version(version: &At, preserve: bool, e: &mut ErrorList) {
+fn version(version: &At, preserve: bool, before: &Before, e: &mut ErrorList) {
     let warning = version.at("deprecationWarning");
     if warning.exists() {
         let text = warning.text();
@@ -162,7 +164,7 @@ fn version(version: &At, preserve: bool, e: &mut ErrorList) {
     if !root.exists() {
         e.push(root.required(""));
     } else {
-        schema::validate_root(&root, !preserve, e);
+        schema::validate_root(&root, version.value.text("name"), !preserve, before, e);
     }
     let subresources = version.at("subresources");
     let scale = subresources.at("scale");

@@ -2,3 +2,4 @@
 
 pub(crate) mod custom_resource_definition;
 mod schema;
+mod validations;

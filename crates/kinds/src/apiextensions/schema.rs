@@ -4,6 +4,7 @@
 use keelson_machinery::field::{ErrorList, FieldError};
 use serde_json::Value;
 
+use super::validations::{self, Before};
 use crate::check::At;
 use crate::tree::Tree;
 
@@ -22,7 +23,15 @@ enum Place {
     Junctor,
 }
 
-pub(super) fn validate_root(root: &At, structural: bool, e: &mut ErrorList) {
+/// Checks the schema of a version named `version`.
+pub(super) fn validate_root(
+    root: &At,
+    version: &str,
+    structural: bool,
+    before: &Before,
+    e: &mut ErrorList,
+) {
+    let errors_before = e.len();
     if root.has("nullable") && root.value.flag("nullable") {
         e.push(
             root.at("nullable")
@@ -38,6 +47,10 @@ pub(super) fn validate_root(root: &At, structural: bool, e: &mut ErrorList) {
         }
     }
     node(root, Place::Root, structural, 0, e);
+    // Expressions about a schema that is not sound would only add what nobody can act on.
+    if structural && e.len() == errors_before {
+        validations::validate(root, before, before.had(version, root.value), e);
+    }
 }
 
 fn node(s: &At, place: Place, structural: bool, depth: usize, e: &mut ErrorList) {
@@ -172,30 +185,7 @@ fn extensions(s: &At, place: Place, structural: bool, e: &mut ErrorList) {
             "must be empty if x-kubernetes-int-or-string is true",
         ));
     }
-    for rule in s.at("x-kubernetes-validations").each() {
-        let expression = rule.at("rule");
-        if expression.text().trim().is_empty() {
-            e.push(expression.required("rule is not specified"));
-        }
-        let message = rule.at("message");
-        if message.exists() && message.text().trim().is_empty() {
-            e.push(message.invalid("message must be non-empty if specified"));
-        }
-        if message.text().contains('\n') {
-            e.push(message.invalid("message must not contain line breaks"));
-        }
-        if rule.has("reason") {
-            rule.at("reason").one_of(
-                e,
-                &[
-                    "FieldValueDuplicate",
-                    "FieldValueForbidden",
-                    "FieldValueInvalid",
-                    "FieldValueRequired",
-                ],
-            );
-        }
-    }
+    validations::texts(s, e);
 }
 
 fn lists(s: &At, e: &mut ErrorList) {

@@ -1,10 +1,12 @@
 //! DeviceClass.
 
+use keelson_cel::Version;
 use keelson_machinery::field::{ErrorList, FieldError};
 use serde_json::Value;
 
 use super::{GROUP, convert};
 use crate::check::At;
+use crate::expressions::device;
 use crate::kind::Kind;
 use crate::rules;
 use crate::tree::TreeMut;
@@ -20,7 +22,7 @@ pub(crate) static DEVICE_CLASS: Kind = Kind {
     ..Kind::GENERIC
 };
 
-/// Selectors are CEL; what is checked here is that each says something and is bounded.
+/// Conditions on devices.
 pub(super) fn selectors(list: &At, e: &mut ErrorList) {
     if list.len() > 32 {
         e.push(FieldError::too_many(&list.path, list.len(), 32));
@@ -34,8 +36,18 @@ pub(super) fn selectors(list: &At, e: &mut ErrorList) {
         let expression = cel.at("expression");
         if expression.len() > 10 * 1024 {
             e.push(FieldError::too_long(&expression.path, 10 * 1024));
-        } else {
-            expression.require(e);
+            continue;
+        }
+        expression.require(e);
+        if expression.is_empty() {
+            continue;
+        }
+        match device::compile(expression.text(), Version::NEW_EXPRESSIONS) {
+            Ok(_) => {}
+            Err(device::Problem::Invalid(detail)) => e.push(expression.invalid(detail)),
+            Err(device::Problem::TooComplex) => {
+                e.push(expression.forbidden("too complex, exceeds cost limit"));
+            }
         }
     }
 }

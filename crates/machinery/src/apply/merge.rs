@@ -260,3 +260,42 @@ fn walk(v: &Value, s: &Schema, at: &mut Vec<String>, errs: &mut Vec<String>) {
         _ => {}
     }
 }
+
+/// Where a configuration names atomic lists, maps and structs: `.spec.containers[0].args`.
+pub(super) fn atomics(config: &Value, schema: &Schema) -> Vec<String> {
+    let mut out = Vec::new();
+    find_atomics(config, schema, &mut String::new(), &mut out);
+    out
+}
+
+fn find_atomics(v: &Value, s: &Schema, at: &mut String, out: &mut Vec<String>) {
+    let length = at.len();
+    match v {
+        Value::Object(map) if matches!(s.kind(), Type::Object) => {
+            if shape(v, Some(s)) == Shape::Leaf {
+                out.push(at.clone());
+            }
+            for (name, value) in map {
+                if let Some(of) = s.property(name) {
+                    at.push('.');
+                    at.push_str(name);
+                    find_atomics(value, of, at, out);
+                    at.truncate(length);
+                }
+            }
+        }
+        Value::Array(items) if matches!(s.kind(), Type::Array | Type::Any) => {
+            if shape(v, Some(s)) == Shape::Leaf {
+                out.push(at.clone());
+            }
+            for (index, item) in items.iter().enumerate() {
+                if let Some(of) = s.items() {
+                    at.push_str(&format!("[{index}]"));
+                    find_atomics(item, of, at, out);
+                    at.truncate(length);
+                }
+            }
+        }
+        _ => {}
+    }
+}

@@ -224,6 +224,21 @@ fn type_text(config: &Value) -> String {
     format!("{core}{api_version}, Kind={}", meta::kind(config))
 }
 
+/// Merges what an admission policy wants into `live`, without any manager: a configuration may set
+/// fields but not replace an atomic list, map or struct, which would silently drop the rest of it.
+pub fn merge_mutation(live: &Value, config: &Value, schema: &Schema) -> Result<Value, String> {
+    merge::check(config, schema)
+        .map_err(|e| format!("failed to convert patch object to typed object: {e}"))?;
+    let atomics = merge::atomics(config, schema);
+    if !atomics.is_empty() {
+        return Err(format!(
+            "invalid ApplyConfiguration: may not mutate atomic arrays, maps or structs: {}",
+            atomics.join(", ")
+        ));
+    }
+    Ok(merge::merge(live, config, schema))
+}
+
 fn attempt(
     base: &Value,
     config: &Value,

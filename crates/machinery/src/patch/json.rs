@@ -92,7 +92,9 @@ fn operate(doc: &mut Value, op: &Map<String, Value>, copied: &mut usize) -> Resu
             if same {
                 Ok(())
             } else {
-                Err(fail(format!("testing value {path} failed")))
+                Err(PatchError::TestFailed(format!(
+                    "testing value {path} failed"
+                )))
             }
         }
         "move" => {

@@ -20,6 +20,9 @@ pub enum PatchError {
     /// A directive that says nothing sensible; upstream has no class for these.
     #[error("{0}")]
     Directive(String),
+    /// A `test` operation found something else.
+    #[error("{0}")]
+    TestFailed(String),
 }
 
 impl PatchError {
@@ -29,7 +32,7 @@ impl PatchError {
             PatchError::Malformed(m) => Status::bad_request(m),
             PatchError::Directive(m) => Status::unclassified(m),
             PatchError::TooManyOperations { .. } => Status::request_entity_too_large(self),
-            PatchError::DoesNotApply(_) => Status {
+            PatchError::DoesNotApply(_) | PatchError::TestFailed(_) => Status {
                 code: 422,
                 reason: "Invalid".into(),
                 message: "the server rejected our request due to an error in our request".into(),

@@ -7,7 +7,8 @@ use keelson_machinery::status::Status;
 use serde_json::Value;
 
 use super::GROUP;
-use crate::admission::matching::{self, Form};
+use crate::admission::expressions::{Compiled, Input, Variables, conditions_hold};
+use crate::admission::matching::{self, Form, Versioned};
 use crate::admission::{Attributes, Cluster};
 
 /// One webhook of a configuration.
@@ -15,6 +16,7 @@ pub(super) struct Webhook {
     /// Of its configuration, of itself, and how many of that name came before it there.
     pub key: String,
     pub value: Arc<Value>,
+    pub conditions: Arc<Vec<Compiled>>,
 }
 
 /// The webhooks of all configurations, by configuration name and in its order.
@@ -32,6 +34,7 @@ pub(super) fn all(attrs: &Attributes, cluster: &Cluster, resource: &str) -> Vec<
             out.push(Webhook {
                 key: format!("{name}/{}/{index}", super::name_of(webhook)),
                 value: Arc::new(webhook.clone()),
+                conditions: cluster.compiled.conditions(&configuration, index),
             });
         }
     }
@@ -52,18 +55,26 @@ pub(super) async fn wants(
     if !matching::selects(attrs, cluster, value).await? {
         return Ok(None);
     }
-    if value["matchConditions"]
-        .as_array()
-        .is_none_or(Vec::is_empty)
-    {
+    if webhook.conditions.is_empty() {
         return Ok(Some(form));
     }
-    if value["failurePolicy"] == "Ignore" {
-        return Ok(None);
+    let objects = Versioned::new(attrs, cluster, &form)?;
+    // Conditions are told the resource that was asked for.
+    let about = Form {
+        resource: attrs.resource.clone(),
+        group: attrs.group.clone(),
+        version: attrs.version.clone(),
+        ..form.clone()
+    };
+    let input = Input::new(attrs, cluster, &about, objects);
+    let ignore = value["failurePolicy"] == "Ignore";
+    match conditions_hold(&webhook.conditions, &input, &Variables::new(), ignore) {
+        Ok(hold) => Ok(Some(form).filter(|_| hold)),
+        Err(error) => Err(Status::forbidden(
+            &attrs.group,
+            &attrs.resource,
+            &attrs.name,
+            error,
+        )),
     }
-    // Asking or not asking could both be wrong, so neither is done silently.
-    Err(Status::internal(format!(
-        "webhook {} has matchConditions, which this server does not evaluate",
-        value["name"]
-    )))
 }
