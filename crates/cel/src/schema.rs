@@ -115,7 +115,7 @@ fn build(v: &Json, depth: usize) -> Schema {
                 .max()
                 .map_or(0, |n| i64::try_from(n).unwrap_or(i64::MAX))
         });
-    Schema {
+    let schema = Schema {
         ty: text("type"),
         format: text("format"),
         nullable: flag("nullable"),
@@ -133,5 +133,10 @@ fn build(v: &Json, depth: usize) -> Schema {
         required: strings("required"),
         longest_enum,
         has_default: v.get("default").is_some_and(|d| !d.is_null()),
+    };
+    // An object inside of an object has a kind and a name like every other.
+    if schema.embedded_resource {
+        return schema.with_type_and_object_meta();
     }
+    schema
 }

@@ -10,7 +10,7 @@ use std::collections::{HashMap, HashSet};
 
 /// More comparisons inside one `==` are refused: values that share their parts can be far larger
 /// than what they cost.
-const MAX_STEPS: usize = 10_000_000;
+const MAX_STEPS: usize = 2_000_000;
 
 impl<'v> Value<'v> {
     /// Whether two values are equal. Numbers are compared by value, whatever their types.
