@@ -5,22 +5,29 @@
 
 pub mod admission;
 mod aggregation;
+pub mod audit;
 pub mod authn;
 pub mod authz;
 mod bootstrap;
 mod cache;
 mod crd;
 mod discovery;
+mod duration;
+pub mod encryption;
 mod http;
 mod in_process;
 pub mod objects;
 mod openapi;
 pub mod pki;
 pub mod registry;
+mod reload;
+mod remote;
 pub mod request;
 mod reviews;
 mod server;
 mod streaming;
 
+pub use audit::AuditOptions;
+pub use authz::AuthorizationOptions;
 pub use request::UserInfo;
 pub use server::{ApiServer, Config, Error, outward_address};

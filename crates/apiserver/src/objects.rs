@@ -25,6 +25,9 @@ pub trait Objects: Send + Sync {
     /// From the watch cache; an empty namespace lists all.
     fn list(&self, group: &str, resource: &str, namespace: &str) -> Vec<Arc<Value>>;
 
+    /// How many there are in the watch cache, without looking at them.
+    fn count(&self, group: &str, resource: &str, namespace: &str) -> usize;
+
     /// From the store: sees every acknowledged write.
     async fn read(
         &self,

@@ -364,6 +364,8 @@ pub struct RequestContext {
     pub warnings: Warnings,
     pub annotations: Annotations,
     pub audit_id: Arc<str>,
+    /// The request's place in the audit log, once its user is known and if the policy wants it.
+    pub(crate) record: Option<Arc<crate::audit::Record>>,
 }
 
 impl RequestContext {

@@ -17,11 +17,13 @@ use tokio_util::task::TaskTracker;
 
 use crate::admission::{AdmissionChain, UnknownPlugin};
 use crate::aggregation::Aggregation;
-use crate::authn::{Authenticator, CertificateError, StaticToken, TokenIssuer};
-use crate::authz::Authorizer;
+use crate::audit::{self, Audit, AuditOptions};
+use crate::authn::{self, AuthenticationOptions, Authenticator, TokenIssuer};
+use crate::authz::{self, AuthorizationOptions, Authorizer};
 use crate::bootstrap::{self, Peers, ServerAddress};
 use crate::crd;
 use crate::discovery::Discovery;
+use crate::encryption::{self, Encryption};
 use crate::http::{FlowControl, Health, Metrics, listen, server_config};
 use crate::in_process::InProcess;
 use crate::objects::Objects;
@@ -47,11 +49,14 @@ pub struct Config {
     pub extra_names: Vec<String>,
     /// Defaults to `https://kubernetes.default.svc.<cluster domain>`.
     pub service_account_issuer: Option<String>,
-    pub static_tokens: Vec<StaticToken>,
-    pub anonymous_auth: bool,
+    pub authentication: AuthenticationOptions,
     /// Admission plugins besides those that are on by default, and those not to run.
     pub enable_admission_plugins: Vec<String>,
     pub disable_admission_plugins: Vec<String>,
+    pub authorization: AuthorizationOptions,
+    pub audit: AuditOptions,
+    /// EncryptionConfiguration file: what of the store is encrypted, and how.
+    pub encryption_file: Option<PathBuf>,
     /// Whether kubelets must show a serving certificate of the cluster's authority. Upstream's
     /// kubelets sign their own, so that upstream's default is not to.
     pub verify_kubelets: bool,
@@ -67,10 +72,12 @@ impl Config {
             cluster_domain: "cluster.local".to_owned(),
             extra_names: Vec::new(),
             service_account_issuer: None,
-            static_tokens: Vec::new(),
-            anonymous_auth: true,
+            authentication: AuthenticationOptions::default(),
             enable_admission_plugins: Vec::new(),
             disable_admission_plugins: Vec::new(),
+            authorization: AuthorizationOptions::default(),
+            audit: AuditOptions::default(),
+            encryption_file: None,
             verify_kubelets: false,
         }
     }
@@ -96,12 +103,18 @@ impl Config {
 pub enum Error {
     #[error("preparing certificates")]
     Pki(#[source] pki::Error),
-    #[error("preparing client certificate authentication")]
-    Certificates(#[source] CertificateError),
+    #[error("preparing authentication")]
+    Authentication(#[source] authn::Error),
     #[error("preparing service account tokens")]
     Tokens(#[source] crate::authn::token::Error),
     #[error("choosing admission plugins")]
     Admission(#[source] UnknownPlugin),
+    #[error("preparing authorization")]
+    Authorization(#[source] authz::Error),
+    #[error("preparing encryption at rest")]
+    Encryption(#[source] encryption::Error),
+    #[error("preparing the audit log")]
+    Audit(#[source] audit::Error),
     #[error("configuring TLS")]
     Tls(#[source] rustls::Error),
     #[error("loading the registry: {0}")]
@@ -127,6 +140,8 @@ pub(crate) struct Server {
     pub(crate) aggregation: Aggregation,
     pub(crate) kubelets: Kubelets,
     pub(crate) flow: FlowControl,
+    /// Absent when nothing is to be recorded.
+    pub(crate) audit: Option<Arc<Audit>>,
     pub(crate) health: Health,
     pub(crate) metrics: Metrics,
     pub(crate) stop: CancellationToken,
@@ -164,6 +179,16 @@ impl ApiServer {
                 .map_err(Error::Tokens)?,
         );
 
+        let encryption = config
+            .encryption_file
+            .as_deref()
+            .map(Encryption::open)
+            .transpose()
+            .map_err(Error::Encryption)?;
+        let store = match &encryption {
+            Some(encryption) => encryption.over(store),
+            None => store,
+        };
         let admission = AdmissionChain::with(
             &config.enable_admission_plugins,
             &config.disable_admission_plugins,
@@ -179,18 +204,23 @@ impl ApiServer {
         .await
         .map_err(Error::Registry)?;
         let objects: Arc<dyn Objects> = Arc::clone(&registry) as Arc<dyn Objects>;
-        let authorizer = Arc::new(Authorizer::new(Arc::clone(&objects)));
+        let authorizer = Arc::new(
+            Authorizer::open(Arc::clone(&objects), &config.authorization)
+                .map_err(Error::Authorization)?,
+        );
         admission.bind(Arc::downgrade(&objects), Arc::downgrade(&authorizer));
         let authenticator = Authenticator::new(
             pki.cluster_ca.certificate_der().map_err(Error::Pki)?,
             pki.front_proxy_ca.certificate_der().map_err(Error::Pki)?,
             Arc::clone(&tokens),
             Arc::clone(&objects),
-            &config.static_tokens,
-            config.anonymous_auth,
+            &config.authentication,
         )
-        .map_err(Error::Certificates)?;
+        .map_err(Error::Authentication)?;
         let kubelets = Kubelets::new(&pki, config.verify_kubelets).map_err(Error::Pki)?;
+        let audit = Audit::open(&config.audit)
+            .map_err(Error::Audit)?
+            .map(Arc::new);
         let health = Health::default();
         for step in STEPS {
             health.expect(step);
@@ -212,6 +242,7 @@ impl ApiServer {
             openapi: OpenApi::default(),
             aggregation: Aggregation::new(Arc::clone(&objects)),
             kubelets,
+            audit,
             flow: FlowControl::new(Arc::clone(&objects)),
             health,
             metrics: Metrics::default(),
@@ -225,6 +256,10 @@ impl ApiServer {
             certificate,
             tasks: TaskTracker::new(),
         };
+        if let Some(encryption) = encryption {
+            this.tasks
+                .spawn(encryption.follow(this.server.stop.clone()));
+        }
         this.bootstrap().await?;
         Ok(this)
     }
@@ -255,7 +290,22 @@ impl ApiServer {
         bootstrap::publish_service_cidr(&server.objects, server.config.service_cidr)
             .await
             .map_err(Error::Bootstrap)?;
+        bootstrap::publish_authentication(&server.objects, &server.authorities())
+            .await
+            .map_err(Error::Bootstrap)?;
         server.health.done("poststarthook/bootstrap-controller");
+        let (objects, stop) = (Arc::clone(&server.objects), server.stop.clone());
+        self.tasks
+            .spawn(bootstrap::maintain_flow_control(objects, stop));
+        if let Some(file) = server.config.authentication.config_file.clone() {
+            let issuers = Arc::clone(server.authenticator.issuers());
+            self.tasks.spawn(issuers.follow(file, server.stop.clone()));
+        }
+        if let Some(file) = server.config.authorization.config_file.clone() {
+            let authorizer = Arc::clone(&server.authorizer);
+            self.tasks
+                .spawn(authorizer.follow(file, server.stop.clone()));
+        }
         self.tasks.spawn(crd::run(Arc::clone(server)));
         self.tasks
             .spawn(crate::admission::check_policies(Arc::clone(server)));
@@ -327,6 +377,13 @@ const STEPS: &[&str] = &[
 ];
 
 impl Server {
+    fn authorities(&self) -> bootstrap::Authorities<'_> {
+        bootstrap::Authorities {
+            clients: &self.pki.cluster_ca.certificate_pem,
+            front_proxy: &self.pki.front_proxy_ca.certificate_pem,
+        }
+    }
+
     /// The list of servers, where there may be more than this one.
     fn peers(&self) -> Option<Peers> {
         let store = self.registry.store();
@@ -442,6 +499,11 @@ async fn follow_address(server: Arc<Server>, mut peers: Option<Peers>) {
         }
         if let Err(status) = server.publish(peers.as_mut()).await {
             tracing::warn!(%status, "publishing the kubernetes Service");
+        }
+        if let Err(status) =
+            bootstrap::publish_authentication(&server.objects, &server.authorities()).await
+        {
+            tracing::warn!(%status, "publishing how extension API servers authenticate");
         }
     }
     // The others need not wait until this server's entry is stale.

@@ -1,14 +1,19 @@
 //! Authentication: who a request comes from. Methods are asked in upstream's order: client
-//! certificate, bearer token (header or WebSocket protocol), anonymous.
+//! certificate, bearer token (header or WebSocket protocol), anonymous. A token is a listed one, a
+//! bootstrap token, an OpenID Connect issuer's, a service account's, or known to a webhook.
 
 mod certificate;
 pub(crate) mod impersonate;
 mod known;
+pub(crate) mod oidc;
 pub(crate) mod review;
 pub mod token;
+mod token_file;
 pub(crate) mod token_request;
+mod webhook;
 
 use std::collections::HashMap;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use base64::Engine;
@@ -19,13 +24,16 @@ use keelson_machinery::status::Status;
 use keelson_machinery::{meta, time};
 use rustls::pki_types::CertificateDer;
 use sha2::{Digest, Sha256};
+use thiserror::Error;
 
 use crate::objects::Objects;
 use crate::request::UserInfo;
 
 pub use certificate::Error as CertificateError;
 pub(crate) use known::Chain;
+pub use oidc::OidcFlags;
 pub use token::TokenIssuer;
+pub use webhook::WebhookOptions;
 
 /// A token that never expires, given in the configuration.
 #[derive(Debug, Clone)]
@@ -41,7 +49,48 @@ pub struct Authenticator {
     objects: Arc<dyn Objects>,
     /// Keyed by digest, so that comparing takes the same time for every guess.
     static_tokens: HashMap<[u8; 32], UserInfo>,
+    issuers: Arc<oidc::Issuers>,
+    webhook: Option<webhook::Webhook>,
     anonymous: bool,
+}
+
+/// How callers are known besides certificates, service account tokens and bootstrap tokens.
+#[derive(Debug, Clone)]
+pub struct AuthenticationOptions {
+    pub static_tokens: Vec<StaticToken>,
+    /// CSV: token, user, uid, groups.
+    pub token_file: Option<PathBuf>,
+    /// `AuthenticationConfiguration`.
+    pub config_file: Option<PathBuf>,
+    pub oidc: OidcFlags,
+    pub webhook: Option<WebhookOptions>,
+    /// Whether requests without credentials pass; a configuration file may say more.
+    pub anonymous: bool,
+}
+
+impl Default for AuthenticationOptions {
+    fn default() -> Self {
+        Self {
+            static_tokens: Vec::new(),
+            token_file: None,
+            config_file: None,
+            oidc: OidcFlags::default(),
+            webhook: None,
+            anonymous: true,
+        }
+    }
+}
+
+#[derive(Debug, Error)]
+pub enum Error {
+    #[error("client certificates")]
+    Certificates(#[source] CertificateError),
+    #[error("the token file {file}: {reason}")]
+    TokenFile { file: String, reason: String },
+    #[error("issuers of tokens")]
+    Issuers(#[source] oidc::Error),
+    #[error("the token webhook")]
+    Webhook(#[source] crate::remote::Error),
 }
 
 /// A token's owner and the audiences it was accepted for.
@@ -56,21 +105,38 @@ impl Authenticator {
         front_proxy_ca: CertificateDer<'static>,
         tokens: Arc<TokenIssuer>,
         objects: Arc<dyn Objects>,
-        static_tokens: &[StaticToken],
-        anonymous: bool,
-    ) -> Result<Self, CertificateError> {
-        let static_tokens = static_tokens
+        options: &AuthenticationOptions,
+    ) -> Result<Self, Error> {
+        let listed = match &options.token_file {
+            Some(file) => token_file::read(file).map_err(|reason| Error::TokenFile {
+                file: file.display().to_string(),
+                reason,
+            })?,
+            None => Vec::new(),
+        };
+        let static_tokens = options
+            .static_tokens
             .iter()
+            .chain(&listed)
             .map(|t| (digest(&t.token), t.user.clone()))
             .collect();
+        let verifier = |ca| certificate::Verifier::new(ca).map_err(Error::Certificates);
+        let issuers = oidc::Issuers::open(options.config_file.as_deref(), &options.oidc);
+        let webhook = options.webhook.as_ref().map(webhook::Webhook::open);
         Ok(Self {
-            certificates: certificate::Verifier::new(client_ca)?,
-            front_proxy: certificate::Verifier::new(front_proxy_ca)?,
+            certificates: verifier(client_ca)?,
+            front_proxy: verifier(front_proxy_ca)?,
             tokens,
             objects,
             static_tokens,
-            anonymous,
+            issuers: Arc::new(issuers.map_err(Error::Issuers)?),
+            webhook: webhook.transpose().map_err(Error::Webhook)?,
+            anonymous: options.anonymous,
         })
+    }
+
+    pub(crate) fn issuers(&self) -> &Arc<oidc::Issuers> {
+        &self.issuers
     }
 
     /// The caller, or 401.
@@ -78,6 +144,7 @@ impl Authenticator {
         &self,
         headers: &HeaderMap,
         chain: &Chain,
+        path: &str,
     ) -> Result<Arc<UserInfo>, Status> {
         let mut refused = false;
         if !chain.is_empty() {
@@ -101,7 +168,7 @@ impl Authenticator {
                 }
             };
         }
-        if refused || !self.anonymous {
+        if refused || !self.issuers.allows_anonymous(path, self.anonymous) {
             return Err(Status::unauthorized());
         }
         Ok(Arc::new(UserInfo::anonymous()))
@@ -156,7 +223,21 @@ impl Authenticator {
                 audiences: self.server_audiences(audiences),
             });
         }
-        token::verify(&self.tokens, &*self.objects, token, audiences).await
+        if let Some(outcome) = self
+            .issuers
+            .verify(token, &self.server_audiences(audiences))
+            .await
+        {
+            return outcome;
+        }
+        let own = token::verify(&self.tokens, &*self.objects, token, audiences).await;
+        match (own, &self.webhook) {
+            (Err(reason), Some(webhook)) => webhook
+                .verify(token, audiences)
+                .await
+                .map_err(|other| format!("{reason}, {other}")),
+            (own, _) => own,
+        }
     }
 
     fn server_audiences(&self, asked: &[String]) -> Vec<String> {

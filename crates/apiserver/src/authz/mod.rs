@@ -1,19 +1,27 @@
-//! Authorization: `system:masters`, then the node authorizer, then RBAC. Whoever none of them
-//! allows is forbidden.
+//! Authorization: `system:masters`, then those the configuration names in its order, which is the
+//! node authorizer and RBAC unless it says otherwise. Whoever none of them allows is forbidden.
 
+mod config;
 mod node;
 pub mod rbac;
 pub(crate) mod references;
 pub(crate) mod review;
+mod webhook;
 
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use arc_swap::ArcSwap;
 use keelson_machinery::status::Status;
+use tokio_util::sync::CancellationToken;
 
 use crate::objects::Objects;
 use crate::request::{RequestInfo, UserInfo};
 
+pub use config::{AuthorizationOptions, Error};
 pub use rbac::Rule;
+
+use config::{Chain, Mode};
 
 /// One question: may this user do that?
 #[derive(Debug, Clone, Copy)]
@@ -91,6 +99,14 @@ impl<'a> Attributes<'a> {
         })
     }
 
+    /// What becomes of a request on such a decision: upstream's 403 unless it is allowed.
+    pub(crate) fn settle(&self, decision: Decision) -> Result<(), Status> {
+        match decision {
+            Decision::Allow(_) => Ok(()),
+            Decision::Deny(reason) | Decision::NoOpinion(reason) => Err(forbidden(self, &reason)),
+        }
+    }
+
     /// `resource/subresource`.
     pub(crate) fn combined(&self) -> String {
         if self.subresource.is_empty() {
@@ -104,6 +120,8 @@ impl<'a> Attributes<'a> {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Decision {
     Allow(String),
+    /// Somebody whose word is final refuses it.
+    Deny(String),
     /// Nobody allows it; the reason may be empty.
     NoOpinion(String),
 }
@@ -112,43 +130,76 @@ pub struct Authorizer {
     objects: Arc<dyn Objects>,
     rbac: rbac::Rbac,
     node: node::NodeAuthorizer,
+    chain: ArcSwap<Chain>,
 }
 
 impl Authorizer {
+    /// The node authorizer, then RBAC.
     pub fn new(objects: Arc<dyn Objects>) -> Self {
+        Self::with_chain(objects, vec![Mode::Node, Mode::Rbac])
+    }
+
+    pub fn open(objects: Arc<dyn Objects>, options: &AuthorizationOptions) -> Result<Self, Error> {
+        let chain = match &options.config_file {
+            Some(file) => config::from_file(file, &read(file)?)?,
+            None => config::from_modes(options)?,
+        };
+        Ok(Self::with_chain(objects, chain))
+    }
+
+    fn with_chain(objects: Arc<dyn Objects>, chain: Chain) -> Self {
         Self {
             rbac: rbac::Rbac::new(Arc::clone(&objects)),
             node: node::NodeAuthorizer::new(),
+            chain: ArcSwap::from_pointee(chain),
             objects,
         }
+    }
+
+    /// Takes over changes of the configuration file, until `stop`.
+    pub(crate) async fn follow(self: Arc<Self>, file: PathBuf, stop: CancellationToken) {
+        let current = read(&file).unwrap_or_default();
+        let path = file.clone();
+        crate::reload::follow(file, current, stop, move |text| {
+            let chain = config::from_file(&path, text).map_err(|error| error.to_string())?;
+            self.chain.store(Arc::new(chain));
+            Ok(())
+        })
+        .await;
     }
 
     pub async fn authorize(&self, attributes: &Attributes<'_>) -> Decision {
         if attributes.user.in_group("system:masters") {
             return Decision::Allow(String::new());
         }
-        let node_reason = match self.node.authorize(attributes, &*self.objects) {
-            Decision::Allow(reason) => return Decision::Allow(reason),
-            Decision::NoOpinion(reason) => reason,
-        };
-        match self.rbac.authorize(attributes) {
-            Decision::NoOpinion(reason) => {
-                let reasons: Vec<_> = [node_reason, reason]
-                    .into_iter()
-                    .filter(|r| !r.is_empty())
-                    .collect();
-                Decision::NoOpinion(reasons.join("\n"))
+        let chain = self.chain.load_full();
+        let mut reasons = Vec::new();
+        for mode in chain.iter() {
+            let decision = match mode {
+                Mode::AlwaysAllow => Decision::Allow(String::new()),
+                Mode::AlwaysDeny => Decision::NoOpinion("Everything is forbidden.".to_owned()),
+                Mode::Node => self.node.authorize(attributes, &*self.objects),
+                Mode::Rbac => self.rbac.authorize(attributes),
+                Mode::Webhook(webhook) => webhook.authorize(attributes).await,
+            };
+            match decision {
+                Decision::NoOpinion(reason) if reason.is_empty() => {}
+                Decision::NoOpinion(reason) => reasons.push(reason),
+                settled => return settled,
             }
-            allowed @ Decision::Allow(_) => allowed,
         }
+        Decision::NoOpinion(reasons.join("\n"))
+    }
+
+    /// Whether some that are asked cannot list what they allow.
+    pub(crate) fn has_webhook(&self) -> bool {
+        let chain = self.chain.load();
+        chain.iter().any(|mode| matches!(mode, Mode::Webhook(_)))
     }
 
     /// As [`Authorizer::authorize`], with upstream's 403 when it is not allowed.
     pub async fn require(&self, attributes: &Attributes<'_>) -> Result<(), Status> {
-        match self.authorize(attributes).await {
-            Decision::Allow(_) => Ok(()),
-            Decision::NoOpinion(reason) => Err(forbidden(attributes, &reason)),
-        }
+        attributes.settle(self.authorize(attributes).await)
     }
 
     pub async fn is_allowed(&self, attributes: &Attributes<'_>) -> bool {
@@ -158,6 +209,13 @@ impl Authorizer {
     pub(crate) fn rbac(&self) -> &rbac::Rbac {
         &self.rbac
     }
+}
+
+fn read(file: &Path) -> Result<String, Error> {
+    std::fs::read_to_string(file).map_err(|error| Error::File {
+        file: file.display().to_string(),
+        reason: error.to_string(),
+    })
 }
 
 fn forbidden(a: &Attributes<'_>, reason: &str) -> Status {

@@ -154,7 +154,7 @@ fn resource_matches(pattern: &str, resource: &str, subresource: &str) -> bool {
     }
 }
 
-fn path_matches(pattern: &str, path: &str) -> bool {
+pub(crate) fn path_matches(pattern: &str, path: &str) -> bool {
     pattern == "*"
         || pattern == path
         || pattern
@@ -170,9 +170,15 @@ fn path_covers(own: &str, other: &str) -> bool {
 /// What is granted to whom.
 #[derive(Default)]
 struct Index {
-    cluster: HashMap<Subject, Vec<Rules>>,
+    cluster: HashMap<Subject, Vec<Grant>>,
     /// By namespace.
-    namespaced: HashMap<String, HashMap<Subject, Vec<Rules>>>,
+    namespaced: HashMap<String, HashMap<Subject, Vec<Grant>>>,
+}
+
+/// The rules of a role, and by which binding they are held.
+struct Grant {
+    rules: Rules,
+    reason: Arc<str>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -229,20 +235,21 @@ impl Rbac {
     }
 
     pub(super) fn authorize(&self, a: &Attributes<'_>) -> Decision {
-        let mut allowed = false;
-        self.visit(a.user, a.namespace, &mut |rules| {
-            allowed = rules.iter().any(|rule| rule.allows(a));
-            !allowed
+        let mut reason = None;
+        self.visit(a.user, a.namespace, &mut |grant| {
+            if grant.rules.iter().any(|rule| rule.allows(a)) {
+                reason = Some(grant.reason.to_string());
+            }
+            reason.is_none()
         });
-        if allowed {
-            Decision::Allow(String::new())
-        } else {
-            Decision::NoOpinion(String::new())
+        match reason {
+            Some(reason) => Decision::Allow(reason),
+            None => Decision::NoOpinion(String::new()),
         }
     }
 
-    /// Calls `look` with each granted rule list until it answers false.
-    fn visit(&self, user: &UserInfo, namespace: &str, look: &mut dyn FnMut(&Rules) -> bool) {
+    /// Calls `look` with each grant until it answers false.
+    fn visit(&self, user: &UserInfo, namespace: &str, look: &mut dyn FnMut(&Grant) -> bool) {
         let index = self.index();
         let subjects: Vec<Subject> = std::iter::once(Subject::User(user.username.clone()))
             .chain(user.groups.iter().cloned().map(Subject::Group))
@@ -252,8 +259,8 @@ impl Rbac {
             .flatten();
         for map in [Some(&index.cluster), local].into_iter().flatten() {
             for subject in &subjects {
-                for rules in map.get(subject).into_iter().flatten() {
-                    if !look(rules) {
+                for grant in map.get(subject).into_iter().flatten() {
+                    if !look(grant) {
                         return;
                     }
                 }
@@ -272,8 +279,8 @@ impl Rbac {
                 ..Rule::default()
             });
         }
-        self.visit(user, namespace, &mut |rules| {
-            out.extend(rules.iter().cloned());
+        self.visit(user, namespace, &mut |grant| {
+            out.extend(grant.rules.iter().cloned());
             true
         });
         out
@@ -413,9 +420,10 @@ fn build(objects: &dyn Objects) -> Index {
     index
 }
 
-fn grant(map: &mut HashMap<Subject, Vec<Rules>>, binding: &Value, rules: &Rules, namespace: &str) {
+fn grant(map: &mut HashMap<Subject, Vec<Grant>>, binding: &Value, rules: &Rules, namespace: &str) {
     for subject in binding["subjects"].as_array().into_iter().flatten() {
         let name = subject["name"].as_str().unwrap_or_default().to_owned();
+        let reason = reason(binding, subject, namespace).into();
         let subject = match subject["kind"].as_str() {
             Some("User") => Subject::User(name),
             Some("Group") => Subject::Group(name),
@@ -431,8 +439,42 @@ fn grant(map: &mut HashMap<Subject, Vec<Rules>>, binding: &Value, rules: &Rules,
             }
             _ => continue,
         };
-        map.entry(subject).or_default().push(Arc::clone(rules));
+        map.entry(subject).or_default().push(Grant {
+            rules: Arc::clone(rules),
+            reason,
+        });
     }
+}
+
+/// Upstream's words for why somebody is allowed; SubjectAccessReview and the audit log show them.
+fn reason(binding: &Value, subject: &Value, namespace: &str) -> String {
+    let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+    let (kind, shown) = if namespace.is_empty() {
+        ("ClusterRoleBinding", meta::name(binding).to_owned())
+    } else {
+        (
+            "RoleBinding",
+            format!("{}/{namespace}", meta::name(binding)),
+        )
+    };
+    let (holder, name) = (text(&subject["kind"]), text(&subject["name"]));
+    let who = if holder == "ServiceAccount" {
+        let own = text(&subject["namespace"]);
+        let own = if own.is_empty() {
+            namespace.to_owned()
+        } else {
+            own
+        };
+        format!("{name}/{own}")
+    } else {
+        name
+    };
+    let role = &binding["roleRef"];
+    format!(
+        "RBAC: allowed by {kind} {shown:?} of {} {:?} to {holder} {who:?}",
+        text(&role["kind"]),
+        text(&role["name"])
+    )
 }
 
 #[cfg(test)]

@@ -104,6 +104,16 @@ pub(crate) fn self_subject_rules_review(
     }
     review["status"] =
         json!({"resourceRules": resources, "nonResourceRules": paths, "incomplete": false});
+    let is_node = user.in_group("system:nodes") && user.username.starts_with("system:node:");
+    if authorizer.has_webhook() {
+        review["status"]["incomplete"] = json!(true);
+        review["status"]["evaluationError"] =
+            json!("webhook authorizer does not support user rule resolution");
+    } else if is_node {
+        review["status"]["incomplete"] = json!(true);
+        review["status"]["evaluationError"] =
+            json!("node authorizer does not support user rule resolution");
+    }
     Ok(review)
 }
 
@@ -134,6 +144,7 @@ async fn decide(authorizer: &Authorizer, user: &UserInfo, spec: &Value) -> Value
     let resource = &spec["resourceAttributes"];
     let other = &spec["nonResourceAttributes"];
     let is_resource = resource.is_object();
+    let (fields, labels) = (field_selector(resource), label_selector(resource));
     let attributes = Attributes {
         user,
         verb: text(if is_resource {
@@ -149,18 +160,53 @@ async fn decide(authorizer: &Authorizer, user: &UserInfo, spec: &Value) -> Value
         name: text(&resource["name"]),
         is_resource,
         path: text(&other["path"]),
-        field_selector: "",
-        label_selector: "",
+        field_selector: &fields,
+        label_selector: &labels,
     };
-    let (allowed, reason) = match authorizer.authorize(&attributes).await {
-        Decision::Allow(reason) => (true, reason),
-        Decision::NoOpinion(reason) => (false, reason),
+    let (mut status, reason) = match authorizer.authorize(&attributes).await {
+        Decision::Allow(reason) => (json!({"allowed": true}), reason),
+        Decision::Deny(reason) => (json!({"allowed": false, "denied": true}), reason),
+        Decision::NoOpinion(reason) => (json!({"allowed": false}), reason),
     };
-    let mut status = json!({"allowed": allowed});
     if !reason.is_empty() {
         status["reason"] = json!(reason);
     }
     status
+}
+
+/// The selector of a question as text: as it was written, or put together from requirements. A
+/// term that is not understood is left out, which asks for more, never for less.
+fn field_selector(resource: &Value) -> String {
+    let selector = &resource["fieldSelector"];
+    if let Some(raw) = selector["rawSelector"].as_str() {
+        return raw.to_owned();
+    }
+    let terms = selector["requirements"].as_array().into_iter().flatten();
+    let term = |r: &Value| match (r["operator"].as_str(), texts(&r["values"]).as_slice()) {
+        (Some("In"), [one]) => Some(format!("{}={one}", text(&r["key"]))),
+        (Some("NotIn"), [one]) => Some(format!("{}!={one}", text(&r["key"]))),
+        _ => None,
+    };
+    terms.filter_map(term).collect::<Vec<_>>().join(",")
+}
+
+fn label_selector(resource: &Value) -> String {
+    let selector = &resource["labelSelector"];
+    if let Some(raw) = selector["rawSelector"].as_str() {
+        return raw.to_owned();
+    }
+    let terms = selector["requirements"].as_array().into_iter().flatten();
+    let term = |r: &Value| {
+        let (key, values) = (text(&r["key"]), texts(&r["values"]).join(","));
+        match r["operator"].as_str()? {
+            "In" => Some(format!("{key} in ({values})")),
+            "NotIn" => Some(format!("{key} notin ({values})")),
+            "Exists" => Some(key.to_owned()),
+            "DoesNotExist" => Some(format!("!{key}")),
+            _ => None,
+        }
+    };
+    terms.filter_map(term).collect::<Vec<_>>().join(",")
 }
 
 fn text(value: &Value) -> &str {

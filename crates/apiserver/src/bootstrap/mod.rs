@@ -1,6 +1,8 @@
 //! What a cluster holds before anyone wrote to it: namespaces, default roles, priority classes,
 //! flow control, and the `kubernetes` Service with its endpoints.
 
+mod authentication;
+mod flow_control;
 mod objects;
 mod peers;
 mod service;
@@ -16,6 +18,8 @@ use serde_json::Value;
 use crate::authz::rbac;
 use crate::objects::Objects;
 
+pub(crate) use authentication::{Authorities, publish as publish_authentication};
+pub(crate) use flow_control::maintain as maintain_flow_control;
 pub(crate) use peers::{INTERVAL as PEER_INTERVAL, Peers};
 pub(crate) use service::ServerAddress;
 

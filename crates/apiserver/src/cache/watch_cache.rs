@@ -118,6 +118,20 @@ impl WatchCache {
             .collect()
     }
 
+    /// Objects of a namespace, or of all.
+    pub(crate) fn count(&self, namespace: &str) -> usize {
+        let state = self.read();
+        if namespace.is_empty() {
+            return state.objects.len();
+        }
+        let (start, end) = self.bounds(namespace);
+        let bounds = (
+            Bound::Included(start.as_str()),
+            Bound::Excluded(end.as_str()),
+        );
+        state.objects.range::<str, _>(bounds).count()
+    }
+
     /// The decoded form, kept between calls for the resources the server itself reads.
     pub(crate) fn decode(&self, object: &Object) -> Arc<Value> {
         if self.keep_decoded {

@@ -7,6 +7,7 @@ mod flow;
 mod health;
 mod listen;
 mod metrics;
+mod recorded;
 mod route;
 mod tls;
 
@@ -21,7 +22,8 @@ use http_body_util::{BodyExt, LengthLimitError, Limited};
 use hyper::body::Incoming;
 use keelson_machinery::status::Status;
 
-use crate::authz::Attributes;
+use crate::audit::Record;
+use crate::authz::{Attributes, Decision};
 use crate::request::{
     Annotations, RequestContext, RequestInfo, Response, UserInfo, Warnings, respond_status,
 };
@@ -31,6 +33,7 @@ pub(crate) use flow::FlowControl;
 pub(crate) use health::Health;
 pub(crate) use listen::{Peer, Serve, listen};
 pub(crate) use metrics::Metrics;
+use recorded::Recorded;
 pub(crate) use tls::server_config;
 
 /// Upstream's limit on request bodies.
@@ -67,17 +70,21 @@ impl Server {
     ) -> Response {
         let started = Instant::now();
         let info = Arc::new(RequestInfo::parse(&parts.method, &parts.uri));
+        let recorded = self.audit.as_ref().map(|_| Recorded::default());
         let about = About {
             info: Arc::clone(&info),
             warnings: Warnings::default(),
-            annotations: Annotations::default(),
+            annotations: match &recorded {
+                Some(_) => Annotations::kept(),
+                None => Annotations::default(),
+            },
             audit_id: audit_id(&parts),
         };
         let gzip = encoding::may_compress(&info, &parts.headers);
         let long_running = info.is_long_running();
         let measured = self.metrics.begin(&info);
-        let work =
-            AssertUnwindSafe(self.admitted(about.clone(), parts, body, caller)).catch_unwind();
+        let way = self.admitted(about.clone(), parts, body, caller, recorded.clone());
+        let work = AssertUnwindSafe(way).catch_unwind();
         let outcome = if long_running {
             work.await
         } else {
@@ -88,15 +95,31 @@ impl Server {
                 ))),
             }
         };
+        let panicked = outcome.is_err();
+        let mut refusal = None;
         let mut response = match outcome {
             Ok(Ok(response)) => response,
-            Ok(Err(status)) => respond_status(&status),
+            Ok(Err(status)) => {
+                let response = respond_status(&status);
+                refusal = recorded.is_some().then_some(status);
+                response
+            }
             Err(_) => {
                 tracing::error!(path = %info.path, verb = %info.verb, "a handler panicked");
                 respond_status(&Status::internal("apiserver panicked"))
             }
         };
         encoding::finish_headers(&about.audit_id, &about.warnings, &mut response);
+        if let Some(record) = recorded.as_ref().and_then(|slot| slot.get()) {
+            response = match panicked {
+                true => record.panic(response),
+                false => {
+                    record
+                        .answer(response, refusal.as_ref(), long_running)
+                        .await
+                }
+            };
+        }
         if gzip {
             response = encoding::compress(response);
         }
@@ -114,20 +137,38 @@ impl Server {
         mut parts: Parts,
         body: RequestBody,
         caller: Caller,
+        recorded: Option<Recorded>,
     ) -> Result<Response, Status> {
-        let user = match caller {
-            Caller::Known(user) => user,
+        let (user, address) = match caller {
+            Caller::Known(user) => (Ok(user), None),
             Caller::Peer(peer) => {
                 let found = self
                     .authenticator
-                    .authenticate(&parts.headers, &peer.chain)
+                    .authenticate(&parts.headers, &peer.chain, &about.info.path)
                     .await;
-                found.inspect_err(|_| tracing::debug!(from = %peer.address, "not authenticated"))?
+                (found, Some(peer.address))
             }
         };
+        let mut record = None;
+        if let (Some(slot), Some(audit)) = (&recorded, &self.audit) {
+            let nobody = UserInfo::default();
+            let known = user.as_ref().map_or(&nobody, |user| &**user);
+            let from = address.map(|address| address.ip());
+            let (info, id) = (&about.info, &about.audit_id);
+            record = Record::begin(audit, info, id, &about.annotations, known, &parts, from)
+                .map(Arc::new);
+            slot.set(record.clone());
+        }
+        let user = user.inspect_err(|_| tracing::debug!(from = ?address, "not authenticated"))?;
         parts.headers.remove(http::header::AUTHORIZATION);
+        let before = record.as_ref().map(|_| user.username.clone());
         let user =
             crate::authn::impersonate::apply(&self.authorizer, user, &mut parts.headers).await?;
+        if let (Some(record), Some(before)) = (&record, before)
+            && before != user.username
+        {
+            record.impersonated(&user);
+        }
         let context = RequestContext {
             method: parts.method.clone(),
             info: about.info,
@@ -136,16 +177,33 @@ impl Server {
             warnings: about.warnings,
             annotations: about.annotations,
             audit_id: about.audit_id,
+            record,
         };
         if !health::is_always_allowed(&context.info.path) {
-            self.authorizer
-                .require(&Attributes::of(&context.user, &context.info))
-                .await?;
+            self.authorize(&context).await?;
         }
         let permit = self.flow.enter(&context).await?;
         let mut response = Box::pin(route::route(self, &context, parts, body)).await?;
         permit.mark(&mut response);
         Ok(response)
+    }
+
+    async fn authorize(&self, context: &RequestContext) -> Result<(), Status> {
+        let question = Attributes::of(&context.user, &context.info);
+        let decision = self.authorizer.authorize(&question).await;
+        if context.annotations.is_kept() {
+            let (word, reason) = match &decision {
+                Decision::Allow(reason) => ("allow", reason),
+                Decision::Deny(reason) | Decision::NoOpinion(reason) => ("forbid", reason),
+            };
+            context
+                .annotations
+                .add("authorization.k8s.io/decision", word);
+            context
+                .annotations
+                .add("authorization.k8s.io/reason", reason.as_str());
+        }
+        question.settle(decision)
     }
 }
 

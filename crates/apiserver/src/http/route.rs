@@ -9,6 +9,7 @@ use keelson_machinery::status::Status;
 use serde_json::json;
 
 use super::{RequestBody, collect};
+use crate::registry::codec;
 use crate::request::{RequestContext, Response, respond, respond_json};
 use crate::server::Server;
 use crate::{discovery, openapi, reviews, streaming};
@@ -56,6 +57,11 @@ async fn resource(
         return streaming::connect(server, context, connect, whole(parts, context), body).await;
     }
     let bytes = collect(body).await?;
+    if let Some(record) = context.record.as_ref().filter(|r| r.wants_request()) {
+        if let Some(object) = codec::sent_object(context, &bytes) {
+            record.request_object(object);
+        }
+    }
     if let Some(review) = reviews::Review::of(info) {
         return reviews::answer(server, context, review, bytes).await;
     }
@@ -91,7 +97,7 @@ async fn other(
         ["metrics"] => Ok(respond(
             200,
             "text/plain; version=0.0.4; charset=utf-8",
-            server.metrics.render(),
+            rendered(server),
         )),
         ["apis", group, version] if server.aggregation.remote(group, version).is_some() => {
             let target = server
@@ -157,6 +163,12 @@ fn known(server: &Server, segments: &[&str]) -> bool {
             .groups()
             .iter()
             .any(|g| g["name"] == **group)
+}
+
+fn rendered(server: &Server) -> String {
+    let mut out = server.metrics.render();
+    server.flow.render(&mut out);
+    out
 }
 
 fn cacheable(response: &mut Response) {

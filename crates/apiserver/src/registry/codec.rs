@@ -48,6 +48,24 @@ fn protobuf_type(api_version: &str, kind: &str) -> Option<&'static str> {
     }
 }
 
+/// The encoding of a media type, when objects come in it.
+pub(crate) fn encoding_of(media_type: &str) -> Option<Encoding> {
+    Encoding::of(media_type, true)
+}
+
+/// What a client sent, for the audit log: an object or a patch as it came; nothing when it cannot
+/// be read.
+pub(crate) fn sent_object(ctx: &RequestContext, body: &Bytes) -> Option<Value> {
+    if body.is_empty() {
+        return None;
+    }
+    let media_type = ctx.header("content-type").unwrap_or_default();
+    if media_type.contains("patch+") {
+        return yaml(body).ok();
+    }
+    body_value(body, super::negotiate::input(ctx, true).ok()?).ok()
+}
+
 /// An object, list, Status or partial object with its envelope.
 pub(crate) fn to_protobuf(value: &Value) -> Result<Bytes, Status> {
     let (api_version, kind) = (meta::api_version(value), meta::kind(value));

@@ -20,7 +20,7 @@ pub(crate) enum Encoding {
 }
 
 impl Encoding {
-    fn of(media_type: &str, protobuf: bool) -> Option<Self> {
+    pub(crate) fn of(media_type: &str, protobuf: bool) -> Option<Self> {
         match media_type {
             "application/json" => Some(Self::Json),
             "application/yaml" => Some(Self::Yaml),

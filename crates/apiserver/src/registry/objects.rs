@@ -75,6 +75,11 @@ impl Objects for Registry {
             .collect()
     }
 
+    fn count(&self, group: &str, resource: &str, namespace: &str) -> usize {
+        let cache = self.caches.get(group, resource);
+        cache.map_or(0, |cache| cache.count(namespace))
+    }
+
     async fn read(
         &self,
         group: &str,

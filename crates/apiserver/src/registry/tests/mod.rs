@@ -75,6 +75,7 @@ fn context(method: &str, uri: &str, content_type: &str, accept: &str) -> Request
         headers: Arc::new(headers),
         warnings: Warnings::default(),
         annotations: Annotations::default(),
+        record: None,
         audit_id: "test".into(),
     }
 }

@@ -1,0 +1,200 @@
+//! An issuer's keys, found by discovery and fetched again when a token names one that is new.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use http::Method;
+use jsonwebtoken::jwk::{AlgorithmParameters, Jwk, JwkSet, PublicKeyUse};
+use jsonwebtoken::{Algorithm, AlgorithmFamily, DecodingKey};
+use keelson_client::{Client, ClientConfig};
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject;
+use serde::Deserialize;
+use tokio::sync::Mutex;
+
+use super::config::IssuerConfiguration;
+use crate::request::read_up_to;
+
+const TIMEOUT: Duration = Duration::from_secs(10);
+const MAX_ANSWER_BYTES: usize = 1 << 20;
+/// A token with a made-up key must not make this server call the issuer at every request.
+const PAUSE: Duration = Duration::from_secs(10);
+/// Keys are asked for anew after this long: an issuer that withdrew one is to be believed.
+const LIFETIME: Duration = Duration::from_secs(3600);
+/// Where systems keep the authorities they trust.
+const SYSTEM_AUTHORITIES: [&str; 4] = [
+    "/etc/ssl/certs/ca-certificates.crt",
+    "/etc/pki/tls/certs/ca-bundle.crt",
+    "/etc/ssl/ca-bundle.pem",
+    "/etc/ssl/cert.pem",
+];
+
+pub(super) struct Keys {
+    issuer: String,
+    discovery_url: String,
+    authorities: Vec<u8>,
+    fetched: Mutex<Fetched>,
+}
+
+#[derive(Default)]
+struct Fetched {
+    keys: Arc<Vec<Jwk>>,
+    tried: Option<Instant>,
+    succeeded: Option<Instant>,
+    error: String,
+}
+
+#[derive(Deserialize)]
+struct Discovery {
+    issuer: String,
+    jwks_uri: String,
+}
+
+impl Keys {
+    pub(super) fn new(issuer: &IssuerConfiguration) -> Result<Self, String> {
+        let authorities = match &issuer.certificate_authority {
+            Some(pem) if CertificateDer::pem_slice_iter(pem.as_bytes()).any(|c| c.is_ok()) => {
+                pem.clone().into_bytes()
+            }
+            Some(_) => {
+                return Err("issuer.certificateAuthority: Invalid value: no certificate".to_owned());
+            }
+            None => system_authorities(),
+        };
+        let discovery_url = issuer.discovery_url.clone().unwrap_or_else(|| {
+            format!(
+                "{}/.well-known/openid-configuration",
+                issuer.url.trim_end_matches('/')
+            )
+        });
+        Ok(Self {
+            issuer: issuer.url.clone(),
+            discovery_url,
+            authorities,
+            fetched: Mutex::default(),
+        })
+    }
+
+    /// The keys that may have signed a token with such a header.
+    pub(super) async fn find(
+        &self,
+        id: Option<&str>,
+        algorithm: Algorithm,
+    ) -> Result<Vec<DecodingKey>, String> {
+        let keys = {
+            // Whoever comes while the keys are being fetched waits for them.
+            let mut fetched = self.fetched.lock().await;
+            let has = |keys: &[Jwk]| keys.iter().any(|key| fits(key, id, algorithm));
+            let old = fetched.succeeded.is_none_or(|at| at.elapsed() > LIFETIME);
+            let may = fetched.tried.is_none_or(|at| at.elapsed() > PAUSE);
+            if (old || !has(&fetched.keys)) && may {
+                fetched.tried = Some(Instant::now());
+                match self.fetch().await {
+                    Ok(keys) => {
+                        fetched.keys = Arc::new(keys);
+                        fetched.succeeded = Some(Instant::now());
+                    }
+                    Err(error) => {
+                        tracing::warn!(issuer = self.issuer, error, "fetching an issuer's keys");
+                        fetched.error = error;
+                    }
+                }
+            }
+            if fetched.succeeded.is_none() {
+                return Err(format!(
+                    "oidc: authenticator not initialized: {}",
+                    fetched.error
+                ));
+            }
+            Arc::clone(&fetched.keys)
+        };
+        keys.iter()
+            .filter(|key| fits(key, id, algorithm))
+            .map(|key| DecodingKey::from_jwk(key).map_err(|e| e.to_string()))
+            .collect()
+    }
+
+    async fn fetch(&self) -> Result<Vec<Jwk>, String> {
+        let discovery: Discovery = self.get(&self.discovery_url).await?;
+        if discovery.issuer != self.issuer {
+            return Err(format!(
+                "the discovery document is of issuer {:?}, not of {:?}",
+                discovery.issuer, self.issuer
+            ));
+        }
+        if !discovery.jwks_uri.starts_with("https://") {
+            return Err(format!(
+                "the key address {:?} is not HTTPS",
+                discovery.jwks_uri
+            ));
+        }
+        let set: serde_json::Value = self.get(&discovery.jwks_uri).await?;
+        // Keys of kinds that are not known here are none of this server's business.
+        let keys = set["keys"].as_array().into_iter().flatten();
+        let known = keys.filter_map(|key| serde_json::from_value::<Jwk>(key.clone()).ok());
+        let set = JwkSet {
+            keys: known.take(256).collect(),
+        };
+        Ok(set.keys)
+    }
+
+    async fn get<T: serde::de::DeserializeOwned>(&self, url: &str) -> Result<T, String> {
+        let uri: http::Uri = url.parse().map_err(|e| format!("{url:?}: {e}"))?;
+        let authority = uri
+            .authority()
+            .ok_or_else(|| format!("{url:?} names no host"))?;
+        let client = Client::https(&ClientConfig {
+            server: format!("https://{authority}"),
+            certificate_authority: self.authorities.clone(),
+            ..ClientConfig::default()
+        })
+        .map_err(|e| e.to_string())?;
+        let path = uri.path_and_query().map_or("/", |p| p.as_str());
+        let call = async {
+            let response = client
+                .raw(Method::GET, path, None, None, "application/json")
+                .await
+                .map_err(|e| e.to_string())?;
+            let (bytes, whole) = read_up_to(response.into_body(), MAX_ANSWER_BYTES).await;
+            if !whole {
+                return Err("the answer broke off or is too large".to_owned());
+            }
+            serde_json::from_slice(&bytes).map_err(|e| e.to_string())
+        };
+        match tokio::time::timeout(TIMEOUT, call).await {
+            Ok(outcome) => outcome.map_err(|reason| format!("{url}: {reason}")),
+            Err(_) => Err(format!("{url}: no answer within {TIMEOUT:?}")),
+        }
+    }
+}
+
+fn fits(key: &Jwk, id: Option<&str>, algorithm: Algorithm) -> bool {
+    let family = match &key.algorithm {
+        AlgorithmParameters::RSA(_) => AlgorithmFamily::Rsa,
+        AlgorithmParameters::EllipticCurve(_) => AlgorithmFamily::Ec,
+        _ => return false,
+    };
+    let for_signing = !matches!(key.common.public_key_use, Some(PublicKeyUse::Encryption));
+    let named = id.is_none() || key.common.key_id.as_deref() == id;
+    for_signing && named && family == algorithm.family()
+}
+
+/// Those that can be used; a bundle may hold some that cannot.
+fn system_authorities() -> Vec<u8> {
+    let bundle = SYSTEM_AUTHORITIES
+        .iter()
+        .find_map(|path| std::fs::read(path).ok())
+        .unwrap_or_default();
+    let mut roots = rustls::RootCertStore::empty();
+    let mut out = String::new();
+    for certificate in CertificateDer::pem_slice_iter(&bundle).flatten() {
+        use base64::Engine;
+        if roots.add(certificate.clone()).is_ok() {
+            let text = base64::engine::general_purpose::STANDARD.encode(&certificate);
+            out.push_str(&format!(
+                "-----BEGIN CERTIFICATE-----\n{text}\n-----END CERTIFICATE-----\n"
+            ));
+        }
+    }
+    out.into_bytes()
+}
