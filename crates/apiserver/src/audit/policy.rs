@@ -138,7 +138,7 @@ impl Policy {
 
 impl Rule {
     fn check(&self) -> Result<(), String> {
-        if !self.paths.is_empty() && !(self.resources.is_empty() && self.namespaces.is_empty()) {
+        if !(self.paths.is_empty() || self.resources.is_empty() && self.namespaces.is_empty()) {
             return Err(
                 ".nonResourceURLs: rules cannot apply to both regular resources and non-resource URLs"
                     .to_owned(),

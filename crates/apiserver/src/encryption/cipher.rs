@@ -15,11 +15,13 @@ const SECRETBOX_NONCE_LEN: usize = 24;
 pub(super) enum Cipher {
     AesGcm(LessSafeKey),
     /// Keeps what is read secret, but does not prove that nobody changed it.
-    AesCbc {
-        seal: PaddedBlockEncryptingKey,
-        open: PaddedBlockDecryptingKey,
-    },
+    AesCbc(Box<Cbc>),
     Secretbox(Box<XSalsa20Poly1305>),
+}
+
+pub(super) struct Cbc {
+    seal: PaddedBlockEncryptingKey,
+    open: PaddedBlockDecryptingKey,
 }
 
 impl Cipher {
@@ -53,10 +55,10 @@ impl Cipher {
         };
         let unusable = |_| "the key is not usable".to_owned();
         let unbound = || UnboundCipherKey::new(algorithm, key).map_err(unusable);
-        Ok(Self::AesCbc {
+        Ok(Self::AesCbc(Box::new(Cbc {
             seal: PaddedBlockEncryptingKey::cbc_pkcs7(unbound()?).map_err(unusable)?,
             open: PaddedBlockDecryptingKey::cbc_pkcs7(unbound()?).map_err(unusable)?,
-        })
+        })))
     }
 
     /// A key of 32 bytes.
@@ -85,11 +87,13 @@ impl Cipher {
                 .map_err(failed)?;
                 Ok([&nonce[..], &out].concat())
             }
-            Self::AesCbc { seal, .. } => {
+            Self::AesCbc(key) => {
                 let iv: [u8; CBC_IV_LEN] = rand::random();
                 let mut out = plain.to_vec();
                 let context = EncryptionContext::Iv128(FixedLength::from(iv));
-                seal.less_safe_encrypt(&mut out, context).map_err(failed)?;
+                key.seal
+                    .less_safe_encrypt(&mut out, context)
+                    .map_err(failed)?;
                 Ok([&iv[..], &out].concat())
             }
             Self::Secretbox(key) => {
@@ -117,12 +121,12 @@ impl Cipher {
                 out.truncate(length);
                 Ok(out)
             }
-            Self::AesCbc { open, .. } => {
+            Self::AesCbc(key) => {
                 let (iv, sealed) = sealed.split_at_checked(CBC_IV_LEN).ok_or_else(short)?;
                 let iv = <[u8; CBC_IV_LEN]>::try_from(iv).map_err(|_| short())?;
                 let mut out = sealed.to_vec();
                 let context = DecryptionContext::Iv128(FixedLength::from(iv));
-                let length = open.decrypt(&mut out, context).map_err(failed)?.len();
+                let length = key.open.decrypt(&mut out, context).map_err(failed)?.len();
                 out.truncate(length);
                 Ok(out)
             }

@@ -57,10 +57,10 @@ async fn resource(
         return streaming::connect(server, context, connect, whole(parts, context), body).await;
     }
     let bytes = collect(body).await?;
-    if let Some(record) = context.record.as_ref().filter(|r| r.wants_request()) {
-        if let Some(object) = codec::sent_object(context, &bytes) {
-            record.request_object(object);
-        }
+    if let Some(record) = context.record.as_ref().filter(|r| r.wants_request())
+        && let Some(object) = codec::sent_object(context, &bytes)
+    {
+        record.request_object(object);
     }
     if let Some(review) = reviews::Review::of(info) {
         return reviews::answer(server, context, review, bytes).await;
