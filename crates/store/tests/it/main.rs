@@ -25,6 +25,7 @@ macro_rules! on_both_engines {
 
 mod crash;
 mod etcd_faults;
+mod etcd_tls;
 mod files;
 mod model;
 mod snapshots;
