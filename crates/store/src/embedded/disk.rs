@@ -229,8 +229,9 @@ impl Disk {
                 "a write that was given up is there after all".to_owned(),
             ));
         }
-        let mut transaction = self.database()?.begin_write().map_err(io)?;
-        transaction.set_quick_repair(true);
+        // One phase, one fsync. Quick repair would take a second phase and save the allocator's
+        // state with every commit, to spare the next start a scan that it makes in any case.
+        let transaction = self.database()?.begin_write().map_err(io)?;
         {
             let mut keys = transaction.open_table(KEYS).map_err(io)?;
             let mut row = Vec::new();
