@@ -54,7 +54,7 @@ pub(crate) struct Names {
 
 /// Types that can be named in an expression.
 static TYPES: LazyLock<HashMap<&'static str, Type>> = LazyLock::new(|| {
-    let any = || Type::Dyn;
+    let any = Type::param;
     HashMap::from([
         ("bool", Type::Bool),
         ("bytes", Type::Bytes),
@@ -65,11 +65,10 @@ static TYPES: LazyLock<HashMap<&'static str, Type>> = LazyLock::new(|| {
         ("uint", Type::Uint),
         ("google.protobuf.Duration", Type::Duration),
         ("google.protobuf.Timestamp", Type::Timestamp),
-        ("list", Type::list(any())),
-        ("map", Type::map(any(), any())),
-        ("type", Type::of_type(any())),
-        ("optional_type", Type::optional(any())),
-        ("dyn", Type::Dyn),
+        ("list", Type::list(any("A"))),
+        ("map", Type::map(any("A"), any("B"))),
+        ("type", Type::bare()),
+        ("optional_type", Type::optional(any("V"))),
         ("net.IP", Type::opaque("net.IP")),
         ("net.CIDR", Type::opaque("net.CIDR")),
     ])

@@ -57,10 +57,6 @@ pub(crate) fn tokens(source: &Source) -> (Vec<Token>, Vec<Issue>) {
             Err(stopped) => {
                 let end = (stopped + 1).min(lexer.chars.len());
                 let text: String = lexer.chars[at..end].iter().collect();
-                let text = text
-                    .replace('\n', "\\n")
-                    .replace('\t', "\\t")
-                    .replace('\r', "\\r");
                 let message = format!("Syntax error: token recognition error at: '{text}'");
                 issues.push(source.issue(Some(at), message));
                 at = stopped + 1;

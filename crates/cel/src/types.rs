@@ -57,6 +57,11 @@ impl Type {
         Type::Type(Arc::new(of))
     }
 
+    /// The type of types, of no type in particular.
+    pub(crate) fn bare() -> Type {
+        Type::of_type(Type::opaque(""))
+    }
+
     pub fn param(name: &str) -> Type {
         Type::Param(name.into())
     }
@@ -73,7 +78,7 @@ impl Type {
             Type::List(e) => format!("list({})", e.declared()),
             Type::Map(k, v) => format!("map({}, {})", k.declared(), v.declared()),
             Type::Optional(t) => format!("optional_type({})", t.declared()),
-            Type::Type(t) if **t == Type::of_type(Type::Dyn) => "type(type)".to_owned(),
+            Type::Type(t) if t.runtime_name().is_empty() => "type".to_owned(),
             Type::Type(t) => format!("type({})", t.declared()),
             Type::Param(name) => format!("<{name}>"),
             Type::Opaque(name, parameters) if !parameters.is_empty() => {
@@ -129,6 +134,7 @@ impl fmt::Display for Type {
                 f.write_str(")")
             }
             Type::Optional(t) => write!(f, "optional_type({t})"),
+            Type::Type(t) if t.runtime_name().is_empty() => f.write_str("type"),
             Type::Type(t) => write!(f, "type({t})"),
             other => f.write_str(other.runtime_name()),
         }

@@ -93,10 +93,10 @@ impl Quantity {
         if (whole.is_empty() && fraction.is_empty()) || fraction.contains('.') {
             return Err(QuantityError::Format);
         }
-        if !suffix
-            .bytes()
-            .all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'+')
-        {
+        // Letters of suffixes, a sign, digits: anything else is no suffix at all.
+        let after = suffix.trim_start_matches(|c| "eEinumkKMGTP".contains(c));
+        let digits = after.strip_prefix(['-', '+']).unwrap_or(after);
+        if !digits.bytes().all(|b| b.is_ascii_digit()) {
             return Err(QuantityError::Format);
         }
         let (scale, mut format) = suffix_of(suffix).ok_or(QuantityError::Suffix)?;

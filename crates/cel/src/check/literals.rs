@@ -179,6 +179,7 @@ impl Validator<'_> {
         for (e, optional) in parts {
             let t = match self.type_of(e) {
                 Type::Optional(t) if optional => (**t).clone(),
+                Type::Dyn if optional => continue,
                 t => t.clone(),
             };
             match &wanted {

@@ -34,7 +34,12 @@ pub(crate) fn evaluate<'v>(
         limit,
     };
     let result = interpreter.eval(&plan.root);
-    (result, interpreter.cost)
+    let mut cost = interpreter.cost;
+    if result.as_ref().is_err_and(EvalError::is_cost_limit) {
+        // A function refused to begin what would have passed the limit.
+        cost = cost.max(limit.saturating_add(1));
+    }
+    (result, cost)
 }
 
 /// A local variable.
@@ -156,10 +161,12 @@ impl<'p, 'v> Interpreter<'p, '_, 'v> {
     fn call(&mut self, call: &'p Call) -> ValueResult<'v> {
         let early = call.stops_early();
         let mut args = Vec::with_capacity(call.args.len());
-        for arg in &call.args {
+        for (i, arg) in call.args.iter().enumerate() {
             let v = self.eval(arg);
             match v {
-                Err(e) if early || e.is_cost_limit() => return Err(e),
+                Err(e) if e.is_cost_limit() => return Err(e),
+                // Calls whose arguments were not all evaluated cost nothing.
+                Err(e) if early && i + 1 < call.args.len() => return Err(e),
                 v => args.push(v),
             }
         }

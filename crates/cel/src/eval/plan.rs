@@ -516,7 +516,8 @@ impl Call {
                 .overloads
                 .iter()
                 .any(|o| matches!(o.binding, Binding::Own(_)));
-        self.args.len() > 2 || dispatched
+        let many = self.args.len() > 2 || self.overload_id() == "string_format";
+        many || dispatched || self.pattern.is_some()
     }
 }
 

@@ -201,7 +201,7 @@ pub(super) fn add<'v>(args: &[Value<'v>]) -> ValueResult<'v> {
         (Value::Bytes(a), Value::Bytes(b)) => Ok(Value::Bytes([&**a, &**b].concat().into())),
         (Value::List(a), Value::List(b)) => a.join(b).map(Value::List),
         (Value::Duration(a), Value::Duration(b)) => {
-            checked(a.checked_add(*b), Value::Duration, DURATION_OVERFLOW)
+            checked(a.checked_add(*b), Value::Duration, INT_OVERFLOW)
         }
         (Value::Timestamp(t), Value::Duration(d)) | (Value::Duration(d), Value::Timestamp(t)) => {
             moved(*t, Some(*d))
@@ -233,7 +233,7 @@ fn subtract<'v>(args: &[Value<'v>]) -> ValueResult<'v> {
         (Value::Uint(a), Value::Uint(b)) => checked(a.checked_sub(*b), Value::Uint, UINT_OVERFLOW),
         (Value::Double(a), Value::Double(b)) => Ok(Value::Double(a - b)),
         (Value::Duration(a), Value::Duration(b)) => {
-            checked(a.checked_sub(*b), Value::Duration, DURATION_OVERFLOW)
+            checked(a.checked_sub(*b), Value::Duration, INT_OVERFLOW)
         }
         (Value::Timestamp(a), Value::Timestamp(b)) => {
             let nanos = i64::try_from(crate::time::nanos(*a) - crate::time::nanos(*b));
@@ -295,7 +295,7 @@ fn negate<'v>(args: &[Value<'v>]) -> ValueResult<'v> {
     match &args[0] {
         Value::Int(i) => checked(i.checked_neg(), Value::Int, INT_OVERFLOW),
         Value::Double(d) => Ok(Value::Double(-d)),
-        Value::Duration(d) => checked(d.checked_neg(), Value::Duration, DURATION_OVERFLOW),
+        Value::Duration(d) => checked(d.checked_neg(), Value::Duration, INT_OVERFLOW),
         Value::Bool(_) => Err(EvalError::no_such_overload()),
         first => missing("-_", first),
     }

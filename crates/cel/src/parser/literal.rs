@@ -1,4 +1,6 @@
-//! The values that quoted literals stand for.
+//! The values that literals stand for.
+
+use crate::ast::Literal;
 
 /// What a quoted text means. `Err` has the message for the reader.
 pub(super) fn unquote(text: &str, bytes: bool) -> Result<Vec<u8>, &'static str> {
@@ -77,4 +79,30 @@ fn simple(c: char) -> Option<char> {
         '\\' | '\'' | '"' | '`' | '?' => c,
         _ => return None,
     })
+}
+
+pub(super) fn integer(text: &str, negative: bool) -> Option<Literal> {
+    let sign = if negative { "-" } else { "" };
+    let value = match text.strip_prefix("0x") {
+        Some(hex) => i64::from_str_radix(&format!("{sign}{hex}"), 16),
+        None => format!("{sign}{text}").parse(),
+    };
+    value.ok().map(Literal::Int)
+}
+
+pub(super) fn unsigned(text: &str) -> Option<Literal> {
+    let digits = text.trim_end_matches(['u', 'U']);
+    let value = match digits.strip_prefix("0x") {
+        Some(hex) => u64::from_str_radix(hex, 16),
+        None => digits.parse(),
+    };
+    value.ok().map(Literal::Uint)
+}
+
+pub(super) fn float(text: &str, negative: bool) -> Option<Literal> {
+    let value: f64 = text.parse().ok()?;
+    // Numbers out of range are refused, not made infinite.
+    value
+        .is_finite()
+        .then_some(Literal::Double(if negative { -value } else { value }))
 }

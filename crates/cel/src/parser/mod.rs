@@ -4,6 +4,7 @@
 //! syntax error that cannot be mended by dropping or inventing one token ends the parse.
 
 mod literal;
+mod logic;
 mod macros;
 
 pub(crate) use macros::ACCUMULATOR;
@@ -14,7 +15,6 @@ use crate::issue::Issue;
 use crate::lexer::{self, Kind, Token};
 use crate::limits::{MAX_EXPRESSION_CODE_POINTS, MAX_NODES, MAX_RECURSION_DEPTH, deep};
 use crate::source::Source;
-use std::sync::Arc;
 
 /// A parsed expression with the place of every id.
 #[derive(Debug, Clone)]
@@ -39,6 +39,7 @@ pub(crate) fn parse(source: &Source) -> Result<Parsed, Vec<Issue>> {
         issues,
         offsets: vec![0],
         depths: [0; RULES],
+        around: Vec::new(),
         overgrown: false,
         expected: (usize::MAX, EXPRESSION),
     };
@@ -67,6 +68,13 @@ enum Rule {
 
 const RULES: usize = 4;
 
+/// What ends a construct, and what separates its parts.
+#[derive(Clone, Copy)]
+struct End {
+    close: &'static str,
+    separators: &'static [&'static str],
+}
+
 /// A subtree with the depth of its operators, which is bounded apart from the nesting of rules.
 struct Node {
     expr: Expr,
@@ -80,6 +88,8 @@ struct Parser<'s> {
     issues: Vec<Issue>,
     offsets: Vec<usize>,
     depths: [usize; RULES],
+    /// What the constructs around this place end with, the innermost last.
+    around: Vec<End>,
     /// Whether the tree outgrew its bound; that is said once.
     overgrown: bool,
     /// What may come at a token, where that is more than an expression.
@@ -178,7 +188,7 @@ impl Parser<'_> {
         }
         let insertable = match symbol {
             ":" => begins(here.kind),
-            _ => others.is_empty() && !begins(here.kind) && here.kind != Kind::Symbol(","),
+            _ => others.is_empty() && self.follows(here.kind),
         };
         if insertable {
             self.syntax(format!("missing '{symbol}' at '{text}'"));
@@ -186,6 +196,32 @@ impl Parser<'_> {
         }
         self.syntax(format!("mismatched input '{text}' expecting {expected}"));
         Err(Stop)
+    }
+
+    /// Whether a token may come behind a finished operand, given what is around it.
+    fn follows(&self, kind: Kind) -> bool {
+        match (kind, self.around.last()) {
+            (Kind::End, outer) => outer.is_none(),
+            (Kind::Symbol(s @ (")" | "]" | "}")), outer) => outer.is_some_and(|o| o.close == s),
+            (Kind::Symbol(s @ ("," | ":")), outer) => {
+                outer.is_some_and(|o| o.separators.contains(&s))
+            }
+            (Kind::Symbol(s), _) => !matches!(s, "(" | "{" | "!" | "true" | "false" | "null"),
+            _ => false,
+        }
+    }
+
+    /// Reads the inside of a construct.
+    fn inside<T>(
+        &mut self,
+        close: &'static str,
+        separators: &'static [&'static str],
+        read: impl FnOnce(&mut Self) -> Step<T>,
+    ) -> Step<T> {
+        self.around.push(End { close, separators });
+        let out = read(self);
+        self.around.pop();
+        out
     }
 
     /// Says what may come at this token.
@@ -265,7 +301,7 @@ impl Parser<'_> {
         self.enter(Rule::Expr)?;
         let mut node = self.or()?;
         if let Some(op) = self.accept("?") {
-            let yes = self.or()?;
+            let yes = self.inside(":", &[":"], Self::or)?;
             self.expect(":", "")?;
             let no = self.expr()?;
             let depth = self.deeper(node.depth.max(yes.depth).max(no.depth))?;
@@ -293,14 +329,14 @@ impl Parser<'_> {
                     None => break,
                 }
             }
-            alternatives.push(balance("_&&_", terms, &ops));
+            alternatives.push(logic::balance("_&&_", terms, &ops));
             match self.accept("||") {
                 Some(op) => alternative_ops.push(self.id(op.start)),
                 None => break,
             }
         }
         Ok(Node {
-            expr: balance("_||_", alternatives, &alternative_ops),
+            expr: logic::balance("_||_", alternatives, &alternative_ops),
             depth,
         })
     }
@@ -387,7 +423,7 @@ impl Parser<'_> {
                 self.enter(Rule::Member)?;
                 self.expecting(INDEX);
                 let optional = self.accept("?").is_some();
-                let index = self.expr()?;
+                let index = self.inside("]", &[], Self::expr)?;
                 self.expect("]", "")?;
                 let depth = self.deeper(node.depth.max(index.depth))?;
                 let function = if optional { "_[?_]" } else { "_[_]" };
@@ -417,10 +453,18 @@ impl Parser<'_> {
                 let text = self.text(name);
                 let message = if matches!(name.kind, Kind::Symbol("true" | "false" | "null")) {
                     format!("mismatched input '{text}' expecting IDENTIFIER")
+                } else if optional {
+                    let extra = matches!(self.ahead(1).kind, Kind::Ident | Kind::EscapedIdent);
+                    let what = if extra { "extraneous" } else { "mismatched" };
+                    format!("{what} input '{text}' expecting {{IDENTIFIER, ESC_IDENTIFIER}}")
                 } else {
-                    let text = if name.kind == Kind::End { "" } else { &text };
-                    let mark = if optional { ".?" } else { "." };
-                    format!("no viable alternative at input '{mark}{text}'")
+                    let end = if name.kind == Kind::End {
+                        op.end
+                    } else {
+                        name.end
+                    };
+                    let read: String = self.source.chars()[op.start..end].iter().collect();
+                    format!("no viable alternative at input '{read}'")
                 };
                 self.syntax(message);
                 return Err(Stop);
@@ -457,7 +501,7 @@ impl Parser<'_> {
         match token.kind {
             Kind::Symbol("(") => {
                 self.next();
-                let node = self.expr()?;
+                let node = self.inside(")", &[], Self::expr)?;
                 self.expect(")", "")?;
                 Ok(node)
             }
@@ -549,7 +593,7 @@ impl Parser<'_> {
             };
             let colon = self.expect(":", "")?;
             let id = self.id(colon.start);
-            let value = self.expr()?;
+            let value = self.inside("}", &[","], Self::expr)?;
             depth = depth.max(value.depth);
             fields.push(Field {
                 id,
@@ -588,7 +632,7 @@ impl Parser<'_> {
         self.expecting(ELEMENT);
         while !self.is("]") && !self.is(",") {
             let optional = self.accept("?").is_some();
-            let node = self.expr()?;
+            let node = self.inside("]", &[","], Self::expr)?;
             depth = depth.max(node.depth);
             let value = node.expr;
             elements.push(Element { value, optional });
@@ -612,9 +656,9 @@ impl Parser<'_> {
         self.expecting(ENTRY);
         while !self.is("}") && !self.is(",") {
             let optional = self.accept("?").is_some();
-            let key = self.expr()?;
+            let key = self.inside("}", &[":"], Self::expr)?;
             self.expect(":", "")?;
-            let value = self.expr()?;
+            let value = self.inside("}", &[","], Self::expr)?;
             depth = depth.max(key.depth).max(value.depth);
             entries.push(Entry {
                 key: key.expr,
@@ -643,7 +687,7 @@ impl Parser<'_> {
             return Ok((args, depth));
         }
         loop {
-            let node = self.expr()?;
+            let node = self.inside(")", &[","], Self::expr)?;
             depth = depth.max(node.depth);
             args.push(node.expr);
             if self.accept(",").is_none() {
@@ -665,9 +709,9 @@ impl Parser<'_> {
             Kind::Symbol("true") => Ok(Literal::Bool(true)),
             Kind::Symbol("false") => Ok(Literal::Bool(false)),
             Kind::Symbol("null") => Ok(Literal::Null),
-            Kind::Int => integer(&text, sign).ok_or("invalid int literal"),
-            Kind::Uint => unsigned(&text).ok_or("invalid uint literal"),
-            Kind::Float => float(&text, sign).ok_or("invalid double literal"),
+            Kind::Int => literal::integer(&text, sign).ok_or("invalid int literal"),
+            Kind::Uint => literal::unsigned(&text).ok_or("invalid uint literal"),
+            Kind::Float => literal::float(&text, sign).ok_or("invalid double literal"),
             Kind::String => literal::unquote(&text, false)
                 .map(|b| Literal::String(String::from_utf8_lossy(&b).into())),
             Kind::Bytes => literal::unquote(&text[1..], true).map(|b| Literal::Bytes(b.into())),
@@ -689,10 +733,15 @@ impl Parser<'_> {
             (at, what) if at == self.at => what,
             _ => EXPRESSION,
         };
-        let extra = self.token().kind != Kind::End && begins(self.ahead(1).kind);
+        let next = self.ahead(1).kind;
+        let closes = matches!(next, Kind::Symbol(s) if expected.contains(&format!("'{s}'")));
+        let extra = self.token().kind != Kind::End && (begins(next) || closes);
         let what = if extra { "extraneous" } else { "mismatched" };
         self.syntax(format!("{what} input '{text}' expecting {{{expected}}}"));
         let token = self.next();
+        if extra && !begins(next) {
+            return Err(Stop);
+        }
         if !extra {
             let closes = matches!(token.kind, Kind::Symbol(")" | "]" | "}" | "," | ":"));
             let named = matches!(token.kind, Kind::End | Kind::EscapedIdent);
@@ -741,54 +790,4 @@ fn begins(kind: Kind) -> bool {
         Kind::End | Kind::EscapedIdent => false,
         _ => true,
     }
-}
-
-/// A balanced tree of one logical operator, so that long chains do not nest deeply.
-fn balance(function: &str, terms: Vec<Expr>, ops: &[Id]) -> Expr {
-    let function: Arc<str> = function.into();
-    let mut terms: Vec<Option<Expr>> = terms.into_iter().map(Some).collect();
-    build(&function, &mut terms, ops)
-}
-
-fn build(function: &Arc<str>, terms: &mut [Option<Expr>], ops: &[Id]) -> Expr {
-    if ops.is_empty() {
-        let only = terms.first_mut().and_then(Option::take);
-        return only.unwrap_or(Expr::new(0, ExprKind::Unspecified));
-    }
-    let middle = ops.len() / 2;
-    let (left, right) = terms.split_at_mut(middle + 1);
-    let left = build(function, left, &ops[..middle]);
-    let right = build(function, right, &ops[middle + 1..]);
-    let kind = ExprKind::Call {
-        target: None,
-        function: function.clone(),
-        args: vec![left, right],
-    };
-    Expr::new(ops[middle], kind)
-}
-
-fn integer(text: &str, negative: bool) -> Option<Literal> {
-    let sign = if negative { "-" } else { "" };
-    let value = match text.strip_prefix("0x") {
-        Some(hex) => i64::from_str_radix(&format!("{sign}{hex}"), 16),
-        None => format!("{sign}{text}").parse(),
-    };
-    value.ok().map(Literal::Int)
-}
-
-fn unsigned(text: &str) -> Option<Literal> {
-    let digits = text.trim_end_matches(['u', 'U']);
-    let value = match digits.strip_prefix("0x") {
-        Some(hex) => u64::from_str_radix(hex, 16),
-        None => digits.parse(),
-    };
-    value.ok().map(Literal::Uint)
-}
-
-fn float(text: &str, negative: bool) -> Option<Literal> {
-    let value: f64 = text.parse().ok()?;
-    // Numbers out of range are refused, not made infinite.
-    value
-        .is_finite()
-        .then_some(Literal::Double(if negative { -value } else { value }))
 }
