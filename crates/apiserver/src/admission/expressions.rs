@@ -175,7 +175,7 @@ impl cel::Authorizer for RequestAuthorizer {
                 reason,
                 error: None,
             },
-            Ok(Decision::NoOpinion(reason)) => cel::Decision {
+            Ok(Decision::Deny(reason) | Decision::NoOpinion(reason)) => cel::Decision {
                 allowed: false,
                 reason,
                 error: None,
