@@ -49,6 +49,8 @@ pub struct Kind {
     pub graceful_deletion_seconds: fn(obj: &Value) -> Option<i64>,
     /// A deletion without a policy leaves what the object owns.
     pub orphans_dependents: bool,
+    /// What every request for it is warned of; empty for most.
+    pub deprecation: &'static str,
     /// The table does not begin with the name; `columns` are all there are.
     pub nameless_table: bool,
     /// Objects expire after this many seconds (Event: one hour).
@@ -98,6 +100,7 @@ impl Kind {
         allow_unconditional_update: true,
         graceful_deletion_seconds: |_| None,
         orphans_dependents: false,
+        deprecation: "",
         nameless_table: false,
         time_to_live_s: None,
     };

@@ -33,6 +33,7 @@ mod storage;
 mod tree;
 mod workload;
 
+pub use core::service::addresses::service_addresses;
 pub use kind::{Column, Kind, UpdateContext};
 
 /// Every kind with rules of its own, sorted by group and resource.

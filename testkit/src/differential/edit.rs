@@ -8,9 +8,10 @@ pub(super) fn edit(document: &mut Value, edits: &Value, root: &str) -> Result<()
     match edits {
         Value::Null => Ok(()),
         Value::Array(lists) => lists.iter().try_for_each(|e| edit(document, e, root)),
-        Value::Object(map) => map
-            .iter()
-            .try_for_each(|(at, value)| write(document, &absolute(at, root), value)),
+        Value::Object(map) => map.iter().try_for_each(|(at, value)| {
+            let value = Some(value).filter(|value| !value.is_null());
+            write(document, &absolute(at, root), value)
+        }),
         other => Err(format!("edits are no map: {other}")),
     }
 }
@@ -23,22 +24,26 @@ fn absolute(at: &str, root: &str) -> String {
     }
 }
 
-/// Writes a value at a JSON pointer, making the objects on the way; null removes.
-pub(super) fn write(document: &mut Value, pointer: &str, value: &Value) -> Result<(), String> {
+/// Writes a value at a JSON pointer, making the objects on the way; `None` removes.
+pub(super) fn write(
+    document: &mut Value,
+    pointer: &str,
+    value: Option<&Value>,
+) -> Result<(), String> {
     let steps: Vec<String> = pointer
         .split('/')
         .skip(1)
         .map(|s| s.replace("~1", "/").replace("~0", "~"))
         .collect();
     let Some((last, way)) = steps.split_last() else {
-        *document = value.clone();
+        *document = value.cloned().unwrap_or_default();
         return Ok(());
     };
     let mut here = document;
     for step in way {
         here = enter(here, step).ok_or_else(|| format!("{pointer}: no {step}"))?;
     }
-    if value.is_null() {
+    let Some(value) = value else {
         match here {
             Value::Array(items) => {
                 let index = last.parse::<usize>().ok().filter(|i| *i < items.len());
@@ -50,7 +55,7 @@ pub(super) fn write(document: &mut Value, pointer: &str, value: &Value) -> Resul
             _ => {}
         }
         return Ok(());
-    }
+    };
     *enter(here, last).ok_or_else(|| format!("{pointer}: no {last}"))? = value.clone();
     Ok(())
 }

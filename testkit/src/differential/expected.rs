@@ -106,7 +106,6 @@ impl Line {
             Some(base) => {
                 for d in differences(base, &answer.body) {
                     match d.right {
-                        // Null stands for removal in edits, so it is written with what holds it.
                         Some(value) => _ = line.set.insert(d.at, value),
                         None => line.gone.push(d.at),
                     }
@@ -120,10 +119,10 @@ impl Line {
         let body = self.body.clone().unwrap_or_else(|| {
             let mut body = base.cloned().unwrap_or_default();
             for (at, value) in &self.set {
-                write(&mut body, at, value).expect("a recorded place exists");
+                write(&mut body, at, Some(value)).expect("a recorded place exists");
             }
             for at in &self.gone {
-                write(&mut body, at, &Value::Null).expect("a recorded place exists");
+                write(&mut body, at, None).expect("a recorded place exists");
             }
             body
         });

@@ -30,6 +30,10 @@ static DRAWN: LazyLock<Vec<(Regex, &'static str)>> = LazyLock::new(|| {
             r"\bkube-api-access-[bcdfghjklmnpqrstvwxz2456789]{5}\b",
             "kube-api-access-<drawn>",
         ),
+        (
+            r"ResourceVersion in record \(\d+\)",
+            "ResourceVersion in record (<revision>)",
+        ),
         // What the corpus calls "gen" gets its last five characters from the server.
         (
             r"\b([Gg]en)([-_])[bcdfghjklmnpqrstvwxz2456789]{5}\b",

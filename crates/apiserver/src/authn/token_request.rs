@@ -36,7 +36,7 @@ pub(crate) async fn create(
             )));
         }
     }
-    let seconds = validate(&request, name)?;
+    let seconds = validate(&request)?;
     let mut audiences: Vec<String> = request["spec"]["audiences"]
         .as_array()
         .map(|all| {
@@ -85,7 +85,7 @@ pub(crate) async fn create(
     Ok(request)
 }
 
-fn validate(request: &Value, name: &str) -> Result<i64, Status> {
+fn validate(request: &Value) -> Result<i64, Status> {
     let spec = &request["spec"];
     let path = Path::new("spec").child("expirationSeconds");
     let seconds = spec["expirationSeconds"].as_i64().unwrap_or(3600);
@@ -100,7 +100,7 @@ fn validate(request: &Value, name: &str) -> Result<i64, Status> {
     Err(Status::invalid(
         "authentication.k8s.io",
         "TokenRequest",
-        name,
+        "",
         &errors,
     ))
 }

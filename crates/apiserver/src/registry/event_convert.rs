@@ -44,6 +44,14 @@ pub(crate) fn convert(event: &mut Value, to: &str) {
             fields.insert((*to).to_owned(), value);
         }
     }
+    if !to_core {
+        // The other group leaves these out when they say nothing.
+        for name in ["reportingController", "reportingInstance"] {
+            if fields.get(name).is_some_and(|v| v == "") {
+                fields.remove(name);
+            }
+        }
+    }
     rename_in_series(fields);
     let api_version = if to_core { "v1" } else { "events.k8s.io/v1" };
     fields.insert("apiVersion".into(), api_version.into());

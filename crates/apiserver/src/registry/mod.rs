@@ -17,6 +17,7 @@ mod resources;
 mod scale;
 mod selection;
 mod service_address;
+mod service_families;
 mod service_ip;
 mod strict;
 mod subresources;
@@ -184,6 +185,10 @@ impl Registry {
             name: &info.name,
             subresource: &info.subresource,
         };
+        let deprecation = call.entry.rules.deprecation();
+        if !deprecation.is_empty() {
+            ctx.warnings.add(deprecation);
+        }
         if !call.subresource.is_empty() {
             return self.dispatch_subresource(&call, body).await;
         }
@@ -263,7 +268,7 @@ impl Registry {
             &call.ctx.warnings,
         )?;
         if !meta::resource_version(&object).is_empty() {
-            return Err(Status::bad_request(
+            return Err(Status::unclassified(
                 "resourceVersion should not be set on objects to be created",
             ));
         }

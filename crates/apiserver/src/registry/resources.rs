@@ -51,6 +51,10 @@ pub trait KindRules: Send + Sync {
     fn orphans_dependents(&self) -> bool {
         false
     }
+    /// What every request for it is warned of; empty for most.
+    fn deprecation(&self) -> &'static str {
+        ""
+    }
     /// The table does not begin with the name.
     fn nameless_table(&self) -> bool {
         false
@@ -149,6 +153,10 @@ impl KindRules for &'static Kind {
 
     fn nameless_table(&self) -> bool {
         self.nameless_table
+    }
+
+    fn deprecation(&self) -> &'static str {
+        self.deprecation
     }
 }
 

@@ -9,12 +9,13 @@ use std::ops::RangeInclusive;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use ipnet::IpNet;
-use keelson_machinery::field::{FieldError, Path};
+use keelson_machinery::field::{ErrorList, FieldError, Path};
 use keelson_machinery::meta;
 use keelson_machinery::status::Status;
 use serde_json::{Value, json};
 
 use super::resources::ResourceEntry;
+use super::service_families;
 use crate::cache::{Caches, WatchCache};
 
 /// Random picks before the range is searched in order.
@@ -127,6 +128,7 @@ impl Services {
                 let name = meta::name(object).to_owned();
                 match error {
                     Refused::Invalid(error) => Status::invalid("", "Service", &name, &vec![*error]),
+                    Refused::All(errors) => Status::invalid("", "Service", &name, &errors),
                     Refused::Exhausted(message) => Status::internal(message),
                 }
             })?;
@@ -179,6 +181,7 @@ impl Services {
 
 enum Refused {
     Invalid(Box<FieldError>),
+    All(ErrorList),
     Exhausted(String),
 }
 
@@ -205,7 +208,7 @@ impl Round<'_> {
         if !needs_address(object) {
             return Ok(());
         }
-        let families = self.families(object)?;
+        let families = self.families(object, old)?;
         let held: HashSet<IpAddr> = old
             .map(addresses_of)
             .unwrap_or_default()
@@ -244,85 +247,15 @@ impl Round<'_> {
     }
 
     /// The families of the Service's addresses, filled as upstream fills them.
-    fn families(&self, object: &mut Value) -> Result<Vec<String>, Refused> {
-        let spec = &mut object["spec"];
-        let policy = match text(&spec["ipFamilyPolicy"]) {
-            "" => "SingleStack".to_owned(),
-            policy => policy.to_owned(),
-        };
-        spec["ipFamilyPolicy"] = policy.as_str().into();
-        let mut families = texts(&spec["ipFamilies"]);
-        for address in texts(&spec["clusterIPs"])
-            .iter()
-            .chain([&text(&spec["clusterIP"]).to_owned()])
-        {
-            if let Ok(address) = address.parse::<IpAddr>() {
-                let family = family_of(address).to_owned();
-                if !families.contains(&family) {
-                    families.push(family);
-                }
-            }
-        }
+    fn families(&self, object: &mut Value, old: Option<&Value>) -> Result<Vec<String>, Refused> {
         let configured: Vec<&str> = self
             .config
             .cidrs
             .iter()
             .map(|cidr| family_of(cidr.addr()))
             .collect();
-        if families.is_empty() {
-            families.extend(configured.first().map(|family| (*family).to_owned()));
-        }
-        if policy != "SingleStack" {
-            for family in &configured {
-                if !families.iter().any(|known| known == family) {
-                    families.push((*family).to_owned());
-                }
-            }
-        }
-        if families.len() > 1 && policy == "SingleStack" {
-            let error = FieldError::invalid(
-                &Path::new("spec").child("ipFamilyPolicy"),
-                policy.as_str(),
-                "must be 'RequireDualStack' or 'PreferDualStack' when multiple IP families are specified",
-            );
-            return Err(Refused::Invalid(Box::new(error)));
-        }
-        for (index, address) in texts(&spec["clusterIPs"]).iter().enumerate() {
-            let foreign = address
-                .parse::<IpAddr>()
-                .map(family_of)
-                .is_ok_and(|family| !configured.contains(&family));
-            if foreign {
-                let path = Path::new("spec").child("clusterIPs").index(index);
-                let family = address.parse().map_or("", family_of);
-                let error = FieldError::invalid(
-                    &path,
-                    spec["clusterIPs"].clone(),
-                    format!("{family} is not configured on this cluster"),
-                );
-                return Err(Refused::Invalid(Box::new(error)));
-            }
-        }
-        let path = Path::new("spec").child("ipFamilies");
-        for (index, family) in families.iter().enumerate() {
-            if !configured.contains(&family.as_str()) {
-                let error = FieldError::invalid(
-                    &path.index(index),
-                    family.as_str(),
-                    "not configured on this cluster",
-                );
-                return Err(Refused::Invalid(Box::new(error)));
-            }
-        }
-        if policy == "RequireDualStack" && configured.len() < 2 {
-            let error = FieldError::invalid(
-                &Path::new("spec").child("ipFamilyPolicy"),
-                "RequireDualStack",
-                "this cluster is not configured for dual-stack services",
-            );
-            return Err(Refused::Invalid(Box::new(error)));
-        }
-        Ok(families)
+        service_families::fill(object, old, &configured).map_err(Refused::All)?;
+        Ok(texts(&object["spec"]["ipFamilies"]))
     }
 
     fn this_address(&mut self, address: IpAddr, given: &[String]) -> Result<(), Refused> {
@@ -487,10 +420,16 @@ impl Round<'_> {
         if !needs_health_check_port(object) {
             return Ok(());
         }
-        let wanted = object["spec"]["healthCheckNodePort"]
-            .as_u64()
-            .and_then(|port| u16::try_from(port).ok())
-            .unwrap_or(0);
+        let asked = object["spec"]["healthCheckNodePort"].as_u64().unwrap_or(0);
+        let range = &self.config.node_ports;
+        let wanted = u16::try_from(asked).unwrap_or(0);
+        if asked != 0 && !range.contains(&wanted) {
+            return Err(Refused::Exhausted(format!(
+                "failed to allocate requested HealthCheck NodePort {asked}: provided port is not in the valid range. The range of valid ports is {}-{}",
+                range.start(),
+                range.end()
+            )));
+        }
         if wanted == 0 {
             let port = self.any_port()?;
             self.given.ports.insert(port);
@@ -553,7 +492,9 @@ fn release(object: &mut Value, old: Option<&Value>) {
             spec.remove(field);
         }
     }
-    if needs_node_ports(old) && !needs_node_ports(object) {
+    // A load balancer that stops asking for node ports keeps those it has.
+    let of_nodes = |service| matches!(service_type(service), "NodePort" | "LoadBalancer");
+    if of_nodes(old) && !of_nodes(object) {
         let before: HashSet<(String, u16)> = ports_of(old).into_iter().collect();
         for port in object["spec"]["ports"].as_array_mut().into_iter().flatten() {
             let number = port["nodePort"]

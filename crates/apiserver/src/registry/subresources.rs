@@ -279,7 +279,10 @@ fn check_binding(binding: &Value) -> Result<(), Status> {
     if errors.is_empty() {
         return Ok(());
     }
-    Err(Status::invalid("", "Binding", meta::name(binding), &errors))
+    // Upstream hands these on as they are, without a kind and a code of their own.
+    Err(Status::unclassified(keelson_machinery::field::aggregate(
+        &errors,
+    )))
 }
 
 /// The pod, assigned to the node of the binding.

@@ -266,10 +266,7 @@ impl Registry {
         if change.is_replacement() && !uid.is_empty() && uid != meta::uid(&old) {
             return Err(write.conflict(
                 write.name,
-                &format!(
-                    "Precondition failed: UID in precondition: {uid}, UID in object meta: {}",
-                    meta::uid(&old)
-                ),
+                &uid_differs(entry, write.namespace, write.name, uid, meta::uid(&old)),
             ));
         }
         if !change.tracks_managers() {
@@ -596,4 +593,27 @@ pub(crate) fn store_error(err: Error) -> Status {
         }
         err => Status::internal(err),
     }
+}
+
+/// What upstream's store says of a write meant for another object of the same name.
+pub(super) fn uid_differs(
+    entry: &ResourceEntry,
+    namespace: &str,
+    name: &str,
+    wanted: &str,
+    found: &str,
+) -> String {
+    let resource = match entry.resource.as_str() {
+        "services" => "services/specs",
+        "endpoints" => "services/endpoints",
+        "nodes" => "minions",
+        resource => resource,
+    };
+    let key = match namespace {
+        "" => format!("/registry/{resource}/{name}"),
+        namespace => format!("/registry/{resource}/{namespace}/{name}"),
+    };
+    format!(
+        "StorageError: invalid object, Code: 4, Key: {key}, ResourceVersion: 0, AdditionalErrorMsg: Precondition failed: UID in precondition: {wanted}, UID in object meta: {found}"
+    )
 }

@@ -172,8 +172,8 @@ fn log_query(query: &Query, pod: &str) -> Result<String, Status> {
         }
     }
     for (name, minimum, complaint) in [
-        ("sinceSeconds", 1, "must be greater than 0"),
         ("tailLines", 0, "must be greater than or equal to 0"),
+        ("sinceSeconds", 1, "must be greater than 0"),
         ("limitBytes", 1, "must be greater than 0"),
     ] {
         let Some(text) = query.get(name) else {

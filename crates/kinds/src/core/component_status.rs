@@ -30,5 +30,6 @@ pub(crate) static COMPONENT_STATUS: Kind = Kind {
             .map(Value::from)
             .collect()
     },
+    deprecation: "v1 ComponentStatus is deprecated in v1.19+",
     ..Kind::GENERIC
 };

@@ -31,10 +31,7 @@ pub(crate) static ENDPOINTS: Kind = Kind {
         }
     },
     warnings: |new, _| {
-        let mut out = vec![
-            "v1 Endpoints is deprecated in v1.33+; use discovery.k8s.io/v1 EndpointSlice"
-                .to_owned(),
-        ];
+        let mut out = Vec::new();
         for subset in At::new(new, "subsets").each() {
             for list in ["addresses", "notReadyAddresses"] {
                 for address in subset.at(list).each() {
@@ -46,6 +43,7 @@ pub(crate) static ENDPOINTS: Kind = Kind {
     },
     columns: &[Column::text("Endpoints"), Column::AGE],
     cells: |obj, now| vec![summary(obj).into(), cell::age(obj, now)],
+    deprecation: "v1 Endpoints is deprecated in v1.33+; use discovery.k8s.io/v1 EndpointSlice",
     allow_create_on_update: true,
     ..Kind::GENERIC
 };

@@ -33,7 +33,10 @@ const EVENTS: Kind = Kind {
         Column::text("Message"),
         Column::wide("First Seen"),
         Column::wide("Count"),
-        Column::wide("Name"),
+        Column {
+            format: "name",
+            ..Column::wide("Name")
+        },
     ],
     cells,
     selectable,

@@ -338,7 +338,7 @@ fn validate_update(new: &Value, old: &Value) -> ErrorList {
         e.push(FieldError::invalid(
             &Path::new("nodeAffinity"),
             at.value.clone(),
-            crate::check::IMMUTABLE,
+            "field is immutable, except for updating from beta label to GA",
         ));
     }
     if old.has("spec.volumeAttributesClassName") && !new.has("spec.volumeAttributesClassName") {

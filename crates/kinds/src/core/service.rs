@@ -1,12 +1,15 @@
 //! Service. Addresses and node ports come from allocators elsewhere; here are the rules of what
 //! may be asked for and what an update keeps.
 
+pub(crate) mod addresses;
+
 use std::collections::BTreeSet;
 
 use keelson_machinery::field::{ErrorList, FieldError, Path};
 use keelson_machinery::validation;
 use serde_json::{Value, json};
 
+use self::addresses::{address_changes, cluster_ips};
 use super::endpoints::endpoint_ip;
 use crate::cell::{self, NONE, UNKNOWN};
 use crate::check::addresses::{legacy_cidr, legacy_cidr_warning, legacy_ip, legacy_ip_warning};
@@ -298,7 +301,8 @@ fn drop_of_former_type(new: &mut Value, old: &Value) {
     {
         new.remove("spec.healthCheckNodePort");
     }
-    if needs_node_ports(old) && !needs_node_ports(new) {
+    let of_nodes = |kind: &str| matches!(kind, "NodePort" | "LoadBalancer");
+    if of_nodes(was) && !of_nodes(&kind) {
         let old_ports: Vec<_> = old
             .list("spec.ports")
             .iter()
@@ -431,61 +435,6 @@ fn session_affinity(spec: &At, e: &mut ErrorList) {
     }
 }
 
-fn cluster_ips(obj: &Value, spec: &At, e: &mut ErrorList) {
-    let (one, list) = (spec.at("clusterIP"), spec.at("clusterIPs"));
-    let ips: Vec<_> = list.each().collect();
-    match (one.is_empty(), ips.first()) {
-        (false, None) => e.push(list.required("")),
-        (false, Some(first)) if first.text() != one.text() => {
-            e.push(list.invalid("first value must match `clusterIP`"));
-        }
-        (true, Some(_)) => e.push(list.invalid("must be empty when `clusterIP` is not specified")),
-        _ => {}
-    }
-    let families = spec.at("ipFamilies");
-    let mut seen = BTreeSet::new();
-    for family in families.each() {
-        family.one_of(e, &["IPv4", "IPv6"]);
-        if !seen.insert(family.text()) {
-            e.push(family.duplicate());
-        }
-    }
-    spec.at("ipFamilyPolicy")
-        .one_of(e, &["PreferDualStack", "RequireDualStack", "SingleStack"]);
-    let before = e.len();
-    for (i, ip) in ips.iter().enumerate() {
-        if i == 0 && ip.text() == "None" {
-            if ips.len() > 1 {
-                e.push(list.invalid("'None' must be the first and only value"));
-            }
-            continue;
-        }
-        legacy_ip(ip, e);
-    }
-    let sound = e.len() == before;
-    if ips.len() > 2 {
-        e.push(list.invalid("may only hold up to 2 values"));
-    }
-    if !sound {
-        return;
-    }
-    let is_v6 = |ip: &At| ip.text().contains(':');
-    if ips.len() > 1 && ips.iter().all(|ip| is_v6(ip) == is_v6(&ips[0])) {
-        e.push(list.invalid("may specify no more than one IP for each IP family"));
-    }
-    if !is_headless(obj) {
-        for (i, (ip, family)) in ips.iter().zip(families.each()).enumerate() {
-            let wanted = if is_v6(ip) { "IPv6" } else { "IPv4" };
-            if matches!(family.text(), "IPv4" | "IPv6") && family.text() != wanted {
-                e.push(ip.invalid(format!(
-                    "expected an {} value as indicated by `ipFamilies[{i}]`",
-                    family.text()
-                )));
-            }
-        }
-    }
-}
-
 fn port_conflicts(ports: &At, kind: &str, e: &mut ErrorList) {
     let (mut node_ports, mut seen) = (BTreeSet::new(), BTreeSet::new());
     for port in ports.each() {
@@ -615,52 +564,6 @@ fn validate_update(new: &Value, old: &Value, ctx: &UpdateContext) -> ErrorList {
     }
     e.append(&mut validate(new));
     e
-}
-
-fn address_changes(new: &Value, old: &Value, e: &mut ErrorList) {
-    if is_headless(new) && is_headless(old) {
-        return;
-    }
-    let spec = At::new(new, "spec");
-    let single = spec.value.text("ipFamilyPolicy") == "SingleStack";
-    let mut compare = |field: &str, what: &str, families: bool| {
-        let (now, before) = (spec.at(field), old.at("spec").list(field));
-        let after = spec.value.list(field);
-        let at = |i: usize, detail: &str| {
-            FieldError::invalid(&now.path.index(i), now.value.clone(), detail)
-        };
-        if after.len() == before.len() {
-            for (i, _) in after
-                .iter()
-                .zip(before)
-                .enumerate()
-                .filter(|(_, (a, b))| a != b)
-            {
-                e.push(at(if families { 0 } else { i }, "may not change once set"));
-            }
-            return;
-        }
-        if let (Some(a), Some(b)) = (after.first(), before.first())
-            && a != b
-        {
-            e.push(at(0, "may not change once set"));
-        }
-        if before.len() > after.len() {
-            if spec.value.list("clusterIPs").is_empty() {
-                e.push(at(0, &format!("primary {what} can not be unset")));
-            }
-            if after.len() == 1 && !single {
-                let policy = spec.at("ipFamilyPolicy");
-                e.push(policy.invalid(format!(
-                    "must be set to 'SingleStack' when releasing the secondary {what}"
-                )));
-            }
-        }
-    };
-    compare("clusterIPs", "clusterIP", false);
-    if is_headless(new) == is_headless(old) {
-        compare("ipFamilies", "ipFamily", true);
-    }
 }
 
 fn status_update(new: &Value) -> ErrorList {

@@ -28,25 +28,17 @@ impl Surroundings<'_> {
     }
 }
 
-/// Fields an ephemeral container may have.
-const EPHEMERAL_FIELDS: &[&str] = &[
-    "name",
-    "image",
-    "command",
-    "args",
-    "workingDir",
-    "env",
-    "envFrom",
-    "volumeMounts",
-    "volumeDevices",
-    "terminationMessagePath",
-    "terminationMessagePolicy",
-    "imagePullPolicy",
-    "securityContext",
-    "stdin",
-    "stdinOnce",
-    "tty",
-    "targetContainerName",
+/// Fields an ephemeral container may not have.
+const NOT_EPHEMERAL: &[&str] = &[
+    "ports",
+    "resources",
+    "resizePolicy",
+    "restartPolicy",
+    "restartPolicyRules",
+    "livenessProbe",
+    "readinessProbe",
+    "startupProbe",
+    "lifecycle",
 ];
 
 pub(super) fn containers(list: &At, pod: &Surroundings, e: &mut ErrorList) {
@@ -126,12 +118,10 @@ pub(super) fn ephemeral_containers(list: &At, pod: &Surroundings, e: &mut ErrorL
         if !target.is_empty() && !others.contains(target.text()) {
             e.push(target.not_found());
         }
-        for (field, _) in c.value.as_object().into_iter().flatten() {
-            if !EPHEMERAL_FIELDS.contains(&field.as_str()) && !c.at(field).is_empty() {
-                e.push(
-                    c.at(field)
-                        .forbidden("cannot be set for an Ephemeral Container"),
-                );
+        for field in NOT_EPHEMERAL {
+            let at = c.at(field);
+            if at.exists() && (*field == "lifecycle" || !at.is_empty()) {
+                e.push(at.forbidden("cannot be set for an Ephemeral Container"));
             }
         }
         for mount in c.at("volumeMounts").each() {

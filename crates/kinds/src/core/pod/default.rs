@@ -12,6 +12,7 @@ pub(crate) const CONTAINER_LISTS: [&str; 3] =
 
 /// A pod: what its template would get, and what only a pod gets.
 pub(crate) fn pod(obj: &mut Value) {
+    status_addresses(obj);
     let Some(spec) = obj.get_mut("spec") else {
         return;
     };
@@ -36,6 +37,20 @@ pub(crate) fn pod(obj: &mut Value) {
     spec.fill("enableServiceLinks", true);
     if spec.flag("hostNetwork") {
         host_network_ports(spec, &["containers", "initContainers"]);
+    }
+}
+
+/// `podIP` and the first of `podIPs` are one; where they differ the older field counts.
+fn status_addresses(obj: &mut Value) {
+    let one = obj.text("status.podIP").to_owned();
+    let first = obj.list("status.podIPs").first();
+    let first = first.map(|ip| ip.text("ip").to_owned());
+    match first {
+        Some(first) if one.is_empty() => obj.put("status.podIP", first),
+        first if !one.is_empty() && first.as_deref() != Some(one.as_str()) => {
+            obj.put("status.podIPs", json!([{"ip": one}]));
+        }
+        _ => {}
     }
 }
 

@@ -1,5 +1,7 @@
 //! What an update of a pod may change, by the path it came on.
 
+use std::collections::BTreeSet;
+
 use keelson_machinery::field::{ErrorList, FieldError};
 use keelson_machinery::validation;
 use serde_json::Value;
@@ -219,21 +221,17 @@ fn gated(munged: &mut Value, spec: &At, before: &Value, e: &mut ErrorList) {
         before.at("affinity.nodeAffinity"),
     ) {
         let (now, was) = (spec.value.list(required), before.list(required));
-        let narrowed = was.is_empty()
-            || now.len() == was.len()
-                && now.iter().zip(was).all(|(n, w)| {
-                    ["matchExpressions", "matchFields"]
-                        .iter()
-                        .all(|l| n.list(l).starts_with(w.list(l)))
-                        && (!w.list("matchExpressions").is_empty()
-                            || !w.list("matchFields").is_empty()
-                            || n == w)
-                });
-        if !narrowed {
-            let at = spec.at("affinity").at("nodeAffinity");
-            let at = at
-                .at("requiredDuringSchedulingIgnoredDuringExecution")
-                .at("nodeSelectorTerms");
+        let at = spec.at("affinity").at("nodeAffinity");
+        let at = at
+            .at("requiredDuringSchedulingIgnoredDuringExecution")
+            .at("nodeSelectorTerms");
+        if was.is_empty() || now.len() == was.len() {
+            for (now, was) in at.each().zip(was) {
+                if !only_adds(now.value, was) {
+                    e.push(now.invalid("only additions are allowed (no mutations or deletions)"));
+                }
+            }
+        } else {
             e.push(
                 at.invalid(
                     "no additions/deletions to non-empty NodeSelectorTerms list are allowed",
@@ -251,6 +249,13 @@ fn gated(munged: &mut Value, spec: &At, before: &Value, e: &mut ErrorList) {
             munged.remove("affinity.nodeAffinity");
         }
     }
+}
+
+/// A term that asks for what it asked before, and for more.
+fn only_adds(now: &Value, was: &Value) -> bool {
+    let lists = ["matchExpressions", "matchFields"];
+    lists.iter().all(|l| now.list(l).starts_with(was.list(l)))
+        && (lists.iter().any(|l| !was.list(l).is_empty()) || now == was)
 }
 
 fn added_tolerations(list: &At, before: &[Value], e: &mut ErrorList) {
@@ -323,6 +328,8 @@ fn status_update(new: &Value, old: &Value, e: &mut ErrorList) {
         .at("qosClass")
         .immutable(e, old.at("status.qosClass"));
     restarts_after_success(&status, old, e);
+    claim_statuses(&status, new.at("spec"), e);
+    extended_claim(&status.at("extendedResourceClaimStatus"), new.at("spec"), e);
     validate::dual_stack(&status.at("podIPs"), "ip", e);
     let hosts = status.at("hostIPs");
     if let Some(first) = hosts.each().next() {
@@ -332,6 +339,63 @@ fn status_update(new: &Value, old: &Value, e: &mut ErrorList) {
         }
         validate::dual_stack(&hosts, "ip", e);
     }
+}
+
+/// Claims that were made for a pod answer to entries of its spec.
+fn claim_statuses(status: &At, spec: &Value, e: &mut ErrorList) {
+    let mut seen = BTreeSet::new();
+    for claim in status.at("resourceClaimStatuses").each() {
+        let name = claim.at("name");
+        let entries = spec.list("resourceClaims");
+        if !entries.iter().any(|c| c.text("name") == name.text()) {
+            let detail = "must match the name of an entry in `spec.resourceClaims`";
+            e.push(name.invalid(detail));
+        }
+        if !seen.insert(name.text()) {
+            e.push(name.duplicate());
+        }
+        let made = claim.at("resourceClaimName");
+        if made.exists() {
+            made.conforms(e, validation::is_dns1123_subdomain);
+        }
+    }
+}
+
+/// The claim made for extended resources names containers and what they ask for.
+fn extended_claim(claim: &At, spec: &Value, e: &mut ErrorList) {
+    if !claim.exists() {
+        return;
+    }
+    let mappings = claim.at("requestMappings");
+    if mappings.is_empty() {
+        e.push(mappings.required("at least one request mapping is required"));
+    }
+    let mut seen = Vec::new();
+    for mapping in mappings.each() {
+        let parts = ["containerName", "resourceName", "requestName"].map(|p| mapping.at(p));
+        let [container, resource, request] = &parts;
+        let lists = ["initContainers", "containers"];
+        let mut all = lists.iter().flat_map(|l| spec.list(l));
+        match all.find(|c| c.text("name") == container.text()) {
+            None => e.push(container.invalid("must match the name of an entry in spec.initContainers.name or spec.containers.name")),
+            Some(c) if !c.map("resources.requests").contains_key(resource.text()) => {
+                e.push(resource.invalid("must match the extended resource name of an entry in spec.initContainers.resources.requests or spec.containers.resources.requests"));
+            }
+            Some(_) => {}
+        }
+        let shown = At {
+            value: request.value,
+            path: claim.path.child("requestName"),
+        };
+        shown.conforms(e, validation::is_dns1123_label);
+        let key = parts.each_ref().map(At::text);
+        if seen.contains(&key) {
+            e.extend(parts.iter().map(At::duplicate));
+        }
+        seen.push(key);
+    }
+    let name = claim.at("resourceClaimName");
+    name.required_conforms(e, validation::is_dns1123_subdomain);
 }
 
 /// A container that has ended for good does not run again.
@@ -480,7 +544,6 @@ fn put_back_compute(owner: &mut Value, was: &Value) {
     {
         owner.remove("resources");
     }
-    owner.put("resizePolicy", was.at("resizePolicy").clone());
 }
 
 #[cfg(test)]

@@ -8,7 +8,7 @@ use serde_json::Value;
 
 use super::container::{self, Surroundings};
 use super::{app_armor, scheduling, security, volumes, windows};
-use crate::check::addresses::legacy_ip;
+use crate::check::addresses::{legacy_ip, sloppy_ip};
 use crate::check::{At, range};
 use crate::core::resources;
 use crate::tree::Tree;
@@ -456,13 +456,23 @@ fn file_key_volumes(spec: &At, e: &mut ErrorList) {
 /// At most one address of each family.
 pub(super) fn dual_stack(list: &At, key: &str, e: &mut ErrorList) {
     let mut families = Vec::new();
+    let mut unreadable = None;
     for ip in list.each() {
         let own = At {
             value: ip.value.at(key),
             path: ip.path.clone(),
         };
         legacy_ip(&own, e);
+        if sloppy_ip(own.text()).is_none() {
+            unreadable.get_or_insert((families.len(), own.text()));
+        }
         families.push(own.text().contains(':'));
+    }
+    if let Some((index, text)) = unreadable.filter(|_| families.len() > 1) {
+        let detail =
+            format!("failed to check for dual stack with error:invalid IP[{index}]: {text}");
+        e.push(FieldError::internal(&list.path, detail));
+        return e.push(list.invalid("may specify no more than one IP for each IP family"));
     }
     let distinct = families.len() < 2 || families.len() == 2 && families[0] != families[1];
     if !distinct {
@@ -472,7 +482,10 @@ pub(super) fn dual_stack(list: &At, key: &str, e: &mut ErrorList) {
 
 /// Static pods may not use what needs the API.
 pub(super) fn static_pod(detail: &str) -> ErrorList {
-    vec![FieldError::forbidden(&Path::new(""), detail)]
+    let mut error = FieldError::forbidden(&Path::root(), detail);
+    // A path without a name, as upstream prints it.
+    "[]".clone_into(&mut error.field);
+    vec![error]
 }
 
 #[cfg(test)]

@@ -116,7 +116,17 @@ const SOURCES: &[(&str, Rule)] = &[
             .for_each(|item| downward_file(&item, &s.path, e));
     }),
     ("fc", fc),
-    ("flexVolume", |s, e| s.at("driver").require(e)),
+    ("flexVolume", |s, e| {
+        s.at("driver").require(e);
+        for (key, at) in s.at("options").entries() {
+            let domain = key.split('/').next().unwrap_or(key);
+            let within = |own: &str| domain == own || domain.ends_with(&format!(".{own}"));
+            if within("kubernetes.io") || within("k8s.io") {
+                let detail = "kubernetes.io and k8s.io namespaces are reserved";
+                e.push(FieldError::invalid(&at.path, key, detail));
+            }
+        }
+    }),
     ("configMap", |s, e| {
         s.at("name").require(e);
         mode(&s.at("defaultMode"), e);
