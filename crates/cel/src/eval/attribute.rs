@@ -46,6 +46,7 @@ impl<'p, 'v> Interpreter<'p, '_, 'v> {
                 };
             }
         };
+        let base = flat(base);
         if attribute.qualifiers.is_empty() {
             return Ok(base);
         }
@@ -65,8 +66,8 @@ impl<'p, 'v> Interpreter<'p, '_, 'v> {
         for qualifier in qualifiers {
             optional = optional || qualifier.optional;
             let found = self.qualify(&at, qualifier, optional);
-            // What is not there costs nothing, unless that was the question.
-            if qualifier.test || !matches!(found, Ok(None)) {
+            // What may be missing costs something only when it is there.
+            if !optional || matches!(found, Ok(Some(_))) {
                 self.charge(1)?;
             }
             at = match found? {
@@ -140,6 +141,21 @@ impl<'p, 'v> Interpreter<'p, '_, 'v> {
             }
             _ => missing("no such key"),
         }
+    }
+}
+
+/// Optionals of optionals become one when a variable is read.
+fn flat(v: Value<'_>) -> Value<'_> {
+    let Value::Optional(Some(inner)) = &v else {
+        return v;
+    };
+    let mut at = inner;
+    while let Value::Optional(Some(deeper)) = &**at {
+        at = deeper;
+    }
+    match &**at {
+        Value::Optional(_) => Value::some(Value::Null),
+        _ => Value::Optional(Some(at.clone())),
     }
 }
 

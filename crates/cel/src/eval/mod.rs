@@ -355,13 +355,18 @@ impl<'p, 'v> Interpreter<'p, '_, 'v> {
 
     fn insert(&mut self, slot: usize, key: &'p Node, value: Option<&'p Node>) -> ValueResult<'v> {
         self.charge(1)?;
-        let accu = self.take(slot)?;
-        let key = self.eval(key)?;
-        let value = match value {
-            Some(node) => Some(self.eval(node)?),
-            None => None,
+        let accu = self.take(slot);
+        // As with other calls, one with three arguments stops at the first that fails, and costs
+        // something when that is the last one.
+        let (accu, key, value) = match value {
+            Some(node) => {
+                let accu = accu?;
+                (Ok(accu), Ok(self.eval(key)?), Some(self.eval(node)))
+            }
+            None => (accu, self.eval(key), None),
         };
         self.charge(1)?;
+        let (accu, key, value) = (accu?, key?, value.transpose()?);
         let Value::Map(Map::Values(mut map)) = accu else {
             return Err(EvalError::no_such_overload());
         };

@@ -400,7 +400,7 @@ fn matches<'v>(args: &[Value<'v>]) -> ValueResult<'v> {
 /// Whether two keys of a constant list are the same.
 pub(crate) fn set_key(v: &Value<'_>) -> Option<MapKey> {
     match v {
-        Value::Null | Value::Timestamp(_) | Value::Duration(_) => None,
+        Value::Null | Value::Timestamp(_) | Value::Duration(_) | Value::Type(_) => None,
         v => MapKey::of(v),
     }
 }

@@ -46,6 +46,7 @@ pub(crate) enum MapKey {
     String(Arc<str>),
     Time(i128),
     Duration(i64),
+    Type(String),
 }
 
 impl MapKey {
@@ -62,6 +63,7 @@ impl MapKey {
             Value::String(s) => MapKey::String(s.as_str().into()),
             Value::Timestamp(t) => MapKey::Time(crate::time::nanos(*t)),
             Value::Duration(d) => MapKey::Duration(*d),
+            Value::Type(t) => MapKey::Type(t.runtime_name().to_owned()),
             _ => return None,
         })
     }

@@ -136,6 +136,7 @@ pub(crate) fn implementation(v: &Value<'_>) -> String {
         Value::Duration(_) => "Duration",
         Value::Timestamp(_) => "Timestamp",
         Value::List(_) => return "*types.baseList".to_owned(),
+        Value::Type(_) => return "*types.Type".to_owned(),
         Value::Optional(_) => return "*types.Optional".to_owned(),
         other => return other.type_of().runtime_name().to_owned(),
     };
