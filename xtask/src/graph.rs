@@ -12,6 +12,7 @@ pub(crate) fn edges(root: &Path) -> Result<BTreeSet<(String, String)>, String> {
         root.join("bin/keelson/Cargo.toml"),
         root.join("testkit/Cargo.toml"),
         root.join("testkit/etcd/Cargo.toml"),
+        root.join("testkit/fuzz/Cargo.toml"),
         root.join("bench/Cargo.toml"),
         root.join("xtask/Cargo.toml"),
     ];

@@ -11,8 +11,8 @@ use std::ops::{Add, AddAssign, Neg, Sub, SubAssign};
 use std::str::FromStr;
 
 const NANO: i128 = 1_000_000_000;
-/// Nothing is held beyond this; sums saturate.
-const LIMIT: i128 = i128::MAX / 4;
+/// Nothing is held beyond this; sums saturate. Round, so that its text is read back as itself.
+const LIMIT: i128 = 40_000_000_000_000_000_000_000_000_000_000_000_000;
 /// Digits past this are dropped; multiplying by 2⁶⁰ must still fit.
 const MANTISSA_LIMIT: i128 = 1_000_000_000_000_000_000;
 /// Longer texts are refused before they are looked at.

@@ -1,0 +1,35 @@
+//! What must answer any bytes without a panic, in time and in bounded memory: the functions behind
+//! both the fuzzers in `/fuzz` and the seeded loop that `cargo test` runs.
+//!
+//! A target also asserts the laws that hold for whatever it accepts.
+
+mod decoding;
+mod patching;
+mod selecting;
+mod storing;
+
+/// One function and inputs to start from.
+pub struct Target {
+    pub name: &'static str,
+    pub run: fn(&[u8]),
+    pub seeds: &'static [&'static [u8]],
+}
+
+#[rustfmt::skip]
+pub static TARGETS: &[Target] = &[
+    Target { name: "json", run: decoding::json, seeds: decoding::JSON },
+    Target { name: "protobuf", run: decoding::protobuf, seeds: decoding::PROTOBUF },
+    Target { name: "patch", run: patching::patch, seeds: patching::PATCHES },
+    Target { name: "apply", run: patching::apply, seeds: patching::CONFIGURATIONS },
+    Target { name: "selector", run: selecting::selector, seeds: selecting::SELECTORS },
+    Target { name: "quantity", run: selecting::quantity, seeds: selecting::QUANTITIES },
+    Target { name: "cel", run: selecting::cel, seeds: selecting::EXPRESSIONS },
+    Target { name: "store", run: storing::store, seeds: storing::PROGRAMS },
+];
+
+/// Runs the target of this name.
+pub fn run(name: &str, data: &[u8]) {
+    if let Some(target) = TARGETS.iter().find(|target| target.name == name) {
+        (target.run)(data);
+    }
+}
