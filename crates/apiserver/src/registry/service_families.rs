@@ -182,8 +182,12 @@ mod tests {
     fn filled(spec: Value, configured: &[&str]) -> Result<Value, Vec<String>> {
         let mut service = json!({"spec": spec});
         service["spec"]["type"] = "ClusterIP".into();
-        fill(&mut service, None, configured)
-            .map_err(|errors| errors.iter().map(ToString::to_string).collect())?;
+        fill(&mut service, None, configured).map_err(|errors| {
+            errors
+                .iter()
+                .map(ToString::to_string)
+                .collect::<Vec<String>>()
+        })?;
         Ok(json!([
             service["spec"]["ipFamilyPolicy"],
             service["spec"]["ipFamilies"]
