@@ -409,7 +409,7 @@ mod tests {
         let sizes = json!({"min": {"type": "integer"}, "max": {"type": "integer"}});
         let fine = object(
             sizes.clone(),
-            json!([{"rule": "self.min <= self.max", "messageExpression": "'at most ' + string(self.max)"}]),
+            json!([{"rule": "self.min <= self.max", "messageExpression": "self.max > 5 ? 'far too much' : 'too much'"}]),
         );
         assert_eq!(errors(fine), Vec::<String>::new());
         for (rule, expected) in [
@@ -435,6 +435,36 @@ mod tests {
             let found = errors(object(sizes.clone(), json!([rule])));
             assert!(found[0].starts_with(&expected), "{found:?}");
         }
+    }
+
+    #[test]
+    fn rules_that_could_cost_too_much_are_refused() {
+        let list = |bounds: Value| {
+            let mut list =
+                json!({"type": "array", "items": {"type": "array", "items": {"type": "string"}}});
+            for (key, value) in bounds.as_object().unwrap() {
+                list[key] = value.clone();
+                list["items"][key] = value.clone();
+            }
+            object(
+                json!({ "list": list }),
+                json!([{"rule": "self.list.all(x, x.all(y, y == 'a'))"}]),
+            )
+        };
+        let found = errors(list(json!({})));
+        assert!(
+            found[0].starts_with(&format!(
+                "{AT}.rule: Forbidden: estimated rule cost exceeds budget by factor of more than 100x"
+            )),
+            "{found:?}"
+        );
+        assert!(
+            found.last().unwrap().starts_with(
+                "openAPIV3Schema: Forbidden: x-kubernetes-validations estimated rule cost total"
+            ),
+            "{found:?}"
+        );
+        assert_eq!(errors(list(json!({"maxItems": 10}))), Vec::<String>::new());
     }
 
     #[test]

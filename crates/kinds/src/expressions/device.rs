@@ -131,5 +131,10 @@ mod tests {
             compile("device.driver", Version::NEW_EXPRESSIONS).unwrap_err(),
             Problem::Invalid("must evaluate to bool or the unknown type, not string".to_owned())
         );
+        let nested = "device.attributes.all(a, device.attributes.all(b, device.attributes.all(c, device.attributes.all(d, a != d))))";
+        assert_eq!(
+            compile(nested, Version::NEW_EXPRESSIONS).unwrap_err(),
+            Problem::TooComplex
+        );
     }
 }
