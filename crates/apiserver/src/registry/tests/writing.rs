@@ -86,7 +86,7 @@ async fn creation_is_refused_with_the_right_status() {
     assert_eq!(wrong_kind.code, 400);
     let mut versioned = config_map("c", json!({}));
     versioned["metadata"]["resourceVersion"] = "5".into();
-    assert_eq!(c.call("POST", MAPS, versioned).await.code, 400);
+    assert_eq!(c.call("POST", MAPS, versioned).await.code, 500);
     assert_eq!(c.get("/api/v1/nothings").await.code, 404);
     assert_eq!(
         c.call("POST", "/api/v1/configmaps", config_map("d", json!({})))
