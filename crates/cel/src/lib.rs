@@ -39,6 +39,7 @@ pub use expression::{Evaluation, Expression};
 pub use issue::{Issue, display as display_issues};
 pub use provider::{NoTypes, TypeProvider};
 pub use schema::Schema;
+pub use time::Moment;
 pub use types::Type;
 pub use value::{
     ErrorKind, EvalError, List, Map, MapEntries, Object, Opaque, Str, Value, ValueResult,

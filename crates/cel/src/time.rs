@@ -4,6 +4,7 @@ use jiff::SignedDuration;
 use jiff::Timestamp;
 use jiff::civil::{Date, DateTime};
 use jiff::tz::{Offset, TimeZone};
+use std::cmp::Ordering;
 
 /// Seconds of the first and the last moment that a timestamp can be: years 1 to 9999.
 pub(crate) const FIRST_SECOND: i64 = -62_135_596_800;
@@ -11,22 +12,66 @@ pub(crate) const LAST_SECOND: i64 = 253_402_300_799;
 
 const EPOCH: DateTime = DateTime::constant(1970, 1, 1, 0, 0, 0, 0);
 
+/// A moment of the years 1 to 9999. (A `jiff::Timestamp` ends a day before the last year does.)
+#[derive(Debug, Clone, Copy)]
+pub struct Moment {
+    utc: DateTime,
+    /// How far from UTC it was written, in seconds; shows in its text alone.
+    offset: i32,
+}
+
+impl Moment {
+    pub fn utc(utc: DateTime) -> Moment {
+        Moment { utc, offset: 0 }
+    }
+
+    /// The moment some nanoseconds later; `None` when there is no such moment.
+    pub(crate) fn after(self, nanos: i64) -> Option<Moment> {
+        let utc = self
+            .utc
+            .checked_add(SignedDuration::from_nanos(nanos))
+            .ok()?;
+        Some(Moment { utc, ..self }).filter(|t| in_range(*t))
+    }
+}
+
+impl PartialEq for Moment {
+    fn eq(&self, other: &Moment) -> bool {
+        self.utc == other.utc
+    }
+}
+
+impl Eq for Moment {}
+
+impl PartialOrd for Moment {
+    fn partial_cmp(&self, other: &Moment) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl Ord for Moment {
+    fn cmp(&self, other: &Moment) -> Ordering {
+        self.utc.cmp(&other.utc)
+    }
+}
+
 /// Nanoseconds since 1970.
-pub(crate) fn nanos(t: DateTime) -> i128 {
-    t.duration_since(EPOCH).as_nanos()
+pub(crate) fn nanos(t: Moment) -> i128 {
+    t.utc.duration_since(EPOCH).as_nanos()
 }
 
 /// Whole seconds since 1970, rounded down.
-pub(crate) fn seconds(t: DateTime) -> i64 {
+pub(crate) fn seconds(t: Moment) -> i64 {
     let since = nanos(t).div_euclid(1_000_000_000);
     i64::try_from(since).unwrap_or(i64::MAX)
 }
 
-pub(crate) fn from_seconds(s: i64) -> Option<DateTime> {
-    EPOCH.checked_add(SignedDuration::from_secs(s)).ok()
+pub(crate) fn from_seconds(s: i64) -> Option<Moment> {
+    let utc = EPOCH.checked_add(SignedDuration::from_secs(s)).ok();
+    utc.map(Moment::utc)
 }
 
-pub(crate) fn in_range(t: DateTime) -> bool {
+pub(crate) fn in_range(t: Moment) -> bool {
     (FIRST_SECOND..=LAST_SECOND).contains(&seconds(t))
 }
 
@@ -127,7 +172,7 @@ pub(crate) fn show_duration(nanos: i64) -> String {
 }
 
 /// RFC 3339.
-pub(crate) fn parse_timestamp(s: &str) -> Option<DateTime> {
+pub(crate) fn parse_timestamp(s: &str) -> Option<Moment> {
     let b = s.as_bytes();
     let digits = |range: std::ops::Range<usize>| {
         let text = s.get(range)?;
@@ -164,8 +209,9 @@ pub(crate) fn parse_timestamp(s: &str) -> Option<DateTime> {
         nanos,
     )
     .ok()?;
-    let offset = SignedDuration::from_secs(parse_offset(rest)?.seconds().into());
-    date.checked_sub(offset).ok()
+    let offset = parse_offset(rest)?.seconds();
+    let utc = date.checked_sub(SignedDuration::from_secs(offset.into()));
+    utc.ok().map(|utc| Moment { utc, offset })
 }
 
 /// `Z` or `±hh:mm`.
@@ -188,16 +234,22 @@ fn parse_offset(s: &str) -> Option<Offset> {
 }
 
 /// `2006-01-02`, at midnight UTC.
-pub(crate) fn parse_date(s: &str) -> Option<DateTime> {
+pub(crate) fn parse_date(s: &str) -> Option<Moment> {
     if s.len() != 10 {
         return None;
     }
     let date: Date = s.parse().ok()?;
-    Some(date.at(0, 0, 0, 0))
+    Some(Moment::utc(date.at(0, 0, 0, 0)))
 }
 
-/// RFC 3339 in UTC, as short as it can be written.
-pub(crate) fn show_timestamp(date: DateTime) -> String {
+/// RFC 3339 in UTC.
+pub(crate) fn show_utc(t: Moment) -> String {
+    show_timestamp(Moment::utc(t.utc))
+}
+
+/// RFC 3339, as short as it can be written, as far from UTC as it was read.
+pub(crate) fn show_timestamp(t: Moment) -> String {
+    let date = shifted(t.utc, t.offset);
     let mut out = format!(
         "{:04}-{:02}-{:02}T{:02}:{:02}:{:02}",
         date.year(),
@@ -212,20 +264,26 @@ pub(crate) fn show_timestamp(date: DateTime) -> String {
         out.push('.');
         out.push_str(fraction.trim_end_matches('0'));
     }
-    out.push('Z');
+    if t.offset == 0 {
+        out.push('Z');
+    } else {
+        let sign = if t.offset < 0 { '-' } else { '+' };
+        let minutes = t.offset.abs() / 60;
+        out.push_str(&format!("{sign}{:02}:{:02}", minutes / 60, minutes % 60));
+    }
     out
 }
 
 /// A time in a zone: a name of the time zone database, or an offset `±hh:mm`.
-pub(crate) fn in_zone(t: DateTime, zone: &str) -> Result<DateTime, String> {
+pub(crate) fn in_zone(t: Moment, zone: &str) -> Result<DateTime, String> {
     let Some((hours, minutes)) = zone.split_once(':') else {
         let zone = match zone {
-            "" | "UTC" => return Ok(t),
+            "" | "UTC" => return Ok(t.utc),
             "Local" => TimeZone::system(),
             name => TimeZone::get(name).map_err(|_| format!("unknown time zone {name}"))?,
         };
         let at = Timestamp::from_nanosecond(nanos(t)).unwrap_or(Timestamp::MAX);
-        return Ok(shifted(t, zone.to_offset(at).seconds()));
+        return Ok(shifted(t.utc, zone.to_offset(at).seconds()));
     };
     let number = |s: &str| {
         s.parse::<i32>()
@@ -239,7 +297,7 @@ pub(crate) fn in_zone(t: DateTime, zone: &str) -> Result<DateTime, String> {
         .checked_mul(3600)
         .and_then(|h| h.checked_add(minutes.checked_mul(60)?));
     match seconds.filter(|s| s.abs() <= 100 * 3600) {
-        Some(seconds) => Ok(shifted(t, seconds)),
+        Some(seconds) => Ok(shifted(t.utc, seconds)),
         None => Err(format!("unknown time zone {zone}")),
     }
 }

@@ -4,7 +4,6 @@ use crate::number;
 use crate::time;
 use crate::types::Type;
 use crate::value::{EvalError, Value, ValueResult};
-use jiff::civil::DateTime;
 
 fn refused<'v>(from: &Value<'v>, to: &Type) -> ValueResult<'v> {
     Err(EvalError::new(format!(
@@ -99,7 +98,7 @@ pub(super) fn to_string<'v>(args: &[Value<'v>]) -> ValueResult<'v> {
 }
 
 pub(super) fn to_timestamp<'v>(args: &[Value<'v>]) -> ValueResult<'v> {
-    let bounded = |t: Option<DateTime>| {
+    let bounded = |t: Option<time::Moment>| {
         t.filter(|t| time::in_range(*t))
             .map(Value::Timestamp)
             .ok_or_else(|| EvalError::new("timestamp overflow"))

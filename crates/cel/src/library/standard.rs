@@ -2,9 +2,8 @@
 
 use super::declare::Binding::{Own, Shared, Special};
 use super::{Row, conversions, regular};
+use crate::time::Moment;
 use crate::value::{EvalError, MapKey, Value, ValueResult, compare};
-use jiff::SignedDuration;
-use jiff::civil::DateTime;
 use std::cmp::Ordering;
 
 #[rustfmt::skip]
@@ -221,9 +220,8 @@ pub(super) fn add<'v>(args: &[Value<'v>]) -> ValueResult<'v> {
     }
 }
 
-fn moved<'v>(t: DateTime, nanos: Option<i64>) -> ValueResult<'v> {
-    let to = nanos.and_then(|n| t.checked_add(SignedDuration::from_nanos(n)).ok());
-    let to = to.filter(|t| crate::time::in_range(*t));
+fn moved<'v>(t: Moment, nanos: Option<i64>) -> ValueResult<'v> {
+    let to = nanos.and_then(|n| t.after(n));
     checked(to, Value::Timestamp, TIMESTAMP_OVERFLOW)
 }
 

@@ -35,8 +35,7 @@ pub enum Value<'v> {
     Bytes(Arc<[u8]>),
     /// In nanoseconds.
     Duration(i64),
-    /// In UTC. (A `jiff::Timestamp` ends a day before the year 9999 does.)
-    Timestamp(jiff::civil::DateTime),
+    Timestamp(crate::time::Moment),
     List(List<'v>),
     Map(Map<'v>),
     /// Made by an expression: `Object{…}`, `JSONPatch{…}`.

@@ -63,7 +63,7 @@ fn source(v: &Value<'_>, out: &mut String) {
             out.push('"');
         }
         Value::Duration(d) => drop(write!(out, "duration(\"{}\")", time::show_duration(*d))),
-        Value::Timestamp(t) => drop(write!(out, "timestamp(\"{}\")", time::show_timestamp(*t))),
+        Value::Timestamp(t) => drop(write!(out, "timestamp(\"{}\")", time::show_utc(*t))),
         Value::List(list) => shown_list(list, out),
         Value::Map(map) => shown_map(map, out),
         Value::Object(o) => {
