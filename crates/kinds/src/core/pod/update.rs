@@ -92,7 +92,11 @@ fn prepare_resize(new: &mut Value, old: &Value) {
 pub(super) fn validate(new: &Value, old: &Value, ctx: &UpdateContext) -> ErrorList {
     let mut e = ErrorList::new();
     if ctx.subresource != "status" {
-        validate::metadata_and_spec(new, &mut e);
+        validate::metadata(new, &mut e);
+        // A stored spec was found right when it was written; most updates leave it alone.
+        if new.at("spec") != old.at("spec") {
+            validate::whole_spec(new, &mut e);
+        }
     }
     annotation_changes(new, old, &mut e);
     let mirror = old

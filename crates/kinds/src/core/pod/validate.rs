@@ -18,7 +18,8 @@ const DELETION_COST: &str = "controller.kubernetes.io/pod-deletion-cost";
 
 pub(super) fn create(pod: &Value) -> ErrorList {
     let mut e = ErrorList::new();
-    metadata_and_spec(pod, &mut e);
+    metadata(pod, &mut e);
+    whole_spec(pod, &mut e);
     let spec = At::new(pod, "spec");
     if !spec.at("ephemeralContainers").is_empty() {
         e.push(
@@ -36,11 +37,15 @@ pub(super) fn create(pod: &Value) -> ErrorList {
     e
 }
 
-/// What every write of a pod's main resource must satisfy.
-pub(super) fn metadata_and_spec(pod: &Value, e: &mut ErrorList) {
-    let spec = At::new(pod, "spec");
+/// What every write of a pod's main resource must satisfy, [`whole_spec`] too.
+pub(super) fn metadata(pod: &Value, e: &mut ErrorList) {
     tolerations_annotation(pod, e);
+    let spec = At::new(pod, "spec");
     annotations(&At::new(pod, "metadata").at("annotations"), &spec, e);
+}
+
+pub(super) fn whole_spec(pod: &Value, e: &mut ErrorList) {
+    let spec = At::new(pod, "spec");
     pod_spec(&spec, pod.text("metadata.name"), true, e);
     if spec.at("serviceAccountName").is_empty() {
         for volume in spec.at("volumes").each() {
