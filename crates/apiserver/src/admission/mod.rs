@@ -10,6 +10,7 @@ mod limit_ranger;
 mod matching;
 mod namespace_lifecycle;
 mod node_restriction;
+mod optional;
 mod pod_resize;
 mod pod_security;
 mod pod_topology;
@@ -155,9 +156,11 @@ pub const PLUGINS: &[&dyn AdmissionPlugin] = &[
     &service_account::ServiceAccount,
     &node_restriction::NodeRestriction,
     &defaults::TaintNodesByCondition,
+    &optional::AlwaysPullImages,
     &pod_security::PodSecurity,
     &priority::Priority,
     &defaults::DefaultTolerationSeconds,
+    &optional::ExtendedResourceToleration,
     &defaults::DefaultStorageClass,
     &storage::StorageObjectInUseProtection,
     &storage::PersistentVolumeClaimResize,
@@ -168,6 +171,7 @@ pub const PLUGINS: &[&dyn AdmissionPlugin] = &[
     &certificates::ClusterTrustBundleAttest,
     &certificates::CertificateSubjectRestriction,
     &defaults::DefaultIngressClass,
+    &optional::DenyServiceExternalIps,
     &pod_topology::PodTopologyLabels,
     &pod_resize::PodResizeValidator,
     &rbac_escalation::RbacEscalation,

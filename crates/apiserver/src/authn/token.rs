@@ -60,6 +60,9 @@ pub(crate) struct Private {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) secret: Option<Reference>,
     pub(crate) serviceaccount: Reference,
+    /// When the client should have asked for a new token; the token works on for a while.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) warnafter: Option<i64>,
 }
 
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]

@@ -13,6 +13,9 @@ use crate::request::RequestContext;
 
 const MIN_SECONDS: i64 = 600;
 const MAX_SECONDS: i64 = 1 << 32;
+/// The lifetime that admission writes into pods, told from every other by its last seven seconds.
+const POD_SECONDS: i64 = 3607;
+const EXTENDED_SECONDS: i64 = 365 * 86_400;
 
 /// Answers a TokenRequest for the service account in the path.
 pub(crate) async fn create(
@@ -35,6 +38,18 @@ pub(crate) async fn create(
                 "metadata.{field} does not match the URL: expected {expected:?}, got {given:?}"
             )));
         }
+    }
+    let uid = meta::uid(&request);
+    if !uid.is_empty() && uid != meta::uid(&account) {
+        return Err(Status::conflict(
+            "authentication.k8s.io",
+            "TokenRequest",
+            name,
+            format!(
+                "the UID in the token request ({uid}) does not match the UID of the service account ({})",
+                meta::uid(&account)
+            ),
+        ));
     }
     let seconds = validate(&request)?;
     let mut audiences: Vec<String> = request["spec"]["audiences"]
@@ -61,9 +76,16 @@ pub(crate) async fn create(
         bind(&**objects, namespace, name, bound, &mut private).await?;
     }
     let now = time::now_unix();
+    // What pods get by default lives on for a year: clients that read their token once and never
+    // again are not locked out, only noted.
+    let own_audience = audiences.iter().all(|a| issuer.audiences().contains(a));
+    let extended = seconds == POD_SECONDS && private.pod.is_some() && own_audience;
+    if extended {
+        private.warnafter = Some(now + seconds);
+    }
     let claims = Claims {
         aud: audiences.clone(),
-        exp: now + seconds,
+        exp: now + if extended { EXTENDED_SECONDS } else { seconds },
         iat: now,
         iss: issuer.issuer().to_owned(),
         jti: names::new_uid(),
@@ -81,7 +103,7 @@ pub(crate) async fn create(
     request["spec"]["audiences"] = json!(audiences);
     request["spec"]["expirationSeconds"] = json!(seconds);
     request["status"] =
-        json!({"token": token, "expirationTimestamp": time::format_unix(claims.exp)});
+        json!({"token": token, "expirationTimestamp": time::format_unix(now + seconds)});
     Ok(request)
 }
 
