@@ -114,6 +114,10 @@ pub(crate) struct ApiServerArgs {
     /// Seconds that events wait for others to be sent with.
     #[arg(long, value_name = "S", default_value_t = 30)]
     pub(crate) audit_webhook_batch_max_wait_seconds: u64,
+    /// API versions and resources to serve besides the default ones, or not to serve:
+    /// api/all, api/ga, api/beta, api/alpha, GROUP/VERSION or GROUP/VERSION/RESOURCE.
+    #[arg(long, value_name = "KEY=true|false,…", value_delimiter = ',')]
+    pub(crate) runtime_config: Vec<String>,
 }
 
 impl ApiServerArgs {
@@ -147,9 +151,11 @@ impl ApiServerArgs {
             audit_webhook_config_file,
             audit_webhook_batch_max_size,
             audit_webhook_batch_max_wait_seconds,
+            runtime_config,
         } = self.clone();
         config.enable_admission_plugins = enable_admission_plugins;
         config.disable_admission_plugins = disable_admission_plugins;
+        config.runtime_config = runtime_config;
         let oidc_ca = match oidc_ca_file {
             Some(file) => Some(
                 std::fs::read_to_string(&file)

@@ -1,4 +1,4 @@
-//! The API server alone: `serve DIR PORT` writes `DIR/admin.conf` and
+//! The API server alone: `serve DIR PORT [RUNTIME_CONFIG…]` writes `DIR/admin.conf` and
 //! serves until it is interrupted.
 
 use std::path::PathBuf;
@@ -18,6 +18,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let began = std::time::Instant::now();
     let config = Config {
         port,
+        runtime_config: arguments.collect(),
         ..Config::new(&dir)
     };
     let server =

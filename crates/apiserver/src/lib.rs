@@ -24,10 +24,12 @@ mod reload;
 mod remote;
 pub mod request;
 mod reviews;
+mod runtime_config;
 mod server;
 mod streaming;
 
 pub use audit::AuditOptions;
 pub use authz::AuthorizationOptions;
 pub use request::UserInfo;
+pub use runtime_config::RuntimeConfig;
 pub use server::{ApiServer, Config, Error, outward_address};

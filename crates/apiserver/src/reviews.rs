@@ -86,7 +86,7 @@ pub(crate) async fn answer(
     }
     let (group, kind) = review.kind();
     let mut object = codec::decode_body(context, &body, &format!("{group}/v1"), kind)?;
-    if !object["spec"].is_object() {
+    if review != Review::SelfSubject && !object["spec"].is_object() {
         meta::as_map(&mut object).insert("spec".to_owned(), Value::Object(serde_json::Map::new()));
     }
     if review == Review::TokenRequest {
@@ -94,6 +94,16 @@ pub(crate) async fn answer(
     }
     let authorizer = &server.authorizer;
     let answer = match review {
+        Review::Token
+            if object["spec"]["token"]
+                .as_str()
+                .unwrap_or_default()
+                .is_empty() =>
+        {
+            return Err(Status::bad_request(
+                "token is required for TokenReview in authentication",
+            ));
+        }
         Review::Token => authentication::token_review(&server.authenticator, object).await,
         Review::SelfSubject => authentication::self_subject_review(&context.user, object),
         Review::SubjectAccess => {

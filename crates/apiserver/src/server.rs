@@ -31,6 +31,7 @@ use crate::openapi::OpenApi;
 use crate::pki::{self, Pki, ServingCertificate};
 use crate::registry::{Registry, Resources};
 use crate::request::UserInfo;
+use crate::runtime_config::RuntimeConfig;
 use crate::streaming::Kubelets;
 
 const RENEWAL_INTERVAL: Duration = Duration::from_secs(3600);
@@ -57,6 +58,8 @@ pub struct Config {
     pub audit: AuditOptions,
     /// EncryptionConfiguration file: what of the store is encrypted, and how.
     pub encryption_file: Option<PathBuf>,
+    /// Which versions are served that are not by default, and the other way round: `api/beta=true`.
+    pub runtime_config: Vec<String>,
     /// Whether kubelets must show a serving certificate of the cluster's authority. Upstream's
     /// kubelets sign their own, so that upstream's default is not to.
     pub verify_kubelets: bool,
@@ -78,6 +81,7 @@ impl Config {
             authorization: AuthorizationOptions::default(),
             audit: AuditOptions::default(),
             encryption_file: None,
+            runtime_config: Vec::new(),
             verify_kubelets: false,
         }
     }
@@ -115,6 +119,8 @@ pub enum Error {
     Encryption(#[source] encryption::Error),
     #[error("preparing the audit log")]
     Audit(#[source] audit::Error),
+    #[error("reading the runtime configuration")]
+    RuntimeConfig(#[source] crate::runtime_config::Error),
     #[error("configuring TLS")]
     Tls(#[source] rustls::Error),
     #[error("loading the registry: {0}")]
@@ -194,7 +200,8 @@ impl ApiServer {
             &config.disable_admission_plugins,
         )
         .map_err(Error::Admission)?;
-        let resources = Resources::builtin();
+        let served = RuntimeConfig::parse(&config.runtime_config).map_err(Error::RuntimeConfig)?;
+        let resources = Resources::builtin(&served);
         let registry = Registry::start(
             store,
             Arc::clone(&resources),

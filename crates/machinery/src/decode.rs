@@ -226,6 +226,9 @@ impl<'a> Walker<'a> {
                 self.steps.pop();
                 if f.omit_empty && !f.pointer && is_empty(v, &f.schema) {
                     map.remove(name);
+                } else if !f.omit_empty && v.as_array().is_some_and(Vec::is_empty) {
+                    // An empty list does not outlive its encoding.
+                    *v = Value::Null;
                 }
             }
         }
@@ -592,7 +595,9 @@ fn check_base64(t: &str) -> Option<usize> {
     if ok {
         None
     } else {
-        Some(rest.first().map_or(b.len(), |(i, _)| *i))
+        // Digits that end in the middle of a group are reported where the group begins.
+        let group = bytes.get(n - n % 4).map_or(b.len(), |(i, _)| *i);
+        Some(rest.first().map_or(group, |(i, _)| *i))
     }
 }
 

@@ -11,6 +11,7 @@ pub mod default;
 pub mod field;
 pub mod fields;
 pub mod go;
+pub mod go_struct;
 pub mod hash;
 pub mod json_syntax;
 pub mod json_text;

@@ -13,6 +13,7 @@ use keelson_machinery::status::Status;
 use serde_json::Value;
 
 use super::event_convert;
+use crate::runtime_config::RuntimeConfig;
 
 /// A column of a server-side table; owned, since custom resources bring theirs.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -380,10 +381,11 @@ pub struct Resources {
 }
 
 impl Resources {
-    /// Every resource this version of Kubernetes serves.
-    pub fn builtin() -> Arc<Self> {
+    /// The resources of this version of Kubernetes that are to be served.
+    pub fn builtin(served: &RuntimeConfig) -> Arc<Self> {
         let entries = keelson_api::resources()
             .iter()
+            .filter(|facts| served.serves(facts))
             .filter_map(builtin_entry)
             .map(|entry| {
                 (

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use keelson_kinds::UpdateContext;
 use keelson_machinery::field::{ErrorList, FieldError, Path};
 use keelson_machinery::status::Status;
-use keelson_machinery::{meta, names, time};
+use keelson_machinery::{go_struct, meta, names, time};
 use keelson_store::{Error, Expect, KeyValue};
 use serde_json::Value;
 
@@ -96,8 +96,16 @@ impl Write<'_> {
         Status::conflict(&self.entry.group, &self.entry.resource, name, reason)
     }
 
-    fn invalid(&self, name: &str, errors: &ErrorList) -> Status {
-        Status::invalid(&self.entry.storage_group, &self.entry.kind, name, errors)
+    fn invalid(&self, name: &str, mut errors: ErrorList) -> Status {
+        let entry = self.entry;
+        let group = &entry.storage_group;
+        let stored = keelson_api::kind_type(group, &entry.storage_version, &entry.kind)
+            .and_then(keelson_api::schema)
+            .filter(|_| !entry.custom);
+        if let Some(schema) = stored {
+            go_struct::show(&mut errors, schema);
+        }
+        Status::invalid(group, &entry.kind, name, &errors)
     }
 
     fn manage(&self, old: Option<&Value>, new: &mut Value) -> Result<(), Status> {
@@ -154,7 +162,7 @@ impl Registry {
         let name = meta::name(&object).to_owned();
         let errors = self.validate_new(entry, &object);
         if !errors.is_empty() {
-            return Err(write.invalid(&name, &errors));
+            return Err(write.invalid(&name, errors));
         }
         for warning in entry.rules.warnings(&object, None) {
             write.warnings.add(warning);
@@ -283,7 +291,7 @@ impl Registry {
         };
         let errors = self.validate_changed(write, &object, &old);
         if !errors.is_empty() {
-            return Err(write.invalid(write.name, &errors));
+            return Err(write.invalid(write.name, errors));
         }
         for warning in entry.rules.warnings(&object, Some(&old)) {
             write.warnings.add(warning);
@@ -494,7 +502,8 @@ fn check_resource_version(
 ) -> Result<(), Status> {
     let given = meta::resource_version(object);
     if given.is_empty() || given == "0" {
-        if write.entry.rules.allow_unconditional_update() || !write.subresource.is_empty() {
+        let whole = matches!(write.subresource, "" | "status");
+        if write.entry.rules.allow_unconditional_update() || !whole {
             meta::set_resource_version(object, &existing.mod_revision.to_string());
             return Ok(());
         }

@@ -360,6 +360,7 @@ pub(super) fn to_v2(obj: &mut Value) {
     if let Some(conditions) = take(obj, CONDITIONS) {
         obj.put("status.conditions", conditions);
     }
+    super::horizontal_pod_autoscaler::default(obj);
 }
 
 #[cfg(test)]
@@ -372,6 +373,8 @@ mod tests {
             {"type": "Resource", "resource": {"name": "cpu", "target": {"type": "Utilization", "averageUtilization": 50}}},
             {"type": "Pods", "pods": {"metric": {"name": "m"}, "target": {"type": "AverageValue", "averageValue": "1k"}}},
         ], "behavior": {"scaleUp": {"selectPolicy": "Max"}}}});
+        let mut v2 = v2;
+        super::super::horizontal_pod_autoscaler::default(&mut v2);
         let mut obj = v2.clone();
         to_v1(&mut obj);
         assert_eq!(obj["spec"]["targetCPUUtilizationPercentage"], 50);

@@ -81,7 +81,7 @@ pub(super) fn default_metric() -> Value {
         {"name": "cpu", "target": {"type": "Utilization", "averageUtilization": 80}}})
 }
 
-fn default(obj: &mut Value) {
+pub(super) fn default(obj: &mut Value) {
     obj.fill("spec.minReplicas", 1);
     if obj.text("apiVersion") == "autoscaling/v1" {
         return;
@@ -137,8 +137,10 @@ fn validate_with(obj: &Value, old: Option<&Value>) -> ErrorList {
     let mut e = ErrorList::new();
     let spec = At::new(obj, "spec");
     let (min, max) = (spec.at("minReplicas"), spec.at("maxReplicas"));
-    if min.num() < 0 {
-        e.push(min.invalid("must be greater than or equal to 0"));
+    let zero_before = old.is_some_and(|old| old.int("spec.minReplicas") == Some(0));
+    let lowest = if zero_before { 0 } else { 1 };
+    if min.int().is_some_and(|min| min < lowest) {
+        e.push(min.invalid(format!("must be greater than or equal to {lowest}")));
     }
     match max.num() {
         0 => e.push(max.required("must be set and greater than 0")),

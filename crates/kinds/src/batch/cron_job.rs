@@ -32,15 +32,17 @@ pub(crate) static CRON_JOB: Kind = Kind {
     },
     warnings: |new, old| {
         let path = "spec.jobTemplate.spec.template";
+        let mut out: Vec<_> = workload::name_warning(new, old).into_iter().collect();
         if old.is_some_and(|old| old.at(path) == new.at(path)) {
-            return Vec::new();
+            return out;
         }
-        pod::template_warnings(
+        out.extend(pod::template_warnings(
             &At::new(new, "spec")
                 .at("jobTemplate")
                 .at("spec")
                 .at("template"),
-        )
+        ));
+        out
     },
     columns: &[
         Column::text("Schedule"),

@@ -82,6 +82,8 @@ pub(super) fn default_failure_rule(rule: &mut Value) {
 
 /// Pods are the job's by its uid; older clients look for labels without a domain.
 fn generate_selector(obj: &mut Value) {
+    let follows = obj.map("metadata.labels").is_empty()
+        || obj.at("metadata.labels") == obj.at("spec.template.metadata.labels");
     let uid = obj.at("metadata.uid").clone();
     let name = obj.at("metadata.name").clone();
     if let Some(labels) = obj.object("spec.template.metadata.labels") {
@@ -94,20 +96,17 @@ fn generate_selector(obj: &mut Value) {
     if let Some(labels) = obj.object("spec.selector.matchLabels") {
         labels.entry(UID_LABELS[1]).or_insert(uid);
     }
+    // A job without labels of its own has those of its pods.
+    if follows {
+        let labels = obj.at("spec.template.metadata.labels").clone();
+        obj.put("metadata.labels", labels);
+    }
 }
 
 fn validate(obj: &Value) -> ErrorList {
     let mut e = ErrorList::new();
     generated_selector(obj, &mut e);
-    let spec = At::new(obj, "spec");
-    validate_spec(&spec, &mut e);
-    let selector = spec.at("selector");
-    if !selector.exists() {
-        e.push(selector.required(""));
-    }
-    if workload::label_selector(&selector, &mut e) {
-        workload::template_is_selected(&spec, &mut e);
-    }
+    selected_spec(obj, &mut e);
     let completions = obj.num("spec.completions");
     if obj.text("spec.completionMode") == "Indexed" && completions > 0 {
         let name = At::new(obj, "metadata").at("name");
@@ -119,6 +118,19 @@ fn validate(obj: &Value) -> ErrorList {
         }
     }
     e
+}
+
+/// The spec with its selector, which a cron job's template lacks.
+fn selected_spec(obj: &Value, e: &mut ErrorList) {
+    let spec = At::new(obj, "spec");
+    validate_spec(&spec, e);
+    let selector = spec.at("selector");
+    if !selector.exists() {
+        e.push(selector.required(""));
+    }
+    if workload::label_selector(&selector, e) {
+        workload::template_is_selected(&spec, e);
+    }
 }
 
 fn generated_selector(obj: &Value, e: &mut ErrorList) {
@@ -448,6 +460,8 @@ fn validate_update(new: &Value, old: &Value, ctx: &UpdateContext) -> ErrorList {
         return status_update(new, old);
     }
     let mut e = validate(new);
+    // An update looks at the spec a second time, and says so.
+    selected_spec(new, &mut e);
     let spec = At::new(new, "spec");
     let completions = spec.at("completions");
     if spec.value.text("completionMode") != "Indexed" {

@@ -33,7 +33,12 @@ pub(crate) static FLOW_SCHEMA: Kind = Kind {
     },
     prepare_create: rules::first_generation,
     validate,
-    prepare_update: rules::with_generation,
+    prepare_update: |new, old, ctx| {
+        rules::with_generation(new, old, ctx);
+        if ctx.subresource == "status" {
+            rules::keep_metadata(new, old);
+        }
+    },
     validate_update: |new, _, ctx| {
         if ctx.subresource == "status" {
             super::conditions(new)

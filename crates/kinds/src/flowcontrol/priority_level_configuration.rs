@@ -16,10 +16,15 @@ pub(crate) static PRIORITY_LEVEL_CONFIGURATION: Kind = Kind {
     default,
     prepare_create: rules::first_generation,
     validate,
-    prepare_update: rules::with_generation,
+    prepare_update: |new, old, ctx| {
+        rules::with_generation(new, old, ctx);
+        if ctx.subresource == "status" {
+            rules::keep_metadata(new, old);
+        }
+    },
     validate_update: |new, _, ctx| {
         if ctx.subresource == "status" {
-            ErrorList::new()
+            super::conditions(new)
         } else {
             validate(new)
         }

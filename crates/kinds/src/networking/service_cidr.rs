@@ -85,8 +85,7 @@ fn update(new: &Value, old: &Value) -> ErrorList {
             }
         }
         _ => {
-            let shown = cidrs.value.as_array().cloned().unwrap_or_default();
-            e.push(FieldError::invalid(&cidrs.path, shown, IMMUTABLE));
+            e.push(cidrs.invalid(IMMUTABLE));
         }
     }
     e

@@ -1,8 +1,10 @@
 //! The group `resource.k8s.io`: devices and the claims on them.
 
 mod convert;
+mod device;
 pub(crate) mod device_class;
 pub(crate) mod device_taint_rule;
+mod request_policy;
 pub(crate) mod resource_claim;
 pub(crate) mod resource_claim_template;
 pub(crate) mod resource_pool_status_request;

@@ -7,7 +7,7 @@ use keelson_machinery::validation;
 use serde_json::Value;
 
 use super::device_class::{opaque, selectors};
-use super::{GROUP, convert};
+use super::{GROUP, convert, device};
 use crate::cell;
 use crate::check::At;
 use crate::kind::{Column, Kind, UpdateContext};
@@ -71,59 +71,115 @@ pub(super) fn default_requests(obj: &mut Value, path: &str) {
 }
 
 pub(super) fn validate_spec(spec: &At, e: &mut ErrorList) {
+    const MOST: usize = 32;
     let devices = spec.at("devices");
-    let requests = devices.at("requests");
-    if requests.len() > 32 {
-        e.push(FieldError::too_many(&requests.path, requests.len(), 32));
-    }
-    let mut names = BTreeSet::new();
-    for request in requests.each() {
-        let name = request.at("name");
-        name.required_conforms(e, validation::is_dns1123_label);
-        if !name.is_empty() && !names.insert(name.text().to_owned()) {
-            e.push(name.duplicate());
+    let bounded = |list: &At, e: &mut ErrorList| {
+        if list.len() > MOST {
+            e.push(FieldError::too_many(&list.path, list.len(), MOST));
         }
-        let (exact, first) = (request.at("exactly"), request.at("firstAvailable"));
-        match (exact.exists(), !first.is_empty()) {
-            (true, true) => {
-                e.push(request.invalid("exactly one of `exactly` or `firstAvailable` is required, but multiple fields are set"));
-            }
-            (false, false) => {
-                e.push(request.required("exactly one of `exactly` or `firstAvailable` is required"))
-            }
-            (true, false) => device_request(&exact, e),
-            (false, true) => {
-                if first.len() > 8 {
-                    e.push(FieldError::too_many(&first.path, first.len(), 8));
-                }
-                for sub in first.each() {
-                    let own = sub.at("name");
-                    own.required_conforms(e, validation::is_dns1123_label);
-                    if !names.insert(format!("{}/{}", name.text(), own.text())) {
-                        e.push(own.duplicate());
-                    }
-                    device_request(&sub, e);
-                }
-            }
-        }
-    }
-    let known = |at: &At, e: &mut ErrorList| {
-        if !names.contains(at.text()) {
-            e.push(at.invalid("must be the name of a request in the claim or the name of a request and a subrequest separated by '/'"));
-        }
+        list.len() <= MOST
     };
-    for constraint in devices.at("constraints").each() {
-        constraint.at("requests").each().for_each(|r| known(&r, e));
-        if !constraint.has("matchAttribute") && !constraint.has("distinctAttribute") {
-            e.push(
-                constraint
-                    .required("exactly one of matchAttribute or distinctAttribute is required"),
+    let requests = devices.at("requests");
+    if bounded(&requests, e) {
+        requests.each().for_each(|r| request(&r, e));
+        device::unique(&requests, "name", e);
+    }
+    let constraints = devices.at("constraints");
+    if bounded(&constraints, e) {
+        for constraint in constraints.each() {
+            named_requests(&constraint.at("requests"), &requests, e);
+            let (same, distinct) = (
+                constraint.at("matchAttribute"),
+                constraint.at("distinctAttribute"),
+            );
+            if same.exists() {
+                fully_qualified(&same, e);
+            } else if distinct.exists() {
+                fully_qualified(&distinct, e);
+            } else {
+                e.push(constraint.required("exactly one of \"matchAttribute\" or \"distinctAttribute\" is required, but multiple fields are set"));
+            }
+        }
+    }
+    let config = devices.at("config");
+    if bounded(&config, e) {
+        for config in config.each() {
+            named_requests(&config.at("requests"), &requests, e);
+            opaque(&config, e);
+        }
+    }
+}
+
+fn request(request: &At, e: &mut ErrorList) {
+    const ONE: &str = "exactly one of `exactly` or `firstAvailable` is required";
+    request.at("name").conforms(e, validation::is_dns1123_label);
+    let (exact, first) = (request.at("exactly"), request.at("firstAvailable"));
+    match (exact.exists(), !first.is_empty()) {
+        (true, true) => {
+            let detail = format!("{ONE}, but multiple fields are set");
+            e.push(FieldError::invalid(&request.path, (), detail));
+        }
+        (false, false) => e.push(request.required(ONE)),
+        (true, false) => device_request(&exact, e),
+        (false, true) if first.len() > 8 => {
+            e.push(FieldError::too_many(&first.path, first.len(), 8));
+        }
+        (false, true) => {
+            for sub in first.each() {
+                sub.at("name").conforms(e, validation::is_dns1123_label);
+                device_request(&sub, e);
+            }
+            device::unique(&first, "name", e);
+        }
+    }
+}
+
+/// Names of requests, or of requests and one of their alternatives, each once.
+fn named_requests(list: &At, requests: &At, e: &mut ErrorList) {
+    const KNOWN: &str = "must be the name of a request in the claim or the name of a request and a subrequest separated by '/'";
+    if list.len() > 32 {
+        return e.push(FieldError::too_many(&list.path, list.len(), 32));
+    }
+    let is_known = |text: &str| {
+        let (name, sub) = text
+            .split_once('/')
+            .map_or((text, None), |(n, s)| (n, Some(s)));
+        let named = |at: &At, name: &str| at.value.text("name") == name;
+        let Some(request) = requests.each().find(|r| named(r, name)) else {
+            return false;
+        };
+        sub.is_none_or(|sub| request.at("firstAvailable").each().any(|s| named(&s, sub)))
+    };
+    let mut seen = BTreeSet::new();
+    for name in list.each() {
+        let parts: Vec<_> = name.text().split('/').collect();
+        if parts.len() > 2 {
+            e.push(name.invalid(KNOWN));
+            continue;
+        }
+        for part in parts {
+            e.extend(
+                validation::is_dns1123_label(part)
+                    .into_iter()
+                    .map(|problem| FieldError::invalid(&name.path, part, problem)),
             );
         }
+        if !is_known(name.text()) {
+            e.push(name.invalid(KNOWN));
+        }
     }
-    for config in devices.at("config").each() {
-        config.at("requests").each().for_each(|r| known(&r, e));
-        opaque(&config, e);
+    for name in list.each() {
+        if !seen.insert(name.text()) {
+            e.push(name.duplicate());
+        }
+    }
+}
+
+fn fully_qualified(name: &At, e: &mut ErrorList) {
+    device::qualified_name(name, name.text(), e);
+    if !name.text().contains('/') {
+        let detail = "a fully qualified name must be a domain and a name separated by a slash";
+        e.push(name.invalid(detail));
     }
 }
 
@@ -145,6 +201,30 @@ fn device_request(request: &At, e: &mut ErrorList) {
             mode.text(),
             &["All", "ExactCount"],
         )),
+    }
+    for toleration in request.at("tolerations").each() {
+        self::toleration(&toleration, e);
+    }
+}
+
+fn toleration(toleration: &At, e: &mut ErrorList) {
+    let (operator, value) = (toleration.at("operator"), toleration.at("value"));
+    toleration
+        .at("key")
+        .optional_conforms(e, validation::is_qualified_name);
+    match operator.text() {
+        "Exists" => {
+            if !value.is_empty() {
+                e.push(value.invalid("must be empty for operator `Exists`"));
+            }
+        }
+        "Equal" => value.conforms(e, validation::is_valid_label_value),
+        "" => e.push(operator.required("")),
+        _ => e.push(operator.not_supported(&["Equal", "Exists"])),
+    }
+    let effect = toleration.at("effect");
+    if !effect.is_empty() {
+        effect.one_of(e, device::EFFECTS);
     }
 }
 

@@ -1,12 +1,10 @@
 //! ResourceSlice.
 
-use std::collections::BTreeSet;
-
 use keelson_machinery::field::{ErrorList, FieldError};
 use keelson_machinery::validation;
 use serde_json::Value;
 
-use super::{GROUP, convert};
+use super::{GROUP, convert, device};
 use crate::cell;
 use crate::check::At;
 use crate::core::pod::scheduling::node_selector;
@@ -22,13 +20,7 @@ pub(crate) static RESOURCE_SLICE: Kind = Kind {
     prepare_create: |obj| obj.put("metadata.generation", 1),
     prepare_update: rules::with_generation,
     validate,
-    validate_update: |new, old, _| {
-        let mut e = validate(new);
-        for field in ["spec.driver", "spec.pool.name", "spec.nodeName"] {
-            workload::immutable(new, old, field, &mut e);
-        }
-        e
-    },
+    validate_update: |new, old, _| validate_with(new, Some(old)),
     columns: &[
         Column::text("Node"),
         Column::text("Driver"),
@@ -55,73 +47,127 @@ pub(crate) static RESOURCE_SLICE: Kind = Kind {
 };
 
 fn validate(obj: &Value) -> ErrorList {
+    validate_with(obj, None)
+}
+
+fn validate_with(obj: &Value, old: Option<&Value>) -> ErrorList {
     let mut e = ErrorList::new();
     let spec = At::new(obj, "spec");
     csi_driver_name(&spec.at("driver"), &mut e);
-    let pool = spec.at("pool");
-    let name = pool.at("name");
+    pool(&spec.at("pool"), &mut e);
+    if let Some(old) = old {
+        for field in ["spec.pool.name", "spec.driver", "spec.nodeName"] {
+            workload::immutable(obj, old, field, &mut e);
+        }
+    }
+    place(&spec, &mut e);
+    let (devices, shared) = (spec.at("devices"), spec.at("sharedCounters"));
+    if devices.exists() && shared.exists() {
+        let detail = "only one of `sharedCounters` or `devices` is allowed";
+        e.push(FieldError::invalid(&spec.path, "", detail));
+    }
+    let most = if devices.each().any(|d| is_advanced(&d)) {
+        64
+    } else {
+        128
+    };
+    if devices.len() > most {
+        e.push(FieldError::too_many(&devices.path, devices.len(), most));
+    } else {
+        let own_place = spec.value.flag("perDeviceNodeSelection");
+        for device in devices.each() {
+            device::validate(&device, own_place, &mut e);
+        }
+        device::unique(&devices, "name", &mut e);
+    }
+    if shared.len() > 8 {
+        e.push(FieldError::too_many(&shared.path, shared.len(), 8));
+    } else {
+        for set in shared.each() {
+            device::counter_set_name(&set.at("name"), &mut e);
+            device::counters(&set.at("counters"), &mut e);
+        }
+        device::unique(&shared, "name", &mut e);
+    }
+    e
+}
+
+/// Devices with taints, counters or lists of values come in smaller slices.
+fn is_advanced(device: &At) -> bool {
+    let lists = ["bools", "ints", "strings", "versions"];
+    !device.at("taints").is_empty()
+        || !device.at("consumesCounters").is_empty()
+        || device
+            .at("attributes")
+            .entries()
+            .any(|(_, attribute)| lists.iter().any(|list| attribute.has(list)))
+}
+
+fn pool(pool: &At, e: &mut ErrorList) {
+    pool_name(&pool.at("name"), e);
+    pool.at("resourceSliceCount").positive(e);
+    let generation = pool.at("generation");
+    if generation.num() < 0 {
+        e.push(generation.invalid("must be greater than or equal to zero"));
+    }
+}
+
+/// Subdomains separated by slashes.
+pub(super) fn pool_name(name: &At, e: &mut ErrorList) {
     if name.is_empty() {
-        e.push(name.required(""));
+        return e.push(name.required(""));
     }
     if name.len() > 253 {
         e.push(FieldError::too_long(&name.path, 253));
     }
-    for part in name.text().split('/').filter(|p| !p.is_empty()) {
+    for part in name.text().split('/') {
         e.extend(
             validation::is_dns1123_subdomain(part)
                 .into_iter()
                 .map(|m| FieldError::invalid(&name.path, part, m)),
         );
     }
-    let count = pool.at("resourceSliceCount");
-    if count.num() <= 0 {
-        e.push(FieldError::invalid(
-            &count.path,
-            count.num(),
-            "must be greater than zero",
-        ));
-    }
-    pool.at("generation").non_negative(&mut e);
+}
+
+/// Where the slice's devices are: in one of four ways.
+fn place(spec: &At, e: &mut ErrorList) {
+    const ONE: &str = "exactly one of `nodeName`, `nodeSelector`, `allNodes`, `perDeviceNodeSelection` is required";
     let (node, selector) = (spec.at("nodeName"), spec.at("nodeSelector"));
-    let places = [
-        node.exists(),
-        selector.exists(),
-        spec.value.flag("allNodes"),
-        spec.value.flag("perDeviceNodeSelection"),
-    ];
-    let shared = !spec.at("sharedCounters").is_empty();
-    match places.iter().filter(|p| **p).count() {
-        1 => {}
-        0 if shared => {}
-        0 => e.push(spec.required("exactly one of `nodeName`, `nodeSelector`, `allNodes`, `perDeviceNodeSelection` is required")),
-        _ => e.push(spec.invalid("exactly one of `nodeName`, `nodeSelector`, `allNodes`, `perDeviceNodeSelection` is required, but multiple fields are set")),
-    }
+    let mut set = Vec::new();
     if node.exists() {
-        node.required_conforms(&mut e, validation::is_dns1123_subdomain);
+        if node.is_empty() {
+            e.push(node.invalid("must be either unset or set to a non-empty string"));
+        } else {
+            set.push("`nodeName`");
+            node.conforms(e, validation::is_dns1123_subdomain);
+        }
     }
     if selector.exists() {
-        node_selector(&selector, &mut e);
-    }
-    let devices = spec.at("devices");
-    if devices.len() > 128 {
-        e.push(FieldError::too_many(&devices.path, devices.len(), 128));
-    }
-    let mut names = BTreeSet::new();
-    for device in devices.each() {
-        let name = device.at("name");
-        name.required_conforms(&mut e, validation::is_dns1123_label);
-        if !name.is_empty() && !names.insert(name.text()) {
-            e.push(name.duplicate());
-        }
-        for (_, attribute) in device.at("attributes").entries() {
-            let kinds = attribute
-                .value
-                .as_object()
-                .map_or(0, |o| o.values().filter(|v| !v.is_null()).count());
-            if kinds != 1 {
-                e.push(attribute.required("exactly one value must be specified"));
-            }
+        set.push("`nodeSelector`");
+        node_selector(&selector, e);
+        let terms = selector.at("nodeSelectorTerms");
+        if terms.len() != 1 {
+            e.push(terms.invalid("must have exactly one node selector term"));
         }
     }
-    e
+    for (field, shown) in [
+        ("allNodes", "`allNodes`"),
+        ("perDeviceNodeSelection", "`perDeviceNodeSelection`"),
+    ] {
+        let at = spec.at(field);
+        if at.flag() {
+            set.push(shown);
+        } else if at.exists() {
+            e.push(at.invalid("must be either unset or set to true"));
+        }
+    }
+    match set.len() {
+        0 => e.push(spec.required(ONE)),
+        1 => {}
+        _ => {
+            let shown = format!("{{{}}}", set.join(", "));
+            let detail = format!("{ONE}, but multiple fields are set");
+            e.push(FieldError::invalid(&spec.path, shown, detail));
+        }
+    }
 }

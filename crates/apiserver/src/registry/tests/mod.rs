@@ -38,9 +38,14 @@ async fn cluster() -> Cluster {
 async fn cluster_over(store: SharedStore) -> Cluster {
     let admission = AdmissionChain::new();
     let cidr = "10.96.0.0/24".parse().unwrap();
-    let registry = Registry::start(store, Resources::builtin(), Arc::clone(&admission), cidr)
-        .await
-        .unwrap();
+    let registry = Registry::start(
+        store,
+        Resources::builtin(&crate::RuntimeConfig::everything()),
+        Arc::clone(&admission),
+        cidr,
+    )
+    .await
+    .unwrap();
     let objects: Arc<dyn Objects> = Arc::clone(&registry) as Arc<dyn Objects>;
     let authorizer = Arc::new(Authorizer::new(Arc::clone(&objects)));
     admission.bind(Arc::downgrade(&objects), Arc::downgrade(&authorizer));

@@ -258,7 +258,7 @@ async fn everything_is_there_after_a_restart() {
     let admission = AdmissionChain::new();
     let registry = Registry::start(
         store,
-        Resources::builtin(),
+        Resources::builtin(&crate::RuntimeConfig::everything()),
         admission,
         "10.96.0.0/24".parse().unwrap(),
     )
