@@ -79,7 +79,9 @@ impl Registry {
         }
         for _ in 0..ATTEMPTS {
             let mut filled = object.clone();
-            let Some(reservation) = self.services.reserve(write.entry, &mut filled, old)? else {
+            let shared = !write.admission;
+            let reserved = self.services.reserve(write.entry, &mut filled, old, shared);
+            let Some(reservation) = reserved? else {
                 return Ok((filled, None));
             };
             let mut claims = Claims {
@@ -88,7 +90,7 @@ impl Registry {
             };
             if write.options.dry_run
                 || self
-                    .claim(&mut claims, &filled, reservation.addresses())
+                    .claim(&mut claims, &filled, reservation.addresses(), shared)
                     .await?
             {
                 let allocation = Allocation {
@@ -111,6 +113,7 @@ impl Registry {
         claims: &mut Claims,
         service: &Value,
         addresses: impl Iterator<Item = IpAddr>,
+        shared: bool,
     ) -> Result<bool, Status> {
         let Some(entry) = self.resources.any_version(GROUP, RESOURCE) else {
             return Ok(true);
@@ -124,7 +127,17 @@ impl Registry {
                     let key = self.key(&entry, "", &address.to_string());
                     claims.keys.push((key, revision));
                 }
-                Err(status) if status.is_already_exists() => return Ok(false),
+                Err(status) if status.is_already_exists() => {
+                    let claimed = address.to_string();
+                    let claim = Objects::read(self, GROUP, RESOURCE, "", &claimed);
+                    let (namespace, name) = (meta::namespace(service), meta::name(service));
+                    let own = claim
+                        .await?
+                        .is_some_and(|claim| is_owner(&claim, namespace, name));
+                    if !(shared && own) {
+                        return Ok(false);
+                    }
+                }
                 Err(status) => return Err(status),
             }
         }
@@ -293,7 +306,7 @@ fn address_object(service: &Value, address: IpAddr) -> Value {
     })
 }
 
-fn is_owner(claim: &Value, namespace: &str, name: &str) -> bool {
+pub(super) fn is_owner(claim: &Value, namespace: &str, name: &str) -> bool {
     let parent = &claim["spec"]["parentRef"];
     parent["group"].as_str().unwrap_or_default().is_empty()
         && parent["resource"] == "services"

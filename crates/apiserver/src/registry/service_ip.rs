@@ -15,6 +15,7 @@ use keelson_machinery::status::Status;
 use serde_json::{Value, json};
 
 use super::resources::ResourceEntry;
+use super::service_address::is_owner;
 use super::service_families;
 use crate::cache::{Caches, WatchCache};
 
@@ -88,12 +89,15 @@ impl Services {
         }
     }
 
-    /// Completes a Service that is about to be written; other kinds pass untouched.
+    /// Completes a Service that is about to be written; other kinds pass untouched. With `shared`
+    /// a claim in the name of this very Service is no obstacle: servers that start together all
+    /// make the one Service that leads to them.
     pub(crate) fn reserve(
         &self,
         entry: &ResourceEntry,
         object: &mut Value,
         old: Option<&Value>,
+        shared: bool,
     ) -> Result<Option<Reservation>, Status> {
         if !is_service(entry) || !object["spec"].is_object() {
             return Ok(None);
@@ -118,6 +122,10 @@ impl Services {
             config: &self.config,
             ranges: self.ranges(),
             known: self.caches.get("networking.k8s.io", "ipaddresses"),
+            sharer: shared.then(|| {
+                let name = meta::name(object).to_owned();
+                (meta::namespace(object).to_owned(), name)
+            }),
             taken,
             given: Taken::default(),
         };
@@ -190,6 +198,8 @@ struct Round<'a> {
     ranges: Vec<IpNet>,
     /// IPAddress objects, by name.
     known: Option<Arc<WatchCache>>,
+    /// Namespace and name of the Service whose claims are no obstacle.
+    sharer: Option<(String, String)>,
     taken: Taken,
     given: Taken,
 }
@@ -198,10 +208,13 @@ impl Round<'_> {
     fn is_taken(&self, address: IpAddr) -> bool {
         self.taken.addresses.contains(&address)
             || self.given.addresses.contains(&address)
-            || self
-                .known
-                .as_ref()
-                .is_some_and(|known| known.get("", &address.to_string()).is_some())
+            || self.known.as_ref().is_some_and(|known| {
+                let claim = known.get("", &address.to_string());
+                claim.is_some_and(|claim| match &self.sharer {
+                    Some((namespace, name)) => !is_owner(&known.decode(&claim), namespace, name),
+                    None => true,
+                })
+            })
     }
 
     fn addresses(&mut self, object: &mut Value, old: Option<&Value>) -> Result<(), Refused> {
