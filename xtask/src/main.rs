@@ -29,6 +29,12 @@ enum Command {
         #[arg(long)]
         source: PathBuf,
     },
+    /// Take the descriptions of types and fields from the source of the `k8s-openapi` crate.
+    Describe {
+        /// `src/v1_36` of the unpacked crate.
+        #[arg(long)]
+        from: PathBuf,
+    },
     /// Check file sizes, names and the crate graph.
     Tidy,
     /// Print the crate graph as `crate -> dependency` lines.
@@ -39,6 +45,10 @@ fn main() -> ExitCode {
     let root = repository();
     match Args::parse().command {
         Command::Gen { from, source } => match generate::run(&from, &source, &root) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(e) => fail(&e),
+        },
+        Command::Describe { from } => match generate::describe(&from, &root) {
             Ok(()) => ExitCode::SUCCESS,
             Err(e) => fail(&e),
         },

@@ -18,3 +18,7 @@ pub use schema::{
 };
 pub use structural::StructuralError;
 pub use table::{group_version_kinds, kind_type, schema, type_names, unions};
+
+/// What upstream says of types and fields: gzip of text in the form that `cargo xtask describe`
+/// writes. The words come from the `k8s-openapi` crate, Apache-2.0.
+pub const DESCRIPTIONS: &[u8] = include_bytes!("generated/descriptions.gz");

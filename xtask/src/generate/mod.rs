@@ -1,6 +1,7 @@
 //! `cargo xtask gen`: facts in, compact sorted text out. One fact a line, so that a new Kubernetes
 //! version reads as a diff.
 
+mod descriptions;
 mod discovery;
 mod go_source;
 mod protobuf;
@@ -24,6 +25,13 @@ pub(crate) fn run(from: &Path, source: &Path, root: &Path) -> Result<(), String>
         &out.join("resources.txt"),
         &discovery::render(&read(&from.join("discovery.json"))?)?,
     )
+}
+
+/// The words alone, which come from elsewhere; see [`descriptions`].
+pub(crate) fn describe(sources: &Path, root: &Path) -> Result<(), String> {
+    let path = root.join("crates/api/src/generated/descriptions.gz");
+    fs::write(&path, descriptions::render(sources)?)
+        .map_err(|e| format!("write {}: {e}", path.display()))
 }
 
 fn read(path: &Path) -> Result<Value, String> {

@@ -1,16 +1,19 @@
 //! Schemas as OpenAPI writes them.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use keelson_api::{Additional, ListType, MapType, Rules, Schema, Type};
 use serde_json::{Map, Value, json};
 
-use super::{Dialect, descriptions};
+use super::Dialect;
+use super::descriptions::Descriptions;
 use crate::registry::ResourceEntry;
 
 /// Collects the named types that a document needs.
 pub(super) struct Definitions {
     dialect: Dialect,
+    words: Arc<Descriptions>,
     pub(super) done: BTreeMap<String, Value>,
     waiting: BTreeSet<String>,
 }
@@ -19,6 +22,7 @@ impl Definitions {
     pub(super) fn new(dialect: Dialect) -> Self {
         Self {
             dialect,
+            words: Descriptions::load(),
             done: BTreeMap::new(),
             waiting: BTreeSet::new(),
         }
@@ -49,7 +53,7 @@ impl Definitions {
         let mut schema = self.inline(&entry.schema);
         if let Some(properties) = schema["properties"].as_object_mut() {
             for (field, value) in properties {
-                self.explain(value, descriptions::of_root(field));
+                self.explain(value, self.words.of_root(field));
             }
         }
         mark(&mut schema, entry, &entry.kind);
@@ -84,15 +88,15 @@ impl Definitions {
                 .iter()
                 .map(|k| json!({"group": k.group, "version": k.version, "kind": k.kind}))
                 .collect();
-            if let Some(text) = descriptions::of_type(&name) {
+            if let Some(text) = self.words.of_type(&name) {
                 value["description"] = json!(text);
             }
             if let Some(properties) = value.get_mut("properties").and_then(Value::as_object_mut) {
                 for (field, value) in properties {
-                    let text = if kinds.is_empty() {
-                        descriptions::of_field(&name, field)
-                    } else {
-                        descriptions::of_root(field)
+                    let own = self.words.of_field(&name, field);
+                    let text = match own {
+                        None if !kinds.is_empty() => self.words.of_root(field),
+                        own => own,
                     };
                     self.explain(value, text);
                 }
@@ -106,7 +110,7 @@ impl Definitions {
     }
 
     /// Adds a description to a use of a type that has none.
-    fn explain(&self, value: &mut Value, text: Option<&str>) {
+    fn explain(&self, value: &mut Value, text: Option<String>) {
         let (Some(text), Some(map)) = (text, value.as_object_mut()) else {
             return;
         };
@@ -129,7 +133,9 @@ impl Definitions {
         let name = name.to_owned();
         let reference = self.named(&name);
         let mut extras = Map::new();
-        describe(schema, &mut extras);
+        describe(schema, self.dialect, &mut extras);
+        // Said of the type, not of its uses.
+        extras.remove("x-kubernetes-map-type");
         if extras.is_empty() {
             return reference;
         }
@@ -203,7 +209,7 @@ impl Definitions {
             }
             Type::Any => {}
         }
-        describe(schema, &mut out);
+        describe(schema, self.dialect, &mut out);
         if schema.type_name().is_empty() {
             if schema.preserve_unknown && !matches!(schema.kind(), Type::Any) {
                 out.insert(
@@ -293,11 +299,14 @@ fn scalar(out: &mut Map<String, Value>, kind: &str, format: &str) {
 }
 
 /// What stands at a use of a type.
-fn describe(schema: &Schema, out: &mut Map<String, Value>) {
+fn describe(schema: &Schema, dialect: Dialect, out: &mut Map<String, Value>) {
     if let Some(text) = &schema.description {
         out.insert("description".to_owned(), json!(text));
     }
-    if let Some(default) = &schema.default {
+    // Upstream's v2 document has no defaults.
+    if let Some(default) = &schema.default
+        && dialect == Dialect::V3
+    {
         out.insert("default".to_owned(), default.clone());
     }
     if matches!(schema.kind(), Type::Array) {
