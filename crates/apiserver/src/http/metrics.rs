@@ -2,11 +2,17 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
+use std::pin::Pin;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
-use crate::request::RequestInfo;
+use bytes::Bytes;
+use http_body::{Frame, SizeHint};
+use http_body_util::BodyExt;
+
+use crate::request::{Body, BoxError, RequestInfo, Response};
 
 /// Upper bounds of the latency buckets, in seconds.
 const BUCKETS: [f64; 12] = [
@@ -24,8 +30,10 @@ pub(crate) struct Metrics {
 #[derive(Default)]
 struct Inner {
     series: Mutex<BTreeMap<Key, Series>>,
-    inflight: AtomicI64,
-    long_running: AtomicI64,
+    mutating: AtomicI64,
+    reading: AtomicI64,
+    /// Open ones by what they are.
+    long_running: Mutex<BTreeMap<Key, i64>>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -36,6 +44,7 @@ struct Key {
     resource: String,
     subresource: String,
     scope: &'static str,
+    dry_run: bool,
 }
 
 #[derive(Default)]
@@ -50,7 +59,14 @@ struct Series {
 pub(super) struct Measured {
     inner: Arc<Inner>,
     key: Key,
-    long_running: bool,
+    kind: Kind,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Mutating,
+    Reading,
+    LongRunning,
 }
 
 impl Metrics {
@@ -66,11 +82,7 @@ impl Metrics {
             (true, true, true) => "cluster",
         };
         let key = Key {
-            verb: if info.is_resource {
-                info.verb.to_uppercase()
-            } else {
-                "GET".to_owned()
-            },
+            verb: verb_label(info),
             group: info.group.clone(),
             version: info.version.clone(),
             resource: info.resource.clone(),
@@ -80,15 +92,20 @@ impl Metrics {
                 String::new()
             },
             scope,
+            dry_run: info.is_resource && info.query.all("dryRun").any(|value| value == "All"),
         };
-        let long_running = info.is_long_running();
-        self.inner
-            .gauge(long_running)
-            .fetch_add(1, Ordering::Relaxed);
+        let kind = if info.is_long_running() {
+            Kind::LongRunning
+        } else if matches!(info.verb.as_str(), "get" | "list" | "watch" | "head") {
+            Kind::Reading
+        } else {
+            Kind::Mutating
+        };
+        self.inner.count(kind, &key, 1);
         Measured {
             inner: Arc::clone(&self.inner),
             key,
-            long_running,
+            kind,
         }
     }
 
@@ -99,21 +116,29 @@ impl Metrics {
             "# HELP apiserver_current_inflight_requests Requests being served."
         );
         let _ = writeln!(out, "# TYPE apiserver_current_inflight_requests gauge");
-        let inflight = self.inner.inflight.load(Ordering::Relaxed);
+        for (kind, gauge) in [
+            ("mutating", &self.inner.mutating),
+            ("readOnly", &self.inner.reading),
+        ] {
+            let _ = writeln!(
+                out,
+                "apiserver_current_inflight_requests{{request_kind=\"{kind}\"}} {}",
+                gauge.load(Ordering::Relaxed)
+            );
+        }
         let _ = writeln!(
             out,
-            "apiserver_current_inflight_requests{{request_kind=\"all\"}} {inflight}"
-        );
-        let _ = writeln!(
-            out,
-            "# HELP apiserver_longrunning_requests Watches, logs and upgrades being opened."
+            "# HELP apiserver_longrunning_requests Watches, logs and upgrades that are open."
         );
         let _ = writeln!(out, "# TYPE apiserver_longrunning_requests gauge");
-        let _ = writeln!(
-            out,
-            "apiserver_longrunning_requests {}",
-            self.inner.long_running.load(Ordering::Relaxed)
-        );
+        let long_running = self.inner.long_running.lock();
+        for (key, count) in long_running.unwrap_or_else(PoisonError::into_inner).iter() {
+            let _ = writeln!(
+                out,
+                "apiserver_longrunning_requests{{{}}} {count}",
+                key.labels()
+            );
+        }
         let series = self
             .inner
             .series
@@ -125,8 +150,9 @@ impl Metrics {
             for (code, count) in &one.codes {
                 let _ = writeln!(
                     out,
-                    "apiserver_request_total{{{},code=\"{code}\"}} {count}",
-                    key.labels()
+                    "apiserver_request_total{{{},code=\"{code}\",dry_run=\"{}\",system_client=\"\"}} {count}",
+                    key.labels(),
+                    key.dry_run()
                 );
             }
         }
@@ -136,7 +162,7 @@ impl Metrics {
         );
         let _ = writeln!(out, "# TYPE apiserver_request_duration_seconds histogram");
         for (key, one) in series.iter() {
-            let labels = key.labels();
+            let labels = format!("{},dry_run=\"{}\"", key.labels(), key.dry_run());
             for (bound, count) in BUCKETS.iter().zip(one.buckets) {
                 let _ = writeln!(
                     out,
@@ -165,7 +191,29 @@ impl Metrics {
     }
 }
 
+/// The verb as upstream's metrics have it: methods, but for reads of many and connections.
+fn verb_label(info: &RequestInfo) -> String {
+    if !info.is_resource {
+        return info.verb.to_uppercase();
+    }
+    let connects = matches!(
+        info.subresource.as_str(),
+        "exec" | "attach" | "portforward" | "proxy"
+    );
+    match info.verb.as_str() {
+        _ if connects => "CONNECT",
+        "create" => "POST",
+        "update" => "PUT",
+        verb => return verb.to_uppercase(),
+    }
+    .to_owned()
+}
+
 impl Key {
+    fn dry_run(&self) -> &'static str {
+        if self.dry_run { "All" } else { "" }
+    }
+
     fn labels(&self) -> String {
         let clean = |text: &str| text.replace(['"', '\\', '\n'], "_");
         format!(
@@ -181,30 +229,49 @@ impl Key {
 }
 
 impl Inner {
-    fn gauge(&self, long_running: bool) -> &AtomicI64 {
-        if long_running {
-            &self.long_running
-        } else {
-            &self.inflight
-        }
+    fn count(&self, kind: Kind, key: &Key, by: i64) {
+        let gauge = match kind {
+            Kind::Mutating => &self.mutating,
+            Kind::Reading => &self.reading,
+            Kind::LongRunning => {
+                let open = self.long_running.lock();
+                let mut open = open.unwrap_or_else(PoisonError::into_inner);
+                let count = open.entry(key.clone()).or_default();
+                *count += by;
+                if *count == 0 {
+                    open.remove(key);
+                }
+                return;
+            }
+        };
+        gauge.fetch_add(by, Ordering::Relaxed);
     }
 }
 
 impl Measured {
-    pub(super) fn end(mut self, code: u16, took: Duration) {
+    /// A long-running request is counted as open until its body ends.
+    pub(super) fn hold(self, response: Response) -> Response {
+        if self.kind != Kind::LongRunning {
+            return response;
+        }
+        response.map(|body| Held { body, _open: self }.boxed_unsync())
+    }
+
+    pub(super) fn answered(&self, code: u16, took: Duration) {
         let mut series = self
             .inner
             .series
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
-        if series.len() >= MAX_SERIES && !series.contains_key(&self.key) {
-            self.key.resource = "other".to_owned();
-            self.key.group.clear();
-            self.key.version.clear();
-            self.key.subresource.clear();
-            self.key.verb = "OTHER".to_owned();
+        let mut key = self.key.clone();
+        if series.len() >= MAX_SERIES && !series.contains_key(&key) {
+            key.resource = "other".to_owned();
+            key.group.clear();
+            key.version.clear();
+            key.subresource.clear();
+            key.verb = "OTHER".to_owned();
         }
-        let one = series.entry(self.key.clone()).or_default();
+        let one = series.entry(key).or_default();
         *one.codes.entry(code).or_default() += 1;
         let seconds = took.as_secs_f64();
         one.count += 1;
@@ -218,12 +285,76 @@ impl Measured {
     }
 }
 
+struct Held {
+    body: Body,
+    _open: Measured,
+}
+
+impl http_body::Body for Held {
+    type Data = Bytes;
+    type Error = BoxError;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        Pin::new(&mut self.body).poll_frame(cx)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
 impl Drop for Measured {
     fn drop(&mut self) {
-        self.inner
-            .gauge(self.long_running)
-            .fetch_sub(1, Ordering::Relaxed);
+        self.inner.count(self.kind, &self.key, -1);
     }
+}
+
+/// How many objects of each resource there are.
+pub(super) fn objects(out: &mut String, counts: &[(String, String, usize)]) {
+    let _ = writeln!(out, "# HELP apiserver_storage_objects Stored objects.");
+    let _ = writeln!(out, "# TYPE apiserver_storage_objects gauge");
+    for (group, resource, count) in counts {
+        let dot = if group.is_empty() { "" } else { "." };
+        let _ = writeln!(
+            out,
+            "apiserver_storage_objects{{resource=\"{resource}{dot}{group}\"}} {count}"
+        );
+    }
+    let _ = writeln!(out, "# HELP apiserver_resource_objects Stored objects.");
+    let _ = writeln!(out, "# TYPE apiserver_resource_objects gauge");
+    for (group, resource, count) in counts {
+        let _ = writeln!(
+            out,
+            "apiserver_resource_objects{{group=\"{group}\",resource=\"{resource}\"}} {count}"
+        );
+    }
+}
+
+/// Of which release this server is.
+pub(super) fn build(out: &mut String, version: &serde_json::Value) {
+    let text = |name: &str| version[name].as_str().unwrap_or_default();
+    let _ = writeln!(out, "# HELP kubernetes_build_info The release, always 1.");
+    let _ = writeln!(out, "# TYPE kubernetes_build_info gauge");
+    let _ = writeln!(
+        out,
+        "kubernetes_build_info{{build_date=\"{}\",compiler=\"{}\",git_commit=\"{}\",git_tree_state=\"{}\",git_version=\"{}\",go_version=\"{}\",major=\"{}\",minor=\"{}\",platform=\"{}\"}} 1",
+        text("buildDate"),
+        text("compiler"),
+        text("gitCommit"),
+        text("gitTreeState"),
+        text("gitVersion"),
+        text("goVersion"),
+        text("major"),
+        text("minor"),
+        text("platform")
+    );
 }
 
 fn process(out: &mut String) {

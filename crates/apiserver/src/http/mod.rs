@@ -123,12 +123,12 @@ impl Server {
         if gzip {
             response = encoding::compress(response);
         }
-        measured.end(response.status().as_u16(), started.elapsed());
+        measured.answered(response.status().as_u16(), started.elapsed());
         tracing::debug!(
             verb = %info.verb, path = %info.path, code = response.status().as_u16(),
             ms = started.elapsed().as_millis() as u64, "request"
         );
-        response
+        measured.hold(response)
     }
 
     async fn admitted(

@@ -168,6 +168,8 @@ fn known(server: &Server, segments: &[&str]) -> bool {
 fn rendered(server: &Server) -> String {
     let mut out = server.metrics.render();
     server.flow.render(&mut out);
+    super::metrics::objects(&mut out, &server.registry.object_counts());
+    super::metrics::build(&mut out, &version());
     out
 }
 

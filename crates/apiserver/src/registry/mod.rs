@@ -126,6 +126,23 @@ impl Registry {
         &self.resources
     }
 
+    /// Group, resource and number of the objects of each stored resource.
+    pub(crate) fn object_counts(&self) -> Vec<(String, String, usize)> {
+        let mut stored: Vec<(String, String)> = self
+            .resources
+            .all()
+            .into_iter()
+            .map(|entry| (entry.storage_group.clone(), entry.resource.clone()))
+            .collect();
+        stored.sort();
+        stored.dedup();
+        let counted = stored.into_iter().filter_map(|(group, resource)| {
+            let count = self.caches.get(&group, &resource)?.list("").len();
+            Some((group, resource, count))
+        });
+        counted.collect()
+    }
+
     pub fn store(&self) -> &SharedStore {
         &self.store
     }
