@@ -227,8 +227,7 @@ impl<'a> Walker<'a> {
                 if f.omit_empty && !f.pointer && is_empty(v, &f.schema) {
                     map.remove(name);
                 } else if !f.omit_empty && v.as_array().is_some_and(Vec::is_empty) {
-                    // An empty list does not outlive its encoding.
-                    *v = Value::Null;
+                    *v = Value::Null; // An empty list does not outlive its encoding.
                 }
             }
         }
@@ -595,7 +594,7 @@ fn check_base64(t: &str) -> Option<usize> {
     if ok {
         None
     } else {
-        // Digits that end in the middle of a group are reported where the group begins.
+        // A group that is cut short is reported where it begins.
         let group = bytes.get(n - n % 4).map_or(b.len(), |(i, _)| *i);
         Some(rest.first().map_or(group, |(i, _)| *i))
     }
