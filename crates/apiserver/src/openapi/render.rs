@@ -50,7 +50,13 @@ impl Definitions {
         }
         let name = custom_name(entry, &entry.kind);
         let list = custom_name(entry, &entry.list_kind);
-        let mut schema = self.inline(&entry.schema);
+        // kubectl takes the properties of a v2 document for all there are.
+        let open = self.dialect == Dialect::V2 && entry.schema.preserve_unknown;
+        let mut schema = if open {
+            json!({"type": "object"})
+        } else {
+            self.inline(&entry.schema)
+        };
         if let Some(properties) = schema["properties"].as_object_mut() {
             for (field, value) in properties {
                 self.explain(value, self.words.of_root(field));
@@ -226,6 +232,9 @@ impl Definitions {
             if let Some(rules) = &schema.rules {
                 self.rules(rules, &mut out);
             }
+            if self.dialect == Dialect::V2 {
+                loosen(schema, &mut out);
+            }
         }
         Value::Object(out)
     }
@@ -295,6 +304,27 @@ fn scalar(out: &mut Map<String, Value>, kind: &str, format: &str) {
     out.insert("type".to_owned(), json!(kind));
     if !format.is_empty() {
         out.insert("format".to_owned(), json!(format));
+    }
+}
+
+/// Takes out of a v2 schema what kubectl's validation would hold against valid objects, because v2
+/// cannot say that null or more fields are allowed.
+fn loosen(schema: &Schema, out: &mut Map<String, Value>) {
+    if schema.nullable || schema.preserve_unknown {
+        out.remove("items");
+        out.remove("properties");
+        out.remove("type");
+    }
+    let may_be_null = |name: &str| {
+        let mut fields = schema.fields().iter();
+        fields.any(|field| field.name == name && field.schema.nullable)
+    };
+    let any_may_be_null = matches!(schema.additional(), Additional::Of(values) if values.nullable);
+    if let Some(required) = out.get_mut("required").and_then(Value::as_array_mut) {
+        required.retain(|name| !any_may_be_null && !may_be_null(name.as_str().unwrap_or_default()));
+        if required.is_empty() {
+            out.remove("required");
+        }
     }
 }
 
