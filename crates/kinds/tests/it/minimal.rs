@@ -129,7 +129,7 @@ fn admission(resource: &str) -> Value {
         }
         "mutatingadmissionpolicies" => {
             json!({"spec": {"matchConstraints": {"resourceRules": [rule]},
-            "mutations": [{"patchType": "JSONPatch", "jsonPatch": {"expression": "[]"}}]}})
+            "mutations": [{"patchType": "JSONPatch", "jsonPatch": {"expression": "[JSONPatch{op: \"remove\", path: \"/data\"}]"}}]}})
         }
         "validatingadmissionpolicybindings" => {
             json!({"spec": {"policyName": "p", "validationActions": ["Deny"]}})
