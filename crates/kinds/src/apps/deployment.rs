@@ -15,7 +15,10 @@ pub(crate) static DEPLOYMENT: Kind = Kind {
     group: "apps",
     resource: "deployments",
     default,
-    prepare_create: rules::first_generation,
+    prepare_create: |obj| {
+        rules::first_generation(obj);
+        pod::drop_disabled(obj, &Value::Null, "spec.template.spec");
+    },
     validate,
     prepare_update,
     validate_update,
@@ -104,6 +107,7 @@ fn strategy(strategy: &At, e: &mut ErrorList) {
 }
 
 fn prepare_update(new: &mut Value, old: &Value, ctx: &UpdateContext) {
+    pod::drop_disabled(new, old, "spec.template.spec");
     match ctx.subresource {
         "scale" => {
             workload::keep_all_but_replicas(new, old);

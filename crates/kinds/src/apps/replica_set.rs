@@ -20,6 +20,7 @@ pub(crate) static REPLICA_SET: Kind = Kind {
     },
     prepare_create: |obj| {
         rules::first_generation(obj);
+        pod::drop_disabled(obj, &Value::Null, "spec.template.spec");
         obj.put("status.replicas", 0);
     },
     validate,
@@ -72,6 +73,7 @@ fn validate(obj: &Value) -> ErrorList {
 }
 
 pub(crate) fn prepare_update(new: &mut Value, old: &Value, ctx: &UpdateContext) {
+    pod::drop_disabled(new, old, "spec.template.spec");
     if ctx.subresource == "scale" {
         workload::keep_all_but_replicas(new, old);
         rules::raise_generation(new, old, new.at("spec") != old.at("spec"));

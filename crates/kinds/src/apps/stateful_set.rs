@@ -33,6 +33,7 @@ pub(crate) static STATEFUL_SET: Kind = Kind {
     default,
     prepare_create: |obj| {
         rules::first_generation(obj);
+        pod::drop_disabled(obj, &Value::Null, "spec.template.spec");
         obj.put("status.replicas", 0);
         obj.put("status.availableReplicas", 0);
         drop_max_unavailable(obj);

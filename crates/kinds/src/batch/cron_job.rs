@@ -16,7 +16,10 @@ pub(crate) static CRON_JOB: Kind = Kind {
     group: "batch",
     resource: "cronjobs",
     default,
-    prepare_create: rules::first_generation,
+    prepare_create: |obj| {
+        rules::first_generation(obj);
+        pod::drop_disabled(obj, &Value::Null, "spec.jobTemplate.spec.template.spec");
+    },
     validate: |obj| {
         let mut e = validate(obj, None);
         let name = At::new(obj, "metadata").at("name");
@@ -25,7 +28,10 @@ pub(crate) static CRON_JOB: Kind = Kind {
         }
         e
     },
-    prepare_update: rules::with_generation,
+    prepare_update: |new, old, ctx| {
+        pod::drop_disabled(new, old, "spec.jobTemplate.spec.template.spec");
+        rules::with_generation(new, old, ctx);
+    },
     validate_update: |new, old, ctx| match ctx.subresource {
         "status" => ErrorList::new(),
         _ => validate(new, Some(old)),

@@ -21,12 +21,16 @@ pub(crate) static JOB: Kind = Kind {
     default,
     prepare_create: |obj| {
         rules::first_generation(obj);
+        pod::drop_disabled(obj, &Value::Null, "spec.template.spec");
         if !obj.flag("spec.manualSelector") {
             generate_selector(obj);
         }
     },
     validate,
-    prepare_update: rules::with_generation,
+    prepare_update: |new, old, ctx| {
+        pod::drop_disabled(new, old, "spec.template.spec");
+        rules::with_generation(new, old, ctx);
+    },
     validate_update,
     warnings: workload::warnings,
     columns: &[

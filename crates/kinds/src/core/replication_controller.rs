@@ -23,10 +23,7 @@ pub(crate) static REPLICATION_CONTROLLER: Kind = Kind {
         pod::drop_disabled(obj, &Value::Null, "spec.template.spec");
     },
     validate,
-    prepare_update: |new, old, ctx| {
-        pod::drop_disabled(new, old, "spec.template.spec");
-        prepare_update(new, old, ctx);
-    },
+    prepare_update,
     validate_update: |new, _, ctx| {
         if ctx.subresource == "status" {
             status(new)
