@@ -2,17 +2,12 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
-use std::pin::Pin;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::task::{Context, Poll};
 use std::time::Duration;
 
-use bytes::Bytes;
-use http_body::{Frame, SizeHint};
-use http_body_util::BodyExt;
-
-use crate::request::{Body, BoxError, RequestInfo, Response};
+use super::guarded::guarded;
+use crate::request::{RequestInfo, Response};
 
 /// Upper bounds of the latency buckets, in seconds.
 const BUCKETS: [f64; 12] = [
@@ -254,7 +249,7 @@ impl Measured {
         if self.kind != Kind::LongRunning {
             return response;
         }
-        response.map(|body| Held { body, _open: self }.boxed_unsync())
+        response.map(|body| guarded(body, self))
     }
 
     pub(super) fn answered(&self, code: u16, took: Duration) {
@@ -282,31 +277,6 @@ impl Measured {
             }
         }
         drop(series);
-    }
-}
-
-struct Held {
-    body: Body,
-    _open: Measured,
-}
-
-impl http_body::Body for Held {
-    type Data = Bytes;
-    type Error = BoxError;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
-        Pin::new(&mut self.body).poll_frame(cx)
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
     }
 }
 

@@ -4,6 +4,7 @@
 mod encoding;
 mod executor;
 mod flow;
+mod guarded;
 mod health;
 mod listen;
 mod metrics;

@@ -5,10 +5,11 @@ use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
-use http_body::{Frame, SizeHint};
+use http_body::Frame;
 use http_body_util::BodyExt;
 use keelson_machinery::status::Status;
 
+use super::guarded::guarded;
 use crate::audit::{MAX_OBJECT_BYTES, Record};
 use crate::registry::codec;
 use crate::request::{Body, BoxError, Response, full};
@@ -49,9 +50,7 @@ impl Ending {
         record.status(code, refusal);
         if long_running {
             record.started();
-            let (parts, inner) = response.into_parts();
-            let body = Followed { inner, record };
-            return Response::from_parts(parts, body.boxed_unsync());
+            return response.map(|body| guarded(body, Completion(record)));
         }
         let response = if record.wants_response() || code >= 400 {
             look_into(&record, response).await
@@ -136,34 +135,11 @@ impl http_body::Body for Joined {
     }
 }
 
-/// A body whose end completes the record, however it ends.
-struct Followed {
-    inner: Body,
-    record: Arc<Record>,
-}
+/// Completes the record when the body ends, however it ends.
+struct Completion(Arc<Record>);
 
-impl Drop for Followed {
+impl Drop for Completion {
     fn drop(&mut self) {
-        self.record.complete();
-    }
-}
-
-impl http_body::Body for Followed {
-    type Data = Bytes;
-    type Error = BoxError;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
-        Pin::new(&mut self.inner).poll_frame(cx)
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.inner.is_end_stream()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.inner.size_hint()
+        self.0.complete();
     }
 }
