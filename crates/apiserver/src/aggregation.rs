@@ -9,7 +9,7 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use http::Request;
-use http_body_util::Empty;
+use http_body_util::{BodyExt, Empty, Limited};
 use hyper_util::rt::TokioIo;
 use keelson_machinery::{meta, time};
 use rustls::ClientConfig;
@@ -28,10 +28,15 @@ const AUTOMANAGED: &str = "kube-aggregator.kubernetes.io/automanaged";
 const PROBE_TIMEOUT: Duration = Duration::from_secs(5);
 /// Another server going away is no event here, so remote ones are asked again now and then.
 const PROBE_INTERVAL: Duration = Duration::from_secs(30);
+/// Bound of a discovery document of another server.
+const DISCOVERY_BYTES: usize = 4 << 20;
 
 pub(crate) struct Aggregation {
     /// By group and version; swapped whole when APIServices change.
     remotes: RwLock<Arc<BTreeMap<(String, String), Remote>>>,
+    /// What each group version said it serves when it was last asked, in the form of aggregated
+    /// discovery.
+    resources: RwLock<BTreeMap<(String, String), Value>>,
     objects: Arc<dyn Objects>,
 }
 
@@ -112,6 +117,7 @@ impl Aggregation {
     pub(crate) fn new(objects: Arc<dyn Objects>) -> Self {
         Self {
             remotes: RwLock::default(),
+            resources: RwLock::default(),
             objects,
         }
     }
@@ -169,19 +175,33 @@ impl Aggregation {
             .collect()
     }
 
-    /// The same for aggregated discovery. Their resources are not known here, so that they are
-    /// marked stale, upon which clients ask for the group version's own document.
-    pub(crate) fn stale_groups(&self) -> Vec<Value> {
-        let stale = |group: Value| {
-            let versions: Vec<Value> = group["versions"]
-                .as_array()
-                .into_iter()
-                .flatten()
-                .map(|v| json!({"version": v["version"], "freshness": "Stale", "resources": []}))
+    /// The same for aggregated discovery. What a server has not said yet is marked stale.
+    pub(crate) fn aggregated_groups(&self) -> Vec<Value> {
+        let known = self.resources.read().unwrap_or_else(|e| e.into_inner());
+        let version = |group: &Value, version: &Value| {
+            let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+            match known.get(&(text(group), text(version))) {
+                Some(resources) => {
+                    json!({"version": version, "freshness": "Current", "resources": resources})
+                }
+                None => json!({"version": version, "freshness": "Stale", "resources": []}),
+            }
+        };
+        let aggregated = |group: Value| {
+            let listed = group["versions"].as_array().into_iter().flatten();
+            let versions: Vec<Value> = listed
+                .map(|v| version(&group["name"], &v["version"]))
                 .collect();
             json!({"metadata": {"name": group["name"], "creationTimestamp": null}, "versions": versions})
         };
-        self.groups().into_iter().map(stale).collect()
+        self.groups().into_iter().map(aggregated).collect()
+    }
+
+    fn learn(&self, remote: &Remote, resources: Value) {
+        self.resources
+            .write()
+            .unwrap_or_else(|e| e.into_inner())
+            .insert((remote.group.clone(), remote.version.clone()), resources);
     }
 
     fn refresh(&self) {
@@ -192,6 +212,10 @@ impl Aggregation {
             .filter_map(|object| Remote::of(object))
             .map(|remote| ((remote.group.clone(), remote.version.clone()), remote))
             .collect();
+        self.resources
+            .write()
+            .unwrap_or_else(|e| e.into_inner())
+            .retain(|served, _| remotes.contains_key(served));
         *self.remotes.write().unwrap_or_else(|e| e.into_inner()) = Arc::new(remotes);
     }
 }
@@ -315,7 +339,11 @@ fn condition(object: &Value) -> Option<&Value> {
 /// Sets the Available condition of another server's APIService by asking it for discovery.
 async fn judge(server: &Arc<Server>, remote: &Remote) {
     let (status, reason, message) = match probe(server, remote).await {
-        Ok(()) => ("True", "Passed", "all checks passed".to_owned()),
+        Ok(resources) => {
+            // Known before the condition says that it is there to be asked for.
+            server.aggregation.learn(remote, resources);
+            ("True", "Passed", "all checks passed".to_owned())
+        }
         Err((reason, message)) => ("False", reason, message),
     };
     let Some(object) = server.objects.get(GROUP, RESOURCE, "", &remote.api_service) else {
@@ -339,7 +367,8 @@ async fn judge(server: &Arc<Server>, remote: &Remote) {
     );
 }
 
-async fn probe(server: &Arc<Server>, remote: &Remote) -> Result<(), (&'static str, String)> {
+/// Asks another server what it serves; the resources, as aggregated discovery lists them.
+async fn probe(server: &Arc<Server>, remote: &Remote) -> Result<Value, (&'static str, String)> {
     let objects = &server.objects;
     if objects
         .get("", "services", &remote.namespace, &remote.service)
@@ -365,6 +394,7 @@ async fn probe(server: &Arc<Server>, remote: &Remote) -> Result<(), (&'static st
         tokio::spawn(connection);
         let request = Request::get(&path)
             .header("host", remote.host())
+            .header("accept", "application/json")
             .header("x-remote-user", "system:kube-aggregator")
             .header("x-remote-group", "system:masters")
             .body(Empty::<Bytes>::new())
@@ -373,14 +403,16 @@ async fn probe(server: &Arc<Server>, remote: &Remote) -> Result<(), (&'static st
             .send_request(request)
             .await
             .map_err(|e| e.to_string())?;
-        if response.status().is_success() {
-            Ok(())
-        } else {
-            Err(format!(
+        if !response.status().is_success() {
+            return Err(format!(
                 "bad status from https://{address}{path}: {}",
                 response.status().as_u16()
-            ))
+            ));
         }
+        let body = Limited::new(response.into_body(), DISCOVERY_BYTES);
+        let bytes = body.collect().await.map_err(|e| e.to_string())?.to_bytes();
+        let list: Value = serde_json::from_slice(&bytes).map_err(|e| e.to_string())?;
+        Ok(aggregated_resources(&list))
     };
     let outcome = tokio::time::timeout(PROBE_TIMEOUT, ask)
         .await
@@ -390,6 +422,48 @@ async fn probe(server: &Arc<Server>, remote: &Remote) -> Result<(), (&'static st
             "failing or missing response from https://{address}{path}: {reason}"
         ))
     })
+}
+
+/// The resources of an `APIResourceList` with their subresources under them.
+fn aggregated_resources(list: &Value) -> Value {
+    let text = |r: &Value, field: &str| r[field].as_str().unwrap_or_default().to_owned();
+    let kind = |r: &Value| json!({"group": text(r, "group"), "version": text(r, "version"), "kind": text(r, "kind")});
+    let mut resources: BTreeMap<String, Value> = BTreeMap::new();
+    let listed = || list["resources"].as_array().into_iter().flatten();
+    for r in listed().filter(|r| !text(r, "name").contains('/')) {
+        let scope = if r["namespaced"] == true {
+            "Namespaced"
+        } else {
+            "Cluster"
+        };
+        let mut out = json!({
+            "resource": text(r, "name"),
+            "responseKind": kind(r),
+            "scope": scope,
+            "singularResource": text(r, "singularName"),
+            "verbs": r["verbs"],
+        });
+        for field in ["shortNames", "categories"] {
+            if r[field].is_array() {
+                out[field] = r[field].clone();
+            }
+        }
+        resources.insert(text(r, "name"), out);
+    }
+    for r in listed() {
+        let name = text(r, "name");
+        let parent = name.split_once('/');
+        if let Some((parent, sub)) = parent
+            && let Some(out) = resources.get_mut(parent)
+        {
+            let sub = json!({"subresource": sub, "responseKind": kind(r), "verbs": r["verbs"]});
+            match out["subresources"].as_array_mut() {
+                Some(subresources) => subresources.push(sub),
+                None => out["subresources"] = json!([sub]),
+            }
+        }
+    }
+    Value::Array(resources.into_values().collect())
 }
 
 #[cfg(test)]
@@ -407,6 +481,24 @@ mod tests {
         assert_eq!(
             (remote.host().as_str(), remote.port, remote.insecure),
             ("s.n.svc", 443, true)
+        );
+    }
+
+    #[test]
+    fn subresources_stand_under_their_resource() {
+        let list = json!({"kind": "APIResourceList", "resources": [
+            {"name": "flunders/status", "namespaced": true, "kind": "Flunder", "verbs": ["get"]},
+            {"name": "flunders", "singularName": "flunder", "namespaced": true, "kind": "Flunder",
+             "verbs": ["get", "list"], "shortNames": ["fl"]},
+        ]});
+        let own = json!({"group": "", "version": "", "kind": "Flunder"});
+        assert_eq!(
+            aggregated_resources(&list),
+            json!([{
+                "resource": "flunders", "singularResource": "flunder", "scope": "Namespaced",
+                "responseKind": own, "verbs": ["get", "list"], "shortNames": ["fl"],
+                "subresources": [{"subresource": "status", "responseKind": own, "verbs": ["get"]}],
+            }])
         );
     }
 }

@@ -244,7 +244,7 @@ fn aggregated(
 ) -> Response {
     let mut value = document::aggregated(snapshot, version, core);
     if !core && let Some(items) = value["items"].as_array_mut() {
-        items.extend(server.aggregation.stale_groups());
+        items.extend(server.aggregation.aggregated_groups());
     }
     let bytes = serde_json::to_vec(&value).unwrap_or_default();
     let digest: String = Sha256::digest(&bytes)
