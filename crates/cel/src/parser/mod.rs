@@ -605,12 +605,7 @@ impl Parser<'_> {
                 break;
             }
         }
-        let more = if self.accept(",").is_some() {
-            ""
-        } else {
-            "'}', ','"
-        };
-        self.expect("}", more)?;
+        self.close("}", "'}', ','")?;
         let kind = ExprKind::Struct {
             name: name.into(),
             fields,
@@ -623,6 +618,14 @@ impl Parser<'_> {
         let next = self.ahead(1).kind;
         let closed = next == Kind::End || matches!(next, Kind::Symbol(s) if s == close);
         self.is(",") && !closed && self.accept(",").is_some()
+    }
+
+    /// The closing bracket after at most one more comma; `or` is what else could have stood there
+    /// if there was none.
+    fn close(&mut self, bracket: &'static str, or: &'static str) -> Step<()> {
+        let or = if self.accept(",").is_some() { "" } else { or };
+        self.expect(bracket, or)?;
+        Ok(())
     }
 
     fn list(&mut self) -> Step<Node> {
@@ -640,12 +643,7 @@ impl Parser<'_> {
                 break;
             }
         }
-        let more = if self.accept(",").is_some() {
-            ""
-        } else {
-            "']', ','"
-        };
-        self.expect("]", more)?;
+        self.close("]", "']', ','")?;
         Ok(self.node(open.start, ExprKind::List(elements), depth))
     }
 
@@ -669,12 +667,7 @@ impl Parser<'_> {
                 break;
             }
         }
-        let more = if self.accept(",").is_some() {
-            ""
-        } else {
-            "'}', ','"
-        };
-        self.expect("}", more)?;
+        self.close("}", "'}', ','")?;
         Ok(self.node(open.start, ExprKind::Map(entries), depth))
     }
 
