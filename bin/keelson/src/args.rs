@@ -209,9 +209,10 @@ pub(crate) struct StatusArgs {
     pub(crate) output: Output,
 }
 
+/// What every action of a verb takes, before or after the action's name.
 #[derive(Debug, Clone, Args)]
-pub(crate) struct ImageArgs {
-    /// Where state is kept.
+pub(crate) struct ActionArgs {
+    /// The instance's directory, where state is kept.
     #[arg(
         long,
         value_name = "DIR",
@@ -223,6 +224,12 @@ pub(crate) struct ImageArgs {
     /// How to print.
     #[arg(long, short, value_enum, default_value_t = Output::Text, global = true)]
     pub(crate) output: Output,
+}
+
+#[derive(Debug, Clone, Args)]
+pub(crate) struct ImageArgs {
+    #[command(flatten)]
+    pub(crate) on: ActionArgs,
     #[command(subcommand)]
     pub(crate) action: ImageAction,
 }
@@ -246,18 +253,8 @@ pub(crate) enum ImageAction {
 
 #[derive(Debug, Clone, Args)]
 pub(crate) struct SnapshotArgs {
-    /// The server's directory, or the one to restore to.
-    #[arg(
-        long,
-        value_name = "DIR",
-        default_value = "/var/lib/keelson",
-        env = "KEELSON_DATA_DIR",
-        global = true
-    )]
-    pub(crate) data_dir: PathBuf,
-    /// How to print.
-    #[arg(long, short, value_enum, default_value_t = Output::Text, global = true)]
-    pub(crate) output: Output,
+    #[command(flatten)]
+    pub(crate) on: ActionArgs,
     #[command(subcommand)]
     pub(crate) action: SnapshotAction,
 }

@@ -8,7 +8,7 @@ use crate::instance::Instance;
 use crate::server;
 
 pub(crate) fn run(args: ImageArgs) -> Result<(), String> {
-    let instance = Instance::new(&args.data_dir)?;
+    let instance = Instance::new(&args.on.data_dir)?;
     let reads = matches!(args.action, ImageAction::List | ImageAction::Remove { .. });
     if reads && !instance.data_dir.exists() {
         return Err(format!(
@@ -38,18 +38,18 @@ pub(crate) fn run(args: ImageArgs) -> Result<(), String> {
                     .pull(&reference, &auth, None)
                     .await
                     .map_err(|error| error.to_string())?;
-                print(&[image], args.output)
+                print(&[image], args.on.output)
             }
             ImageAction::Import { file } => print(
                 &store
                     .import(&file)
                     .await
                     .map_err(|error| error.to_string())?,
-                args.output,
+                args.on.output,
             ),
             ImageAction::List => print(
                 &store.list().await.map_err(|error| error.to_string())?,
-                args.output,
+                args.on.output,
             ),
             ImageAction::Remove { references } => {
                 for reference in references {

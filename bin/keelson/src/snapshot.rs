@@ -18,7 +18,7 @@ use crate::{server, store};
 const REVISION_BUMP: u64 = 1_000_000_000;
 
 pub(crate) fn run(args: SnapshotArgs) -> Result<(), String> {
-    let instance = Instance::new(&args.data_dir)?;
+    let instance = Instance::new(&args.on.data_dir)?;
     let summary = match &args.action {
         SnapshotAction::Save { file, .. } => {
             server::runtime()?.block_on(save(&args, &instance, file))?
@@ -28,7 +28,7 @@ pub(crate) fn run(args: SnapshotArgs) -> Result<(), String> {
             snapshot::verify(file).map_err(|error| causes(&error))?
         }
     };
-    print(&summary, args.output)
+    print(&summary, args.on.output)
 }
 
 async fn save(args: &SnapshotArgs, instance: &Instance, file: &Path) -> Result<Summary, String> {

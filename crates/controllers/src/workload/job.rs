@@ -13,7 +13,7 @@ use keelson_client::{
 };
 use serde_json::json;
 
-use super::job_indexes::INDEX;
+use super::job_plan::indexes::INDEX;
 use super::job_plan::{
     self as plan, FAILURES, FINALIZER, IGNORED_FAILURES, NewPod, Plan, is_tracked,
 };

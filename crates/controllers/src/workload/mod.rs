@@ -8,7 +8,6 @@ pub(crate) mod deployment_plan;
 pub(crate) mod disruption;
 pub(crate) mod history;
 pub(crate) mod job;
-pub(crate) mod job_indexes;
 pub(crate) mod job_plan;
 pub(crate) mod replica_controller;
 pub(crate) mod replica_set;

@@ -12,9 +12,16 @@ use k8s_openapi::api::apps::v1::{
 };
 use k8s_openapi::api::core::v1::PodTemplateSpec;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
-use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
-use crate::{clock, pod};
+use crate::pod;
+
+mod scale;
+mod status;
+
+pub(crate) use scale::scaled;
+use scale::{fence_posts, is_scaling_event, max_unavailable};
+pub(crate) use status::set_condition;
+use status::{conditions, deadline, find};
 
 pub(crate) const HASH_LABEL: &str = "pod-template-hash";
 pub(crate) const REVISION: &str = "deployment.kubernetes.io/revision";
@@ -91,54 +98,6 @@ fn is_recreate(deployment: &Deployment) -> bool {
 
 fn is_paused(deployment: &Deployment) -> bool {
     deployment.spec.as_ref().and_then(|s| s.paused) == Some(true)
-}
-
-/// `maxSurge` and `maxUnavailable` as counts. Percentages round up and down respectively; both
-/// zero would make no progress possible, so one pod may then be unavailable.
-pub(crate) fn fence_posts(deployment: &Deployment) -> (i32, i32) {
-    if is_recreate(deployment) {
-        return (0, 0);
-    }
-    let rolling = deployment
-        .spec
-        .as_ref()
-        .and_then(|s| s.strategy.as_ref())
-        .and_then(|s| s.rolling_update.as_ref());
-    let total = replicas(deployment);
-    let surge = scaled(rolling.and_then(|r| r.max_surge.as_ref()), total, true);
-    let unavailable = scaled(
-        rolling.and_then(|r| r.max_unavailable.as_ref()),
-        total,
-        false,
-    );
-    if surge == 0 && unavailable == 0 {
-        (0, 1)
-    } else {
-        (surge, unavailable)
-    }
-}
-
-/// An absolute number, or a percentage of `total`.
-pub(crate) fn scaled(value: Option<&IntOrString>, total: i32, round_up: bool) -> i32 {
-    match value {
-        None => 0,
-        Some(IntOrString::Int(n)) => *n,
-        Some(IntOrString::String(text)) => {
-            let percent: i64 = text.trim_end_matches('%').parse().unwrap_or(0);
-            let product = percent.saturating_mul(i64::from(total));
-            let rounded = if round_up {
-                (product + 99).div_euclid(100)
-            } else {
-                product.div_euclid(100)
-            };
-            i32::try_from(rounded).unwrap_or(i32::MAX)
-        }
-    }
-}
-
-/// `maxUnavailable`, never more than there are replicas.
-pub(crate) fn max_unavailable(deployment: &Deployment) -> i32 {
-    fence_posts(deployment).1.min(replicas(deployment))
 }
 
 fn same_template(a: &PodTemplateSpec, b: &PodTemplateSpec) -> bool {
@@ -231,23 +190,6 @@ pub(crate) fn plan(input: &Input) -> Plan {
     step.finish(new, &old)
 }
 
-/// Whether somebody changed `spec.replicas` since the ReplicaSets were last sized.
-fn is_scaling_event(input: &Input) -> bool {
-    input.sets.iter().filter(|s| size(s) > 0).any(|set| {
-        pod::annotation(&set.metadata, DESIRED)
-            .and_then(|v| v.parse::<i32>().ok())
-            .is_some_and(|desired| desired != replicas(input.deployment))
-    })
-}
-
-fn conditions(deployment: &Deployment) -> Vec<DeploymentCondition> {
-    deployment
-        .status
-        .as_ref()
-        .and_then(|s| s.conditions.clone())
-        .unwrap_or_default()
-}
-
 /// A plan under construction.
 struct Step<'a> {
     input: &'a Input<'a>,
@@ -261,38 +203,6 @@ struct Step<'a> {
 impl Step<'_> {
     fn replicas(&self) -> i32 {
         replicas(self.input.deployment)
-    }
-
-    fn pause_condition(&mut self) {
-        let deployment = self.input.deployment;
-        if deployment
-            .spec
-            .as_ref()
-            .and_then(|s| s.progress_deadline_seconds)
-            .is_none_or(|s| s == i32::MAX)
-        {
-            return;
-        }
-        let known = find(&self.conditions, "Progressing").and_then(|c| c.reason.as_deref());
-        if known == Some("ProgressDeadlineExceeded") {
-            return;
-        }
-        let was_paused = known == Some("DeploymentPaused");
-        if is_paused(deployment) && !was_paused {
-            self.set(
-                "Progressing",
-                "Unknown",
-                "DeploymentPaused",
-                "Deployment is paused".into(),
-            );
-        } else if !is_paused(deployment) && was_paused {
-            self.set(
-                "Progressing",
-                "Unknown",
-                "DeploymentResumed",
-                "Deployment is resumed".into(),
-            );
-        }
     }
 
     /// Gives the ReplicaSet of the current template the newest revision, and the Deployment too.
@@ -569,111 +479,6 @@ impl Step<'_> {
         }
     }
 
-    /// A changed replica count while paused or in the middle of a rollout: one active ReplicaSet
-    /// takes it all, several share the difference in proportion to their sizes.
-    fn scale(&mut self, new: Option<ReplicaSet>, old: &[&Arc<ReplicaSet>]) {
-        let wanted = self.replicas();
-        let mut active: Vec<ReplicaSet> = old
-            .iter()
-            .filter(|s| size(s) > 0)
-            .map(|s| ReplicaSet::clone(s))
-            .collect();
-        active.extend(new.clone().filter(|s| size(s) > 0));
-        if active.len() <= 1 {
-            let newest_old = || old.last().map(|s| ReplicaSet::clone(s));
-            if let Some(only) = active.pop().or(new).or_else(newest_old) {
-                self.resize(&only, wanted);
-            }
-            return;
-        }
-        if let Some(new) = &new
-            && size(new) == wanted
-            && available(new) == wanted
-        {
-            for set in old.iter().filter(|s| size(s) > 0) {
-                self.resize(set, 0);
-            }
-            return;
-        }
-        if is_recreate(self.input.deployment) {
-            return;
-        }
-        let total: i32 = active.iter().map(size).sum();
-        let allowed = if wanted > 0 {
-            wanted.saturating_add(fence_posts(self.input.deployment).0)
-        } else {
-            0
-        };
-        let to_add = allowed - total;
-        for (set, count) in self.proportional(active, to_add, allowed) {
-            self.resize(&set, count);
-        }
-    }
-
-    fn proportional(
-        &self,
-        mut sets: Vec<ReplicaSet>,
-        to_add: i32,
-        allowed: i32,
-    ) -> Vec<(ReplicaSet, i32)> {
-        // The larger sets come first and, among equals, the newer when growing and the older when
-        // shrinking, because whatever is left over after rounding goes to the first.
-        sets.sort_by(|a, b| {
-            let by_age = created(a).cmp(&created(b));
-            size(b)
-                .cmp(&size(a))
-                .then(if to_add > 0 { by_age.reverse() } else { by_age })
-        });
-        let mut added = 0;
-        let mut sizes = Vec::with_capacity(sets.len());
-        for set in &sets {
-            let mut count = size(set);
-            if to_add != 0 {
-                let part = self.share(set, allowed, to_add, added);
-                count += part;
-                added += part;
-            }
-            sizes.push(count);
-        }
-        if let Some(first) = sizes.first_mut() {
-            *first = (*first + to_add - added).max(0);
-        }
-        sets.into_iter().zip(sizes).collect()
-    }
-
-    fn share(&self, set: &ReplicaSet, allowed: i32, to_add: i32, added: i32) -> i32 {
-        let count = size(set);
-        if count == 0 {
-            return 0;
-        }
-        let fraction = if self.replicas() == 0 {
-            -count
-        } else {
-            let annotated = pod::annotation(&set.metadata, MAX)
-                .and_then(|v| v.parse::<i32>().ok())
-                .filter(|m| *m > 0)
-                .unwrap_or_else(|| {
-                    self.input
-                        .deployment
-                        .status
-                        .as_ref()
-                        .and_then(|s| s.replicas)
-                        .unwrap_or(0)
-                        .max(1)
-                });
-            let exact = f64::from(count) * f64::from(allowed) / f64::from(annotated);
-            #[allow(clippy::cast_possible_truncation)]
-            let rounded = exact.round() as i32;
-            rounded - count
-        };
-        let left = to_add - added;
-        if to_add > 0 {
-            fraction.min(left)
-        } else {
-            fraction.max(left)
-        }
-    }
-
     /// Old and empty ReplicaSets beyond the history limit go, once the rollout is complete.
     fn clean_up(&mut self, old: &[&Arc<ReplicaSet>]) {
         let Some(limit) = self
@@ -723,180 +528,6 @@ impl Step<'_> {
         let (replicas, _, available) = status_of(new);
         replicas == wanted && available == wanted && old.iter().all(|s| status_of(s).0 == 0)
     }
-
-    fn set(&mut self, kind: &str, status: &str, reason: &str, message: String) {
-        set_condition(
-            &mut self.conditions,
-            kind,
-            status,
-            reason,
-            message,
-            self.input.now,
-        );
-    }
-
-    fn finish(mut self, new: Option<&Arc<ReplicaSet>>, old: &[&Arc<ReplicaSet>]) -> Plan {
-        let deployment = self.input.deployment;
-        let known = deployment.status.clone().unwrap_or_default();
-        let all: Vec<&Arc<ReplicaSet>> = old.iter().copied().chain(new).collect();
-        let sum =
-            |part: fn((i32, i32, i32)) -> i32| all.iter().map(|s| part(status_of(s))).sum::<i32>();
-        let (total, ready, up) = (sum(|s| s.0), sum(|s| s.1), sum(|s| s.2));
-        let asked: i32 = all.iter().map(|s| size(s)).sum();
-        let updated = new.map_or(0, |s| status_of(s).0);
-        let terminating: i32 = all
-            .iter()
-            .filter_map(|s| s.status.as_ref()?.terminating_replicas)
-            .sum();
-        let wanted = self.replicas();
-        if up >= wanted - max_unavailable(deployment) {
-            self.set(
-                "Available",
-                "True",
-                "MinimumReplicasAvailable",
-                "Deployment has minimum availability.".into(),
-            );
-        } else {
-            self.set(
-                "Available",
-                "False",
-                "MinimumReplicasUnavailable",
-                "Deployment does not have minimum availability.".into(),
-            );
-        }
-        let observed_generation = deployment.metadata.generation;
-        let mut status = DeploymentStatus {
-            observed_generation,
-            replicas: Some(total).filter(|n| *n != 0),
-            updated_replicas: Some(updated).filter(|n| *n != 0),
-            ready_replicas: Some(ready).filter(|n| *n != 0),
-            available_replicas: Some(up).filter(|n| *n != 0),
-            unavailable_replicas: Some((asked - up).max(0)).filter(|n| *n != 0),
-            terminating_replicas: Some(terminating),
-            collision_count: known.collision_count,
-            conditions: None,
-        };
-        if deployment.metadata.deletion_timestamp.is_none() && !is_paused(deployment) {
-            self.progress(&known, &status, new);
-        }
-        self.copy_failure(&all, new);
-        let requeue = self.deadline_check(&status, new);
-        status.conditions = Some(self.conditions).filter(|c| !c.is_empty());
-        Plan {
-            create: self.created,
-            resize: self.sets,
-            delete: self.deleted,
-            annotate: self.annotate,
-            status,
-            requeue,
-        }
-    }
-
-    fn progress(
-        &mut self,
-        known: &DeploymentStatus,
-        status: &DeploymentStatus,
-        new: Option<&Arc<ReplicaSet>>,
-    ) {
-        let Some(deadline) = deadline(self.input.deployment) else {
-            self.conditions.retain(|c| c.type_ != "Progressing");
-            return;
-        };
-        let count = |n: Option<i32>| n.unwrap_or(0);
-        let current = find(&self.conditions, "Progressing").cloned();
-        let reason = current
-            .as_ref()
-            .and_then(|c| c.reason.clone())
-            .unwrap_or_default();
-        let was_complete = count(status.replicas) == count(status.updated_replicas)
-            && reason == "NewReplicaSetAvailable";
-        if was_complete {
-            return;
-        }
-        let subject = |verb: &str| match new {
-            Some(set) => format!("ReplicaSet \"{}\" {verb}", pod::name(&set.metadata)),
-            None => format!(
-                "Deployment \"{}\" {verb}",
-                pod::name(&self.input.deployment.metadata)
-            ),
-        };
-        if is_complete(self.input.deployment, status) {
-            let message = subject("has successfully progressed.");
-            self.set("Progressing", "True", "NewReplicaSetAvailable", message);
-            return;
-        }
-        let old = |s: &DeploymentStatus| count(s.replicas) - count(s.updated_replicas);
-        let progressed = count(status.updated_replicas) > count(known.updated_replicas)
-            || old(status) < old(known)
-            || count(status.ready_replicas) > count(known.ready_replicas)
-            || count(status.available_replicas) > count(known.available_replicas);
-        if progressed {
-            let message = subject("is progressing.");
-            // The time of the last update restarts the deadline, so it moves even when nothing
-            // else about the condition does.
-            let since = current
-                .as_ref()
-                .filter(|c| c.status == "True")
-                .and_then(|c| c.last_transition_time.clone());
-            self.conditions.retain(|c| c.type_ != "Progressing");
-            self.set("Progressing", "True", "ReplicaSetUpdated", message);
-            if let (Some(since), Some(c)) = (
-                since,
-                self.conditions
-                    .iter_mut()
-                    .find(|c| c.type_ == "Progressing"),
-            ) {
-                c.last_transition_time = Some(since);
-            }
-        } else if timed_out(current.as_ref(), deadline, self.input.now) {
-            let message = subject("has timed out progressing.");
-            self.set("Progressing", "False", "ProgressDeadlineExceeded", message);
-        }
-    }
-
-    fn copy_failure(&mut self, all: &[&Arc<ReplicaSet>], new: Option<&Arc<ReplicaSet>>) {
-        let failing = new.into_iter().chain(all.iter().copied()).find_map(|set| {
-            set.status
-                .as_ref()?
-                .conditions
-                .as_ref()?
-                .iter()
-                .find(|c| c.type_ == "ReplicaFailure" && c.status == "True")
-        });
-        match failing {
-            Some(c) => self.set(
-                "ReplicaFailure",
-                "True",
-                c.reason.as_deref().unwrap_or_default(),
-                c.message.clone().unwrap_or_default(),
-            ),
-            None => self.conditions.retain(|c| c.type_ != "ReplicaFailure"),
-        }
-    }
-
-    /// When to look again for a missed deadline: nothing else would wake the controller.
-    fn deadline_check(
-        &self,
-        status: &DeploymentStatus,
-        _new: Option<&Arc<ReplicaSet>>,
-    ) -> Option<Duration> {
-        let deadline = deadline(self.input.deployment)?;
-        if is_paused(self.input.deployment) || is_complete(self.input.deployment, status) {
-            return None;
-        }
-        let condition = find(&self.conditions, "Progressing")?;
-        if matches!(
-            condition.reason.as_deref(),
-            Some("ProgressDeadlineExceeded" | "NewReplicaSetAvailable")
-        ) {
-            return None;
-        }
-        let at = clock::after(
-            condition.last_update_time.as_ref()?.0,
-            i64::from(deadline) + 1,
-        );
-        Some(clock::until(self.input.now, at).unwrap_or(Duration::from_secs(1)))
-    }
 }
 
 fn is_own_annotation(key: &str) -> bool {
@@ -911,70 +542,5 @@ fn is_own_annotation(key: &str) -> bool {
     .contains(&key)
 }
 
-/// The deadline in seconds; the largest number means none.
-fn deadline(deployment: &Deployment) -> Option<i32> {
-    deployment
-        .spec
-        .as_ref()?
-        .progress_deadline_seconds
-        .filter(|s| *s != i32::MAX)
-}
-
-pub(crate) fn is_complete(deployment: &Deployment, status: &DeploymentStatus) -> bool {
-    let wanted = replicas(deployment);
-    status.updated_replicas.unwrap_or(0) == wanted
-        && status.replicas.unwrap_or(0) == wanted
-        && status.available_replicas.unwrap_or(0) == wanted
-        && status.observed_generation >= deployment.metadata.generation
-}
-
-fn timed_out(condition: Option<&DeploymentCondition>, deadline: i32, now: Timestamp) -> bool {
-    let Some(condition) = condition else {
-        return false;
-    };
-    match condition.reason.as_deref() {
-        Some("NewReplicaSetAvailable") => false,
-        Some("ProgressDeadlineExceeded") => true,
-        _ => condition
-            .last_update_time
-            .as_ref()
-            .is_some_and(|at| clock::after(at.0, i64::from(deadline)) < now),
-    }
-}
-
-fn find<'a>(conditions: &'a [DeploymentCondition], kind: &str) -> Option<&'a DeploymentCondition> {
-    conditions.iter().find(|c| c.type_ == kind)
-}
-
-/// Replaces a condition when its status or reason changes; the transition time moves only with
-/// the status.
-pub(crate) fn set_condition(
-    conditions: &mut Vec<DeploymentCondition>,
-    kind: &str,
-    status: &str,
-    reason: &str,
-    message: String,
-    now: Timestamp,
-) {
-    let known = find(conditions, kind);
-    if known.is_some_and(|c| c.status == status && c.reason.as_deref() == Some(reason)) {
-        return;
-    }
-    let transition = known
-        .filter(|c| c.status == status)
-        .and_then(|c| c.last_transition_time.clone())
-        .unwrap_or_else(|| clock::stamp(now));
-    conditions.retain(|c| c.type_ != kind);
-    conditions.push(DeploymentCondition {
-        type_: kind.to_owned(),
-        status: status.to_owned(),
-        reason: Some(reason.to_owned()),
-        message: Some(message),
-        last_update_time: Some(clock::stamp(now)),
-        last_transition_time: Some(transition),
-    });
-}
-
 #[cfg(test)]
-#[path = "deployment_plan_tests.rs"]
 mod tests;

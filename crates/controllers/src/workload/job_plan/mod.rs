@@ -6,14 +6,18 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
-use k8s_openapi::api::batch::v1::{
-    Job, JobCondition, JobSpec, JobStatus, PodFailurePolicy,
-    PodFailurePolicyOnExitCodesRequirement, UncountedTerminatedPods,
-};
-use k8s_openapi::api::core::v1::{ContainerStatus, Pod};
+use k8s_openapi::api::batch::v1::{Job, JobCondition, JobSpec, JobStatus, UncountedTerminatedPods};
+use k8s_openapi::api::core::v1::Pod;
 
-use super::job_indexes::{self as indexes, index_of};
 use crate::{clock, pod};
+
+mod backoff;
+mod failure_policy;
+pub(crate) mod indexes;
+
+use backoff::{delay_seconds, failures, finish_time, total_failures};
+use failure_policy::{is_ignored, judge};
+use indexes::index_of;
 
 pub(crate) const FINALIZER: &str = "batch.kubernetes.io/job-tracking";
 pub(crate) const FAILURES: &str = "batch.kubernetes.io/job-index-failure-count";
@@ -22,8 +26,6 @@ pub(crate) const IGNORED_FAILURES: &str = "batch.kubernetes.io/job-index-ignored
 const MAX_PER_PASS: usize = 500;
 /// Pods counted in one pass, which bounds the size of the status.
 const MAX_UNCOUNTED: usize = 500;
-const BACKOFF_SECONDS: i64 = 10;
-const MAX_BACKOFF_SECONDS: i64 = 600;
 
 /// A pod to create.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -742,124 +744,6 @@ impl Pass<'_> {
     }
 }
 
-/// Counted and ignored failures of a pod's index before this pod.
-fn failures(p: &Pod) -> (i32, i32) {
-    let number = |key| {
-        pod::annotation(&p.metadata, key)
-            .and_then(|v| v.parse().ok())
-            .unwrap_or(0)
-    };
-    (number(FAILURES), number(IGNORED_FAILURES))
-}
-
-fn total_failures(p: &Pod) -> i32 {
-    let (counted, ignored) = failures(p);
-    counted + ignored
-}
-
-fn delay_seconds(failures: i32) -> i64 {
-    match failures {
-        ..=0 => 0,
-        n => BACKOFF_SECONDS
-            .checked_shl(u32::try_from(n - 1).unwrap_or(0).min(32))
-            .unwrap_or(MAX_BACKOFF_SECONDS)
-            .clamp(0, MAX_BACKOFF_SECONDS),
-    }
-}
-
-/// When a pod ended: its last container's end, else when it stopped being ready or was deleted.
-fn finish_time(p: &Pod) -> Option<Timestamp> {
-    let ended = |s: &ContainerStatus| {
-        s.state
-            .as_ref()?
-            .terminated
-            .as_ref()?
-            .finished_at
-            .as_ref()
-            .map(|t| t.0)
-    };
-    let containers = p
-        .status
-        .as_ref()
-        .and_then(|s| s.container_statuses.as_ref());
-    let by_containers = containers.filter(|c| !c.is_empty()).and_then(|c| {
-        c.iter()
-            .map(ended)
-            .collect::<Option<Vec<_>>>()
-            .and_then(|times| times.into_iter().max())
-    });
-    by_containers
-        .or_else(|| {
-            let ready = pod::condition(p, "Ready").filter(|c| c.status == "False")?;
-            ready.last_transition_time.as_ref().map(|t| t.0)
-        })
-        .or_else(|| {
-            let grace = p.metadata.deletion_grace_period_seconds.unwrap_or(0);
-            p.metadata
-                .deletion_timestamp
-                .as_ref()
-                .map(|t| clock::after(t.0, -grace))
-        })
-        .or_else(|| p.metadata.creation_timestamp.as_ref().map(|t| t.0))
-}
-
-/// What a failure policy says about a failed pod.
-struct Judgement {
-    action: String,
-    message: String,
-}
-
-fn is_ignored(policy: Option<&PodFailurePolicy>, p: &Pod) -> bool {
-    policy
-        .and_then(|policy| judge(policy, p))
-        .is_some_and(|rule| rule.action == "Ignore")
-}
-
-/// The first rule that matches.
-fn judge(policy: &PodFailurePolicy, p: &Pod) -> Option<Judgement> {
-    let subject = format!("{}/{}", pod::namespace(&p.metadata), pod::name(&p.metadata));
-    policy.rules.iter().enumerate().find_map(|(number, rule)| {
-        let action = &rule.action;
-        let message = if let Some(codes) = &rule.on_exit_codes {
-            let (container, code) = matching_container(codes, p)?;
-            format!("Container {container} for pod {subject} failed with exit code {code} matching {action} rule at index {number}")
-        } else {
-            let patterns = rule.on_pod_conditions.as_ref()?;
-            let conditions = p.status.as_ref()?.conditions.as_ref()?;
-            let hit = conditions.iter().find(|c| {
-                patterns.iter().any(|w| w.type_ == c.type_ && w.status.as_deref().unwrap_or("True") == c.status)
-            })?;
-            format!("Pod {subject} has condition {} matching {action} rule at index {number}", hit.type_)
-        };
-        Some(Judgement { action: action.clone(), message })
-    })
-}
-
-fn matching_container(
-    wanted: &PodFailurePolicyOnExitCodesRequirement,
-    p: &Pod,
-) -> Option<(String, i32)> {
-    let status = p.status.as_ref()?;
-    let all = status
-        .container_statuses
-        .iter()
-        .flatten()
-        .chain(status.init_container_statuses.iter().flatten());
-    all.filter(|s| wanted.container_name.as_ref().is_none_or(|n| *n == s.name))
-        .filter_map(|s| {
-            Some((
-                s.name.clone(),
-                s.state.as_ref()?.terminated.as_ref()?.exit_code,
-            ))
-        })
-        .filter(|(_, code)| *code != 0)
-        .find(|(_, code)| match wanted.operator.as_str() {
-            "In" => wanted.values.contains(code),
-            "NotIn" => !wanted.values.contains(code),
-            _ => false,
-        })
-}
-
 pub(crate) fn set_condition(
     status: &mut JobStatus,
     kind: &str,
@@ -890,5 +774,4 @@ pub(crate) fn set_condition(
 }
 
 #[cfg(test)]
-#[path = "job_plan_tests.rs"]
 mod tests;

@@ -1,4 +1,5 @@
 use super::*;
+use crate::clock;
 use serde_json::{Value, json};
 
 fn now() -> Timestamp {
