@@ -182,7 +182,7 @@ impl Runtime for FakeRuntime {
             pid: None,
             user: None,
             labels: config.labels.clone(),
-            annotations: BTreeMap::new(),
+            annotations: config.annotations.clone(),
         };
         state.containers.insert(id.clone(), (status, config));
         Ok(id)

@@ -45,8 +45,8 @@ pub struct Kind {
     pub allow_create_on_update: bool,
     /// A PUT may leave out resourceVersion.
     pub allow_unconditional_update: bool,
-    /// Deletion sets deletionTimestamp and waits (Pod).
-    pub graceful_deletion_seconds: fn(obj: &Value) -> Option<i64>,
+    /// Deletion sets deletionTimestamp and waits (Pod) for so long, given what the client asked for.
+    pub graceful_deletion_seconds: fn(obj: &Value, wanted: Option<i64>) -> Option<i64>,
     /// A deletion without a policy leaves what the object owns.
     pub orphans_dependents: bool,
     /// What every request for it is warned of; empty for most.
@@ -98,7 +98,7 @@ impl Kind {
         },
         allow_create_on_update: false,
         allow_unconditional_update: true,
-        graceful_deletion_seconds: |_| None,
+        graceful_deletion_seconds: |_, _| None,
         orphans_dependents: false,
         deprecation: "",
         nameless_table: false,

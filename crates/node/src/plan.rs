@@ -10,6 +10,10 @@ use crate::pod::{self, ContainerKind};
 
 pub(crate) const BACKOFF_FIRST: Duration = Duration::from_secs(10);
 pub(crate) const BACKOFF_MAX: Duration = Duration::from_secs(300);
+/// For how long the end of a container that is being replaced is kept to ourselves. Replacing is
+/// one step for whoever watches the pod, unless it takes longer than upstream's node agent would
+/// need to notice.
+const REPLACEMENT: Duration = Duration::from_secs(1);
 
 /// What the runtime has of one pod.
 #[derive(Debug, Clone, Default)]
@@ -17,9 +21,29 @@ pub(crate) struct RuntimePod {
     /// Newest first.
     pub(crate) sandboxes: Vec<PodSandboxStatus>,
     pub(crate) containers: Vec<ContainerStatus>,
+    /// Ids of containers that were stopped because their definition changed: they are started anew
+    /// whatever the restart policy says.
+    pub(crate) replaced: BTreeSet<String>,
 }
 
 impl RuntimePod {
+    /// Whether a container that ended is started again.
+    pub(crate) fn restarts(
+        &self,
+        pod: &Pod,
+        container: &Container,
+        kind: ContainerKind,
+        ended: &ContainerStatus,
+    ) -> bool {
+        self.replaced.contains(&ended.id) || should_restart(pod, container, kind, exit_code(ended))
+    }
+
+    /// Whether the newest container of that name ended to make room for another.
+    pub(crate) fn is_replaced(&self, name: &str) -> bool {
+        self.latest(name)
+            .is_some_and(|status| self.replaced.contains(&status.id))
+    }
+
     pub(crate) fn ready_sandbox(&self) -> Option<&PodSandboxStatus> {
         self.sandboxes
             .first()
@@ -196,6 +220,8 @@ pub(crate) struct Plan {
     pub(crate) backing_off: BTreeMap<String, Duration>,
     /// Nothing is left of the pod on this machine but files and dead containers.
     pub(crate) stopped: bool,
+    /// A container is being replaced: until then the status tells nothing of it.
+    pub(crate) settles_at: Option<SystemTime>,
 }
 
 impl Plan {
@@ -207,7 +233,10 @@ impl Plan {
 pub(crate) fn plan(observed: &Observed<'_>) -> Plan {
     let mut plan = Plan::default();
     match observed.goal {
-        Goal::Run => run(observed, &mut plan),
+        Goal::Run => {
+            run(observed, &mut plan);
+            plan.settles_at = settles_at(observed);
+        }
         Goal::Stop { deadline } => stop(observed, deadline, &mut plan),
     }
     prune(observed, &mut plan);
@@ -276,7 +305,7 @@ fn is_dead(status: &ContainerStatus) -> bool {
 pub(crate) fn is_finished(pod: &Pod, runtime: &RuntimePod) -> bool {
     let over = |container: &Container, kind: ContainerKind| {
         runtime.latest(&container.name).is_some_and(|status| {
-            is_dead(status) && !should_restart(pod, container, kind, exit_code(status))
+            is_dead(status) && !runtime.restarts(pod, container, kind, status)
         })
     };
     let init_failed = pod::init_containers(pod).iter().any(|container| {
@@ -413,7 +442,10 @@ fn start(
                 return;
             }
             ContainerState::Exited | ContainerState::Unknown => {
-                if !should_restart(observed.pod, container, kind, exit_code(status)) {
+                if !observed
+                    .runtime
+                    .restarts(observed.pod, container, kind, status)
+                {
                     return;
                 }
                 let finished = status.finished_at.unwrap_or(status.created_at);
@@ -438,7 +470,7 @@ fn start(
         name: name.clone(),
         kind,
         attempt,
-        restart: status.is_some(),
+        restart: status.is_some_and(|status| !observed.runtime.replaced.contains(&status.id)),
     });
 }
 
@@ -474,6 +506,19 @@ fn kill_failing(observed: &Observed<'_>, plan: &mut Plan) {
             deadline: observed.now + grace,
         });
     }
+}
+
+/// Until when the status waits for the successors of containers that were just stopped for them.
+fn settles_at(observed: &Observed<'_>) -> Option<SystemTime> {
+    let replaced = observed.runtime.containers.iter().filter(|status| {
+        is_dead(status)
+            && observed.runtime.is_replaced(&status.name)
+            && !observed.start_errors.contains_key(&status.name)
+    });
+    replaced
+        .map(|status| status.finished_at.unwrap_or(status.created_at) + REPLACEMENT)
+        .max()
+        .filter(|at| *at > observed.now)
 }
 
 /// Whether a running container was made of another image than the specification names now.

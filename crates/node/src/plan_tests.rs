@@ -73,6 +73,7 @@ pub(crate) fn pod_with(spec: Value) -> Pod {
 struct Case {
     sandboxes: Vec<PodSandboxStatus>,
     containers: Vec<ContainerStatus>,
+    replaced: BTreeSet<String>,
     busy: BTreeSet<Busy>,
     kill_deadlines: BTreeMap<String, SystemTime>,
     probes: BTreeMap<String, ProbeState>,
@@ -88,6 +89,7 @@ fn run_case(spec: Value, case: Case) -> Plan {
     let runtime = RuntimePod {
         sandboxes: case.sandboxes,
         containers: case.containers,
+        replaced: case.replaced,
     };
     plan(&Observed {
         pod: &pod,
@@ -242,8 +244,8 @@ fn restart_policies() {
         );
         assert_eq!(!starts(&plan).is_empty(), restarted, "{policy} {code}");
         let runtime = RuntimePod {
-            sandboxes: vec![],
             containers,
+            ..RuntimePod::default()
         };
         assert_eq!(
             is_finished(&pod_with(spec), &runtime),
@@ -251,6 +253,54 @@ fn restart_policies() {
             "{policy} {code}"
         );
     }
+}
+
+#[test]
+fn a_replaced_container_starts_anew_whatever_the_policy_says() {
+    let spec = json!({"restartPolicy": "Never", "containers": [{"name": "a"}]});
+    let backoff = Backoff {
+        delay: BACKOFF_FIRST,
+        updated_at: at(9),
+    };
+    let case = |now| Case {
+        sandboxes: vec![sandbox("s", true, 0)],
+        containers: vec![container("s", "a", 0, ContainerState::Exited, Some(0))],
+        replaced: ["a-0".to_owned()].into(),
+        now,
+        ..Case::default()
+    };
+    let plan = run_case(spec.clone(), case(10));
+    assert_eq!(
+        plan.actions,
+        [Action::StartContainer {
+            name: "a".into(),
+            kind: ContainerKind::Regular,
+            attempt: 1,
+            restart: false
+        }]
+    );
+    assert_eq!(plan.settles_at, Some(at(11)));
+    // The start takes its time: what happened is told after a second, and the pod is not over.
+    let starting = Case {
+        busy: [Busy::Start("a".into())].into(),
+        ..case(10)
+    };
+    assert_eq!(run_case(spec.clone(), starting).settles_at, Some(at(11)));
+    assert_eq!(run_case(spec.clone(), case(11)).settles_at, None);
+    let runtime = RuntimePod {
+        containers: case(10).containers,
+        replaced: case(10).replaced,
+        ..RuntimePod::default()
+    };
+    assert!(!is_finished(&pod_with(spec.clone()), &runtime));
+    // An end that nobody asked for is told at once.
+    let ended = Case {
+        replaced: BTreeSet::new(),
+        backoff: [("a".to_owned(), backoff)].into(),
+        ..case(10)
+    };
+    let plan = run_case(spec, ended);
+    assert_eq!((plan.actions, plan.settles_at), (vec![], None));
 }
 
 #[test]

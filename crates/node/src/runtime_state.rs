@@ -149,6 +149,7 @@ impl RuntimeState {
         RuntimePod {
             sandboxes,
             containers,
+            replaced: BTreeSet::new(),
         }
     }
 

@@ -28,6 +28,10 @@ use operations::Done;
 /// event must not be lost for ever.
 const RESYNC: Duration = Duration::from_secs(120);
 const API_RETRY: Duration = Duration::from_secs(1);
+/// For how long a pod at least stays readable after its deletion was asked for. Clients that delete
+/// with a grace period read the pod once more, and a process that obeys at once is gone in a few
+/// milliseconds.
+const FAREWELL: Duration = Duration::from_millis(200);
 
 /// Where the agent leaves word for a worker.
 pub(crate) struct Inbox {
@@ -139,6 +143,10 @@ pub(crate) struct Worker {
     retry_at: Option<SystemTime>,
     /// When a failed refresh of the volumes is tried again.
     refresh_retry_at: Option<SystemTime>,
+    /// Containers that were stopped because their definition changed, by id.
+    replaced: BTreeSet<String>,
+    /// When the deletion was first seen.
+    deleted_at: Option<SystemTime>,
     stop_deadline: Option<SystemTime>,
     stop_grace: Option<Duration>,
     verdict: Option<Verdict>,
@@ -173,6 +181,8 @@ impl Worker {
             failures: 0,
             retry_at: None,
             refresh_retry_at: None,
+            replaced: BTreeSet::new(),
+            deleted_at: None,
             stop_deadline: None,
             stop_grace: None,
             verdict: None,
@@ -218,6 +228,7 @@ impl Worker {
         let pod = self.inbox.pod();
         let mut runtime = self.node.state.pod(&self.uid);
         self.explain_ends(&pod, &mut runtime);
+        runtime.replaced.clone_from(&self.replaced);
         let now = self.node.clock.now();
         let gone = self.inbox.gone.load(Ordering::Acquire);
         let deadline_at = self.check_deadline(&pod, now);
@@ -261,11 +272,15 @@ impl Worker {
             };
         }
         let new = self.compute_status(&pod, &runtime, &probe_states, &plan, stopped, now);
-        if self.is_settling(&pod, &runtime) {
-            return Next::Wait(wake_at);
+        if self.is_settling(&pod, &runtime) || plan.settles_at.is_some() {
+            return Next::Wait(earliest(wake_at, plan.settles_at));
         }
         let mut written = self.write_status(&pod, &new).await;
         if written && stopped && pod::is_deleted(&pod) {
+            let farewell = *self.deleted_at.get_or_insert(now) + FAREWELL;
+            if farewell > now {
+                return Next::Wait(earliest(wake_at, Some(farewell)));
+            }
             written = self.delete(&pod).await;
         }
         if !written {
@@ -316,6 +331,9 @@ impl Worker {
     }
 
     fn goal(&mut self, pod: &Pod, runtime: &RuntimePod, gone: bool, now: SystemTime) -> Goal {
+        if pod::is_deleted(pod) {
+            self.deleted_at.get_or_insert(now);
+        }
         let ends = gone
             || pod::is_deleted(pod)
             || pod::is_phase_terminal(pod)
@@ -340,12 +358,9 @@ impl Worker {
 
     /// Containers that left no message but want their log's end for one.
     fn explain_ends(&mut self, pod: &Pod, runtime: &mut RuntimePod) {
-        self.log_tails.retain(|id, _| {
-            runtime
-                .containers
-                .iter()
-                .any(|container| container.id == *id)
-        });
+        let is_known = |id: &String| runtime.containers.iter().any(|known| known.id == *id);
+        self.log_tails.retain(|id, _| is_known(id));
+        self.replaced.retain(is_known);
         for status in &mut runtime.containers {
             let failed = status.state == ContainerState::Exited && plan::exit_code(status) != 0;
             if !failed || !status.message.is_empty() {

@@ -261,7 +261,7 @@ impl KindRules for CustomRules {
         false
     }
 
-    fn graceful_deletion_seconds(&self, _obj: &Value) -> Option<i64> {
+    fn graceful_deletion_seconds(&self, _obj: &Value, _wanted: Option<i64>) -> Option<i64> {
         None
     }
 

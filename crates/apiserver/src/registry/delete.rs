@@ -247,7 +247,10 @@ fn check_preconditions(
 fn plan(entry: &ResourceEntry, old: &Value, options: &DeleteOptions) -> Plan {
     let mut object = old.clone();
     let mut graceful = None;
-    if let Some(default) = entry.rules.graceful_deletion_seconds(old) {
+    if let Some(seconds) = entry
+        .rules
+        .graceful_deletion_seconds(old, options.grace_period_seconds)
+    {
         if meta::deletion_timestamp(old).is_some() {
             match meta::deletion_grace_period_seconds(old).unwrap_or(0) {
                 0 => {}
@@ -257,12 +260,6 @@ fn plan(entry: &ResourceEntry, old: &Value, options: &DeleteOptions) -> Plan {
                 },
             }
         } else {
-            // A kind that says zero has nothing to wait for, whatever the client asked.
-            let seconds = if default == 0 {
-                0
-            } else {
-                options.grace_period_seconds.unwrap_or(default)
-            };
             begin(&mut object, seconds);
             graceful = Some(seconds);
         }

@@ -46,7 +46,7 @@ pub trait KindRules: Send + Sync {
     fn validate_name(&self, name: &str, prefix: bool) -> Vec<String>;
     fn allow_create_on_update(&self) -> bool;
     fn allow_unconditional_update(&self) -> bool;
-    fn graceful_deletion_seconds(&self, obj: &Value) -> Option<i64>;
+    fn graceful_deletion_seconds(&self, obj: &Value, wanted: Option<i64>) -> Option<i64>;
     fn time_to_live_s(&self) -> Option<u64>;
     /// A deletion without a policy leaves what the object owns.
     fn orphans_dependents(&self) -> bool {
@@ -140,8 +140,8 @@ impl KindRules for &'static Kind {
         self.allow_unconditional_update
     }
 
-    fn graceful_deletion_seconds(&self, obj: &Value) -> Option<i64> {
-        (self.graceful_deletion_seconds)(obj)
+    fn graceful_deletion_seconds(&self, obj: &Value, wanted: Option<i64>) -> Option<i64> {
+        (self.graceful_deletion_seconds)(obj, wanted)
     }
 
     fn time_to_live_s(&self) -> Option<u64> {

@@ -282,7 +282,7 @@ fn exercise(kind: &Kind, obj: &Value, base: &Value) {
     let _ = (kind.warnings)(obj, None);
     assert_eq!((kind.cells)(obj, i64::MIN).len(), kind.columns.len());
     let _ = (kind.selectable)(obj);
-    let _ = (kind.graceful_deletion_seconds)(obj);
+    let _ = (kind.graceful_deletion_seconds)(obj, None);
     let mut converted = obj.clone();
     (kind.convert)(&mut converted, "v1", "v1beta1");
     (kind.convert)(&mut converted, "v1beta1", "v2");

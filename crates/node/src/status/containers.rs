@@ -10,7 +10,7 @@ use k8s_openapi::api::core::v1::{
 use keelson_ports::{ContainerState, ContainerStatus as RuntimeStatus};
 
 use super::{ID_PREFIX, StatusInput, recorded};
-use crate::plan::{exit_code, should_restart};
+use crate::plan::exit_code;
 use crate::pod::{self, ContainerKind};
 
 pub(super) struct Statuses {
@@ -53,7 +53,8 @@ fn one(input: &StatusInput<'_>, container: &Container, kind: ContainerKind) -> C
         .map(state_of)
         .filter(|state| state.terminated.is_some());
     let dead = state.terminated.is_some();
-    if dead && !input.stopping && should_restart(input.pod, container, kind, exit_code(runtime)) {
+    let restarts = || input.runtime.restarts(input.pod, container, kind, runtime);
+    if dead && !input.stopping && restarts() {
         let waiting = if let Some(delay) = input.backing_off.get(name) {
             Some((
                 "CrashLoopBackOff".to_owned(),

@@ -202,8 +202,8 @@ fn phase(input: &StatusInput<'_>, statuses: &containers::Statuses) -> &'static s
                 Some(code) => {
                     counts.stopped += 1;
                     counts.succeeded += usize::from(code == 0);
-                    let restarts =
-                        should_restart(input.pod, container, ContainerKind::Regular, code);
+                    let restarts = input.runtime.is_replaced(&container.name)
+                        || should_restart(input.pod, container, ContainerKind::Regular, code);
                     counts.stopped_for_good += usize::from(!restarts);
                 }
                 None => counts.waiting += 1,

@@ -38,6 +38,7 @@ fn with(containers: Vec<keelson_ports::ContainerStatus>) -> Case {
         runtime: RuntimePod {
             sandboxes: vec![sandbox("x", true, 0)],
             containers,
+            ..RuntimePod::default()
         },
         ..Case::default()
     }

@@ -331,6 +331,11 @@ impl Worker {
     ) {
         let busy = Busy::Kill(id.to_owned());
         let again = self.busy.contains(&busy);
+        if matches!(reason, KillReason::Changed | KillReason::Resized) {
+            self.replaced.insert(id.to_owned());
+            // The back-off was the old definition's.
+            self.backoff.remove(name);
+        }
         self.kill_deadlines.insert(id.to_owned(), deadline);
         let node = self.node.clone();
         let request = StopRequest {

@@ -302,3 +302,71 @@ async fn a_failing_liveness_probe_restarts_the_container() {
         })
         .await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_changed_image_replaces_the_container_in_one_step() {
+    let fixture = Fixture::start();
+    let path = fixture.create(
+        "swap",
+        json!({"restartPolicy": "Never", "containers": [{"name": "c", "image": "img:1"}]}),
+    );
+    fixture
+        .until(&path, |pod| condition(pod, "Ready") == "True")
+        .await;
+    let written = fixture
+        .api
+        .requests("PATCH", &format!("{path}/status"))
+        .len();
+    let old = fixture.runtime.running("c").unwrap();
+    fixture.api.edit(&path, |pod| {
+        // Another name of the only image there is.
+        pod["spec"]["containers"][0]["image"] = "sha256:1".into();
+    });
+    let pod = fixture
+        .until(&path, |pod| {
+            pod["status"]["containerStatuses"][0]["restartCount"] == 1
+        })
+        .await;
+    assert_eq!(condition(&pod, "Ready"), "True");
+    assert_ne!(fixture.runtime.running("c").unwrap(), old);
+    // No status in between said that the pod was not ready.
+    let patches = fixture.api.requests("PATCH", &format!("{path}/status"));
+    for patch in &patches[written..] {
+        let conditions = patch["status"]["conditions"].as_array();
+        assert!(
+            conditions
+                .into_iter()
+                .flatten()
+                .all(|condition| condition["status"] == "True"),
+            "{patch}"
+        );
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_deleted_pod_can_be_read_once_more() {
+    let fixture = Fixture::start();
+    let path = fixture.create(
+        "brief",
+        json!({"containers": [{"name": "c", "image": "img:1"}]}),
+    );
+    fixture
+        .until(&path, |pod| condition(pod, "Ready") == "True")
+        .await;
+    let asked = std::time::Instant::now();
+    fixture.api.edit(&path, |pod| {
+        pod["metadata"]["deletionTimestamp"] = "2026-01-01T00:01:00Z".into();
+        pod["metadata"]["deletionGracePeriodSeconds"] = 60.into();
+    });
+    fixture
+        .until(&path, |pod| condition(pod, "Ready") == "False")
+        .await;
+    fixture
+        .until_true("the deletion", || fixture.api.get(&path).is_none())
+        .await;
+    let stayed = asked.elapsed();
+    assert!(
+        stayed >= Duration::from_millis(180) && stayed < Duration::from_secs(10),
+        "{stayed:?}"
+    );
+}

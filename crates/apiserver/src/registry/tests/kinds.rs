@@ -81,6 +81,28 @@ async fn pods_are_deleted_gracefully_once_they_run() {
 }
 
 #[tokio::test]
+async fn a_client_may_give_a_pod_more_time_than_the_pod_asks_for() {
+    let c = cluster().await;
+    let pods = "/api/v1/namespaces/default/pods";
+    let mut hasty = pod("hasty");
+    hasty["spec"]["terminationGracePeriodSeconds"] = json!(0);
+    hasty["spec"]["nodeName"] = json!("n1");
+    c.call("POST", pods, hasty).await;
+    let path = format!("{pods}/hasty");
+    let marked = c
+        .call(
+            "DELETE",
+            &format!("{path}?gracePeriodSeconds=60"),
+            Value::Null,
+        )
+        .await;
+    assert_eq!(marked.code, 200, "{}", marked.body);
+    let read = c.get(&path).await;
+    assert_eq!(read.body["metadata"]["deletionGracePeriodSeconds"], 60);
+    assert_eq!(read.body["metadata"]["generation"], 2);
+}
+
+#[tokio::test]
 async fn status_is_written_by_its_own_path() {
     let c = cluster().await;
     let deployments = "/apis/apps/v1/namespaces/default/deployments";

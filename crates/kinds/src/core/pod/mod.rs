@@ -183,13 +183,14 @@ fn selectable(pod: &Value) -> Vec<(&'static str, String)> {
     ]
 }
 
-/// A pod on a node is given its grace period; one that runs nowhere or has finished goes at once.
-fn graceful_deletion_seconds(pod: &Value) -> Option<i64> {
+/// A pod on a node is given the period that the client asks for, else its own; one that runs nowhere
+/// or has finished goes at once.
+fn graceful_deletion_seconds(pod: &Value, wanted: Option<i64>) -> Option<i64> {
     let finished = matches!(pod.text("status.phase"), "Failed" | "Succeeded");
     if pod.text("spec.nodeName").is_empty() || finished {
         return Some(0);
     }
-    let seconds = pod.num("spec.terminationGracePeriodSeconds");
+    let seconds = wanted.unwrap_or_else(|| pod.num("spec.terminationGracePeriodSeconds"));
     Some(if seconds < 0 { 1 } else { seconds })
 }
 
