@@ -201,42 +201,60 @@ impl<'a> Walker<'a> {
         }
         let outer = self.owner;
         let name: &'a str = &shape.name;
-        for f in shape.fields() {
-            self.owner = name.rsplit('.').next().unwrap_or("");
-            self.go_field(map, f)?;
+        self.owner = name.rsplit('.').next().unwrap_or("");
+        // Most fields of most structs are absent, so that the object is walked and not the type.
+        let (mut refused, mut emptied) = (None, Vec::new());
+        map.retain(|k, v| {
+            let Some(f) = shape.field(k).filter(|_| refused.is_none()) else {
+                return true;
+            };
+            let kept = self.go_field(v, f).unwrap_or_else(|err| {
+                refused = Some(err);
+                true
+            });
+            if !kept {
+                emptied.push(&f.name);
+            }
+            kept
+        });
+        if let Some(err) = refused {
+            return Err(err);
+        }
+        for f in shape.fields().iter().filter(|f| has_zero(f)) {
+            if !map.contains_key(f.name.as_ref())
+                && !emptied.contains(&&f.name)
+                && let Some(zero) = self.zero(f)?
+            {
+                map.insert(f.name.to_string(), zero);
+            }
         }
         self.owner = outer;
         Ok(())
     }
 
-    fn go_field(&mut self, map: &mut Map<String, Value>, f: &'a Field) -> Result<(), DecodeError> {
-        let name: &'a str = &f.name;
-        match map.get_mut(name) {
-            Some(Value::Null) | None => match self.zero(f)? {
-                Some(v) => {
-                    map.insert(name.to_owned(), v);
-                }
-                None => {
-                    map.remove(name);
-                }
-            },
-            Some(v) => {
-                self.steps.push(Step::Field(name));
-                self.value(v, &f.schema, true)?;
-                self.steps.pop();
-                if f.omit_empty && !f.pointer && is_empty(v, &f.schema) {
-                    map.remove(name);
-                } else if !f.omit_empty && v.as_array().is_some_and(Vec::is_empty) {
-                    *v = Value::Null; // An empty list does not outlive its encoding.
-                }
-            }
+    /// Whether the field stays in the output.
+    fn go_field(&mut self, v: &mut Value, f: &'a Field) -> Result<bool, DecodeError> {
+        if v.is_null() {
+            let zero = self.zero(f)?;
+            let kept = zero.is_some();
+            *v = zero.unwrap_or_default();
+            return Ok(kept);
         }
-        Ok(())
+        self.steps.push(Step::Field(&f.name));
+        self.value(v, &f.schema, true)?;
+        self.steps.pop();
+        if f.omit_empty && !f.pointer && is_empty(v, &f.schema) {
+            return Ok(false);
+        }
+        if !f.omit_empty && v.as_array().is_some_and(Vec::is_empty) {
+            *v = Value::Null; // An empty list does not outlive its encoding.
+        }
+        Ok(true)
     }
 
-    /// What an absent field is encoded as.
+    /// What an absent field is encoded as; nothing unless [`has_zero`].
     fn zero(&mut self, f: &'a Field) -> Result<Option<Value>, DecodeError> {
-        if f.pointer || f.omit_zero {
+        if !has_zero(f) {
             return Ok(None);
         }
         let shape = f.schema.shape();
@@ -315,7 +333,7 @@ impl<'a> Walker<'a> {
                     Err(self.mismatch(v, s))
                 }
             }
-            (Type::Bytes, Value::String(t)) => match check_base64(t) {
+            (Type::Bytes, Value::String(t)) => match go::check_base64(t) {
                 Some(at) => Err(DecodeError::Type(format!(
                     "illegal base64 data at input byte {at}"
                 ))),
@@ -438,6 +456,16 @@ impl<'a> Walker<'a> {
     }
 }
 
+/// Whether a field that is absent may yet be in the output.
+fn has_zero(f: &Field) -> bool {
+    let always = || match f.schema.kind() {
+        Type::Object => f.schema.target_is_struct(),
+        Type::Time | Type::MicroTime | Type::Any | Type::Quantity | Type::IntOrString => true,
+        _ => false,
+    };
+    !f.pointer && !f.omit_zero && (!f.omit_empty || always())
+}
+
 fn join(path: &mut String, name: &str) {
     if !path.is_empty() {
         path.push('.');
@@ -558,50 +586,6 @@ fn canonical_time(t: &str, ty: Type) -> Result<Value, DecodeError> {
     } else {
         time::format(parsed)
     }))
-}
-
-/// The place of the first byte that is not standard padded base64, as Go's decoder reports it.
-fn check_base64(t: &str) -> Option<usize> {
-    let mut bytes: Vec<(usize, u8)> = Vec::new();
-    let b = t.as_bytes();
-    let clean = !b.iter().any(|c| matches!(c, b'\r' | b'\n'));
-    if clean && b.len().is_multiple_of(4) {
-        let body = b
-            .strip_suffix(b"==")
-            .or_else(|| b.strip_suffix(b"="))
-            .unwrap_or(b);
-        if body.iter().all(|c| is_base64(*c)) {
-            return None;
-        }
-    }
-    bytes.extend(
-        b.iter()
-            .copied()
-            .enumerate()
-            .filter(|(_, c)| !matches!(c, b'\r' | b'\n')),
-    );
-    let mut n = 0;
-    while n < bytes.len() && is_base64(bytes[n].1) {
-        n += 1;
-    }
-    let rest = &bytes[n..];
-    let ok = match n % 4 {
-        0 => rest.is_empty(),
-        2 => rest.len() == 2 && rest.iter().all(|(_, c)| *c == b'='),
-        3 => rest.len() == 1 && rest[0].1 == b'=',
-        _ => false,
-    };
-    if ok {
-        None
-    } else {
-        // A group that is cut short is reported where it begins.
-        let group = bytes.get(n - n % 4).map_or(b.len(), |(i, _)| *i);
-        Some(rest.first().map_or(group, |(i, _)| *i))
-    }
-}
-
-fn is_base64(c: u8) -> bool {
-    c.is_ascii_alphanumeric() || c == b'+' || c == b'/'
 }
 
 #[cfg(test)]

@@ -31,11 +31,22 @@ impl Path {
     }
 
     pub fn index(&self, i: usize) -> Path {
-        Path(format!("{}[{i}]", self.0))
+        let mut s = String::with_capacity(self.0.len() + 6);
+        s.push_str(&self.0);
+        s.push('[');
+        match u8::try_from(i) {
+            // Nearly every index, without the machinery of formatting.
+            Ok(digit @ 0..10) => s.push(char::from(b'0' + digit)),
+            _ => s.push_str(&i.to_string()),
+        }
+        s.push(']');
+        Path(s)
     }
 
     pub fn key(&self, k: &str) -> Path {
-        Path(format!("{}[{k}]", self.0))
+        let mut s = String::with_capacity(self.0.len() + k.len() + 2);
+        s.extend([self.0.as_str(), "[", k, "]"]);
+        Path(s)
     }
 
     pub fn is_root(&self) -> bool {

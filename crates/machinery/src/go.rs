@@ -100,3 +100,47 @@ pub fn plain(v: &Value) -> String {
         other => other.to_string(),
     }
 }
+
+/// The place of the first byte that is not standard padded base64, as Go's decoder reports it.
+pub(crate) fn check_base64(t: &str) -> Option<usize> {
+    let mut bytes: Vec<(usize, u8)> = Vec::new();
+    let b = t.as_bytes();
+    let clean = !b.iter().any(|c| matches!(c, b'\r' | b'\n'));
+    if clean && b.len().is_multiple_of(4) {
+        let body = b
+            .strip_suffix(b"==")
+            .or_else(|| b.strip_suffix(b"="))
+            .unwrap_or(b);
+        if body.iter().all(|c| is_base64(*c)) {
+            return None;
+        }
+    }
+    bytes.extend(
+        b.iter()
+            .copied()
+            .enumerate()
+            .filter(|(_, c)| !matches!(c, b'\r' | b'\n')),
+    );
+    let mut n = 0;
+    while n < bytes.len() && is_base64(bytes[n].1) {
+        n += 1;
+    }
+    let rest = &bytes[n..];
+    let ok = match n % 4 {
+        0 => rest.is_empty(),
+        2 => rest.len() == 2 && rest.iter().all(|(_, c)| *c == b'='),
+        3 => rest.len() == 1 && rest[0].1 == b'=',
+        _ => false,
+    };
+    if ok {
+        None
+    } else {
+        // A group that is cut short is reported where it begins.
+        let group = bytes.get(n - n % 4).map_or(b.len(), |(i, _)| *i);
+        Some(rest.first().map_or(group, |(i, _)| *i))
+    }
+}
+
+fn is_base64(c: u8) -> bool {
+    c.is_ascii_alphanumeric() || c == b'+' || c == b'/'
+}

@@ -2,6 +2,7 @@
 //! given twice. The last one wins, as everywhere.
 
 use serde::de::{Deserialize, DeserializeSeed, Deserializer, Error, MapAccess, SeqAccess, Visitor};
+use serde_json::map::Entry;
 use serde_json::{Map, Number, Value};
 use std::fmt;
 
@@ -176,9 +177,6 @@ impl<'de> Visitor<'de> for Seed<'_> {
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Value, A::Error> {
         let mut out = Map::new();
         while let Some(key) = map.next_key::<String>()? {
-            if out.contains_key(&key) {
-                self.0.duplicate(&key);
-            }
             if self.0.order.is_some() {
                 let path = self.0.path_of(&key);
                 if let Some(order) = &mut self.0.order {
@@ -187,8 +185,17 @@ impl<'de> Visitor<'de> for Seed<'_> {
             }
             self.0.path.push(Step::Key(key));
             let value = map.next_value_seed(Seed(&mut *self.0))?;
-            if let Some(Step::Key(key)) = self.0.path.pop() {
-                out.insert(key, value);
+            let Some(Step::Key(key)) = self.0.path.pop() else {
+                continue;
+            };
+            match out.entry(key) {
+                Entry::Vacant(place) => {
+                    place.insert(value);
+                }
+                Entry::Occupied(mut place) => {
+                    self.0.duplicate(place.key());
+                    place.insert(value);
+                }
             }
         }
         Ok(Value::Object(out))

@@ -1,6 +1,6 @@
 //! Which fields two objects differ in.
 
-use super::field_set::FieldSet;
+use super::field_set::{FieldSet, Node};
 use super::path;
 use keelson_api::{ListType, MapType, Schema, Type};
 use serde_json::{Map, Value};
@@ -34,12 +34,13 @@ impl Comparison {
 }
 
 pub(super) fn compare(old: &Value, new: &Value, schema: &Schema) -> Comparison {
-    let mut w = Walker {
-        out: Comparison::default(),
-        path: Vec::new(),
-    };
-    w.walk(Some(old), Some(new), Some(schema));
-    w.out
+    let mut found = Found::default();
+    walk(Some(old), Some(new), Some(schema), &mut found);
+    Comparison {
+        added: found.added.below,
+        modified: found.modified.below,
+        removed: found.removed.below,
+    }
 }
 
 /// How ownership treats a value.
@@ -70,128 +71,140 @@ pub(super) fn shape(v: &Value, schema: Option<&Schema>) -> Shape {
     }
 }
 
-struct Walker {
-    out: Comparison,
-    path: Vec<String>,
+/// What was found at a value and below it.
+#[derive(Default)]
+struct Found {
+    added: Node,
+    modified: Node,
+    removed: Node,
 }
 
-impl Walker {
-    fn walk(&mut self, old: Option<&Value>, new: Option<&Value>, schema: Option<&Schema>) {
-        // Most of an object does not change; equal parts have nothing to report.
-        if let (Some(o), Some(n)) = (old, new)
-            && o == n
-        {
+impl Found {
+    /// Compares what is below under `element`, whose text is only made when something differs.
+    fn child(
+        &mut self,
+        element: impl FnOnce() -> String,
+        old: Option<&Value>,
+        new: Option<&Value>,
+        schema: Option<&Schema>,
+    ) {
+        let mut found = Found::default();
+        walk(old, new, schema, &mut found);
+        self.take(element, found);
+    }
+
+    fn take(&mut self, element: impl FnOnce() -> String, found: Found) {
+        let parts = [
+            (&mut self.added, found.added),
+            (&mut self.modified, found.modified),
+            (&mut self.removed, found.removed),
+        ];
+        let mut parts = parts.into_iter().filter(|(_, node)| !node.is_empty());
+        let Some((first, node)) = parts.next() else {
             return;
-        }
-        let shape_of = |v: Option<&Value>| v.filter(|v| !v.is_null()).map(|v| shape(v, schema));
-        let shape = match (shape_of(old), shape_of(new)) {
-            (Some(a), Some(b)) if a != b => Shape::Leaf,
-            (a, b) => b.or(a).unwrap_or(Shape::Leaf),
         };
-        match shape {
-            Shape::Leaf => return self.leaf(old, new),
-            Shape::Map => {
-                let empty = Map::new();
-                let o = old.and_then(Value::as_object).unwrap_or(&empty);
-                let n = new.and_then(Value::as_object).unwrap_or(&empty);
-                if o.is_empty() && n.is_empty() {
-                    return self.leaf(old, new);
-                }
-                for (k, v) in o {
-                    self.child(
-                        path::field(k),
-                        Some(v),
-                        n.get(k),
-                        schema.and_then(|s| s.property(k)),
-                    );
-                }
-                for (k, v) in n.iter().filter(|(k, _)| !o.contains_key(*k)) {
-                    self.child(
-                        path::field(k),
-                        None,
-                        Some(v),
-                        schema.and_then(|s| s.property(k)),
-                    );
-                }
+        let element = element();
+        for (into, node) in parts {
+            into.below.nodes.insert(element.clone(), node);
+        }
+        first.below.nodes.insert(element, node);
+    }
+}
+
+fn walk(old: Option<&Value>, new: Option<&Value>, schema: Option<&Schema>, found: &mut Found) {
+    // Most of an object does not change; equal parts have nothing to report.
+    if let (Some(o), Some(n)) = (old, new)
+        && o == n
+    {
+        return;
+    }
+    let shape_of = |v: Option<&Value>| v.filter(|v| !v.is_null()).map(|v| shape(v, schema));
+    let shape = match (shape_of(old), shape_of(new)) {
+        (Some(a), Some(b)) if a != b => Shape::Leaf,
+        (a, b) => b.or(a).unwrap_or(Shape::Leaf),
+    };
+    match shape {
+        Shape::Leaf => return leaf(old, new, found),
+        Shape::Map => {
+            let empty = Map::new();
+            let o = old.and_then(Value::as_object).unwrap_or(&empty);
+            let n = new.and_then(Value::as_object).unwrap_or(&empty);
+            if o.is_empty() && n.is_empty() {
+                return leaf(old, new, found);
             }
-            Shape::List => {
-                let o = old
-                    .and_then(Value::as_array)
-                    .map(Vec::as_slice)
-                    .unwrap_or(&[]);
-                let n = new
-                    .and_then(Value::as_array)
-                    .map(Vec::as_slice)
-                    .unwrap_or(&[]);
-                if o.is_empty() && n.is_empty() {
-                    return self.leaf(old, new);
-                }
-                if let Some(s) = schema {
-                    self.list(o, n, s);
-                }
+            let of = |k: &str| schema.and_then(|s| s.property(k));
+            for (k, v) in o {
+                found.child(|| path::field(k), Some(v), n.get(k), of(k));
+            }
+            for (k, v) in n.iter().filter(|(k, _)| !o.contains_key(*k)) {
+                found.child(|| path::field(k), None, Some(v), of(k));
             }
         }
-        match (old, new) {
-            (None, _) => self.out.added.insert(&self.path),
-            (_, None) => self.out.removed.insert(&self.path),
-            _ => {}
+        Shape::List => {
+            let (o, n) = (items(old), items(new));
+            if o.is_empty() && n.is_empty() {
+                return leaf(old, new, found);
+            }
+            if let Some(s) = schema {
+                list(o, n, s, found);
+            }
         }
     }
+    match (old, new) {
+        (None, _) => found.added.member = true,
+        (_, None) => found.removed.member = true,
+        _ => {}
+    }
+}
 
-    fn list(&mut self, old: &[Value], new: &[Value], schema: &Schema) {
-        type Pair<'v> = (Vec<&'v Value>, Vec<&'v Value>);
-        let mut items: BTreeMap<String, Pair<'_>> = BTreeMap::new();
-        for v in old {
-            if let Some(e) = path::item(v, schema) {
-                items.entry(e).or_default().0.push(v);
-            }
-        }
-        for v in new {
-            if let Some(e) = path::item(v, schema) {
-                items.entry(e).or_default().1.push(v);
-            }
-        }
-        for (element, (o, n)) in items {
-            // Items with the same key cannot be told apart: they are owned as one leaf.
-            self.path.push(element);
-            match (o.len(), n.len()) {
-                (0 | 1, 0 | 1) => {
-                    self.walk(o.first().copied(), n.first().copied(), schema.items());
-                }
-                (2.., 2..) => {
-                    if o != n {
-                        self.out.modified.insert(&self.path);
-                    }
-                }
-                (2.., _) => {
-                    if let Some(v) = n.first() {
-                        self.walk(None, Some(v), schema.items());
-                    }
-                    self.out.removed.insert(&self.path);
-                }
-                (_, _) => {
-                    if let Some(v) = o.first() {
-                        self.walk(Some(v), None, schema.items());
-                    }
-                    self.out.added.insert(&self.path);
-                }
-            }
-            self.path.pop();
+fn items(v: Option<&Value>) -> &[Value] {
+    v.and_then(Value::as_array).map_or(&[], Vec::as_slice)
+}
+
+fn list(old: &[Value], new: &[Value], schema: &Schema, found: &mut Found) {
+    type Pair<'v> = (Vec<&'v Value>, Vec<&'v Value>);
+    let mut items: BTreeMap<String, Pair<'_>> = BTreeMap::new();
+    for v in old {
+        if let Some(e) = path::item(v, schema) {
+            items.entry(e).or_default().0.push(v);
         }
     }
-
-    fn child(&mut self, e: String, old: Option<&Value>, new: Option<&Value>, s: Option<&Schema>) {
-        self.path.push(e);
-        self.walk(old, new, s);
-        self.path.pop();
-    }
-
-    fn leaf(&mut self, old: Option<&Value>, new: Option<&Value>) {
-        match (old, new) {
-            (None, _) => self.out.added.insert(&self.path),
-            (_, None) => self.out.removed.insert(&self.path),
-            (o, n) if o != n => self.out.modified.insert(&self.path),
-            _ => {}
+    for v in new {
+        if let Some(e) = path::item(v, schema) {
+            items.entry(e).or_default().1.push(v);
         }
+    }
+    for (element, (o, n)) in items {
+        // Items with the same key cannot be told apart: they are owned as one leaf.
+        let mut below = Found::default();
+        match (o.len(), n.len()) {
+            (0 | 1, 0 | 1) => {
+                let (o, n) = (o.first().copied(), n.first().copied());
+                walk(o, n, schema.items(), &mut below);
+            }
+            (2.., 2..) => below.modified.member = o != n,
+            (2.., _) => {
+                if let Some(v) = n.first() {
+                    walk(None, Some(v), schema.items(), &mut below);
+                }
+                below.removed.member = true;
+            }
+            (_, _) => {
+                if let Some(v) = o.first() {
+                    walk(Some(v), None, schema.items(), &mut below);
+                }
+                below.added.member = true;
+            }
+        }
+        found.take(|| element, below);
+    }
+}
+
+fn leaf(old: Option<&Value>, new: Option<&Value>, found: &mut Found) {
+    match (old, new) {
+        (None, _) => found.added.member = true,
+        (_, None) => found.removed.member = true,
+        (o, n) if o != n => found.modified.member = true,
+        _ => {}
     }
 }

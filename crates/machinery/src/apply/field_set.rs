@@ -4,7 +4,7 @@ use serde_json::{Map, Value};
 use std::collections::BTreeMap;
 
 /// Deeper FieldsV1 are refused.
-const MAX_DEPTH: usize = 120;
+pub(super) const MAX_DEPTH: usize = 120;
 
 /// A set of paths. A path may be a member without those below it, and the other way round.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -19,7 +19,7 @@ pub(super) struct Node {
 }
 
 impl Node {
-    fn is_empty(&self) -> bool {
+    pub(super) fn is_empty(&self) -> bool {
         !self.member && self.below.is_empty()
     }
 }
@@ -204,6 +204,23 @@ impl FieldSet {
         Value::Object(out)
     }
 
+    /// From FieldsV1 in its canonical form.
+    pub(super) fn from_map(map: &Map<String, Value>) -> FieldSet {
+        let nodes = map
+            .iter()
+            .filter(|(k, _)| *k != ".")
+            .filter_map(|(k, v)| {
+                let below = v.as_object()?;
+                let node = Node {
+                    member: below.is_empty() || below.contains_key("."),
+                    below: Self::from_map(below),
+                };
+                Some((k.clone(), node))
+            })
+            .collect();
+        FieldSet { nodes }
+    }
+
     /// From FieldsV1.
     pub fn from_value(v: &Value) -> Result<FieldSet, String> {
         Self::read(v, 0)
@@ -219,8 +236,7 @@ impl FieldSet {
             if k == "." {
                 continue;
             }
-            let known = ["f:", "v:", "k:", "i:"].iter().any(|p| k.starts_with(p));
-            if !known {
+            if !has_known_kind(k) {
                 return Err(format!(
                     "missing colon or unknown kind in field {}",
                     crate::go::quote(k)
@@ -238,4 +254,11 @@ impl FieldSet {
         }
         Ok(FieldSet { nodes })
     }
+}
+
+/// Whether an element begins with the letter of one of the four kinds.
+pub(super) fn has_known_kind(element: &str) -> bool {
+    ["f:", "v:", "k:", "i:"]
+        .iter()
+        .any(|kind| element.starts_with(kind))
 }

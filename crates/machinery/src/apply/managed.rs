@@ -2,6 +2,7 @@
 
 use super::error::{ApplyError, Conflict};
 use super::field_set::FieldSet;
+use super::fields_v1::FieldsV1;
 use crate::time;
 use serde_json::{Map, Value};
 use std::collections::BTreeMap;
@@ -47,9 +48,16 @@ impl Id {
 /// What a manager owns, in which version, since when.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Entry {
-    pub fields: FieldSet,
+    pub fields: FieldsV1,
     pub api_version: String,
     pub time: Option<String>,
+}
+
+impl Entry {
+    /// When it was last written; entries without a date are the oldest.
+    fn seconds(&self) -> i64 {
+        self.time.as_deref().and_then(time::parse_unix).unwrap_or(0)
+    }
 }
 
 #[derive(Debug, Clone, PartialEq, Default)]
@@ -59,35 +67,42 @@ pub struct ManagedFields {
 
 impl ManagedFields {
     /// From `metadata.managedFields`.
-    pub fn decode(list: &[Value]) -> Result<ManagedFields, ApplyError> {
+    pub fn decode(list: Vec<Value>) -> Result<ManagedFields, ApplyError> {
         let mut entries = BTreeMap::new();
-        for e in list {
-            let text = |k: &str| e.get(k).and_then(Value::as_str).unwrap_or("");
+        for mut e in list {
+            let mut text = |k: &str| match e.get_mut(k).map(Value::take) {
+                Some(Value::String(text)) => text,
+                _ => String::new(),
+            };
             let bad = |m: &str| ApplyError::ManagedFields(m.to_owned());
-            match text("fieldsType") {
+            match text("fieldsType").as_str() {
                 "FieldsV1" => {}
                 "" => return Err(bad("missing fieldsType in managed fields entry")),
                 other => return Err(bad(&format!("invalid fieldsType {other:?}"))),
             }
-            let fields = match e.get("fieldsV1") {
-                Some(v) if v.is_object() => {
-                    FieldSet::from_value(v).map_err(ApplyError::ManagedFields)?
-                }
-                _ => FieldSet::default(),
+            let (manager, subresource) = (text("manager"), text("subresource"));
+            let (operation, api_version) = (text("operation"), text("apiVersion"));
+            let time = Some(text("time")).filter(|t| !t.is_empty());
+            let fields = match e.get_mut("fieldsV1").map(Value::take) {
+                Some(v) if v.is_object() => FieldsV1::read(v).map_err(ApplyError::ManagedFields)?,
+                _ => FieldsV1::default(),
             };
-            let id = match text("operation") {
-                "Apply" => Id::apply(text("manager"), text("subresource")),
-                "Update" => Id::update(text("manager"), text("apiVersion"), text("subresource")),
+            let (operation, of_version) = match operation.as_str() {
+                "Apply" => (Operation::Apply, String::new()),
+                "Update" => (Operation::Update, api_version.clone()),
                 other => return Err(bad(&format!("invalid operation {other:?}"))),
             };
-            let time = Some(text("time"))
-                .filter(|t| !t.is_empty())
-                .map(str::to_owned);
+            let id = Id {
+                manager,
+                operation,
+                api_version: of_version,
+                subresource,
+            };
             entries.insert(
                 id,
                 Entry {
                     fields,
-                    api_version: text("apiVersion").to_owned(),
+                    api_version,
                     time,
                 },
             );
@@ -95,51 +110,45 @@ impl ManagedFields {
         Ok(ManagedFields { entries })
     }
 
-    pub(super) fn decode_or_empty(list: &[Value]) -> ManagedFields {
+    pub(super) fn decode_or_empty(list: Vec<Value>) -> ManagedFields {
         Self::decode(list).unwrap_or_default()
     }
 
     /// To `metadata.managedFields`: appliers first, then by age.
-    pub fn encode(&self) -> Vec<Value> {
-        let mut rows: Vec<(&Id, &Entry)> = self.entries.iter().collect();
-        let seconds = |e: &Entry| e.time.as_deref().and_then(time::parse_unix).unwrap_or(0);
-        rows.sort_by(|(a, x), (b, y)| {
-            (
-                a.operation,
-                seconds(x),
-                &a.manager,
-                &x.api_version,
-                &a.subresource,
-            )
-                .cmp(&(
-                    b.operation,
-                    seconds(y),
-                    &b.manager,
-                    &y.api_version,
-                    &b.subresource,
-                ))
+    pub fn encode(self) -> Vec<Value> {
+        let mut rows: Vec<(i64, Id, Entry)> = self
+            .entries
+            .into_iter()
+            .map(|(id, e)| (e.seconds(), id, e))
+            .collect();
+        rows.sort_by(|(s, a, x), (t, b, y)| {
+            (a.operation, s, &a.manager, &x.api_version, &a.subresource).cmp(&(
+                b.operation,
+                t,
+                &b.manager,
+                &y.api_version,
+                &b.subresource,
+            ))
         });
         rows.into_iter()
-            .map(|(id, e)| {
+            .map(|(_, id, e)| {
                 let mut m = Map::new();
-                let mut set = |k: &str, v: &str| {
+                let mut set = |k: &str, v: String| {
                     if !v.is_empty() {
-                        m.insert(k.to_owned(), Value::from(v));
+                        m.insert(k.to_owned(), Value::String(v));
                     }
                 };
-                set("manager", &id.manager);
-                set(
-                    "operation",
-                    match id.operation {
-                        Operation::Apply => "Apply",
-                        Operation::Update => "Update",
-                    },
-                );
-                set("apiVersion", &e.api_version);
-                set("time", e.time.as_deref().unwrap_or(""));
-                set("fieldsType", "FieldsV1");
-                set("subresource", &id.subresource);
-                m.insert("fieldsV1".into(), e.fields.to_value());
+                let operation = match id.operation {
+                    Operation::Apply => "Apply",
+                    Operation::Update => "Update",
+                };
+                set("manager", id.manager);
+                set("operation", operation.to_owned());
+                set("apiVersion", e.api_version);
+                set("time", e.time.unwrap_or_default());
+                set("fieldsType", "FieldsV1".to_owned());
+                set("subresource", id.subresource);
+                m.insert("fieldsV1".into(), e.fields.into_value());
                 Value::Object(m)
             })
             .collect()
@@ -157,12 +166,12 @@ impl ManagedFields {
         self.entries.get(id)
     }
 
-    pub(super) fn fields(&self, id: &Id) -> Option<&FieldSet> {
+    pub(super) fn fields(&self, id: &Id) -> Option<&FieldsV1> {
         self.entries.get(id).map(|e| &e.fields)
     }
 
-    pub(super) fn sets(&self) -> impl Iterator<Item = &FieldSet> {
-        self.entries.values().map(|e| &e.fields)
+    pub(super) fn sets(&self) -> impl Iterator<Item = FieldSet> {
+        self.entries.values().map(|e| e.fields.set())
     }
 
     pub(super) fn set(
@@ -175,7 +184,7 @@ impl ManagedFields {
         self.entries.insert(
             id,
             Entry {
-                fields,
+                fields: fields.into(),
                 api_version: api_version.to_owned(),
                 time,
             },
@@ -185,7 +194,7 @@ impl ManagedFields {
     /// Adds fields to a manager and dates it.
     pub(super) fn add(&mut self, id: Id, fields: FieldSet, api_version: &str, now: &str) {
         let e = self.entries.entry(id).or_insert_with(|| Entry {
-            fields: FieldSet::default(),
+            fields: FieldsV1::default(),
             api_version: api_version.to_owned(),
             time: None,
         });
@@ -211,8 +220,11 @@ impl ManagedFields {
     /// Fields of `changed` that someone else owns.
     pub(super) fn conflicts(&self, changed: &FieldSet, but: &Id) -> Vec<Conflict> {
         let mut out = Vec::new();
+        if changed.is_empty() {
+            return out;
+        }
         for (id, e) in self.entries.iter().filter(|(id, _)| *id != but) {
-            for path in e.fields.intersection(changed).paths() {
+            for path in e.fields.set().intersection(changed).paths() {
                 out.push(Conflict::new(id.clone(), e.time.clone(), path));
             }
         }
@@ -236,12 +248,7 @@ impl ManagedFields {
             .entries
             .iter()
             .filter(|(id, _)| id.operation == Operation::Update)
-            .map(|(id, e)| {
-                (
-                    e.time.as_deref().and_then(time::parse_unix).unwrap_or(0),
-                    id.clone(),
-                )
-            })
+            .map(|(id, e)| (e.seconds(), id.clone()))
             .collect();
         updaters.sort();
         let mut count = updaters.len();
@@ -266,7 +273,7 @@ impl ManagedFields {
             if let Some(e) = self.entries.remove(&id)
                 && let Some(b) = self.entries.get_mut(&bucket)
             {
-                b.fields = b.fields.union(&e.fields);
+                b.fields.absorb(e.fields.set());
                 b.time = e.time;
                 count -= 1;
             }

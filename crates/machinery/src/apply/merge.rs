@@ -1,7 +1,7 @@
 //! Merging a configuration into an object, and the fields a configuration names.
 
 use super::compare::{Shape, shape};
-use super::field_set::FieldSet;
+use super::field_set::{FieldSet, Node};
 use super::path;
 use keelson_api::{Additional, ListType, Schema, Type};
 use serde_json::{Map, Value};
@@ -9,26 +9,20 @@ use std::collections::{HashMap, HashSet};
 
 /// The fields `config` sets.
 pub(super) fn field_set(config: &Value, schema: &Schema) -> FieldSet {
-    let mut out = FieldSet::default();
-    collect(config, Some(schema), &mut Vec::new(), &mut out);
-    out
+    let mut out = Node::default();
+    collect(config, Some(schema), &mut out);
+    out.below
 }
 
-fn collect(v: &Value, schema: Option<&Schema>, at: &mut Vec<String>, out: &mut FieldSet) {
-    if v.is_null() && !at.is_empty() {
-        out.insert(at);
-        return;
-    }
+/// What the value says of its own place, and what is below it.
+fn collect(v: &Value, schema: Option<&Schema>, out: &mut Node) {
     match (shape(v, schema), v) {
         (Shape::Map, Value::Object(map)) => {
             for (k, item) in map {
-                at.push(path::field(k));
-                collect(item, schema.and_then(|s| s.property(k)), at, out);
+                let node = out.below.nodes.entry(path::field(k)).or_default();
+                collect(item, schema.and_then(|s| s.property(k)), node);
                 let named = schema.is_some_and(|s| s.field(k).is_some());
-                if !named || item.as_object().is_some_and(Map::is_empty) {
-                    out.insert(at);
-                }
-                at.pop();
+                node.member |= !named || item.as_object().is_some_and(Map::is_empty);
             }
         }
         (Shape::List, Value::Array(items)) => {
@@ -37,13 +31,12 @@ fn collect(v: &Value, schema: Option<&Schema>, at: &mut Vec<String>, out: &mut F
                 let Some(e) = path::item(item, s) else {
                     continue;
                 };
-                at.push(e);
-                collect(item, s.items(), at, out);
-                out.insert(at);
-                at.pop();
+                let node = out.below.nodes.entry(e).or_default();
+                collect(item, s.items(), node);
+                node.member = true;
             }
         }
-        _ => out.insert(at),
+        _ => out.member = true,
     }
 }
 

@@ -7,6 +7,7 @@
 mod compare;
 mod error;
 mod field_set;
+mod fields_v1;
 mod managed;
 mod merge;
 mod path;
@@ -15,6 +16,7 @@ pub mod scale;
 
 pub use error::{ApplyError, Conflict};
 pub use field_set::FieldSet;
+pub use fields_v1::FieldsV1;
 pub use managed::{Entry, ManagedFields, Operation};
 
 use crate::meta;
@@ -75,19 +77,22 @@ impl Request<'_> {
 /// Sets `new`'s managedFields after a create (`live` is `None`), an update or a patch that is no
 /// apply. `new` holds the managedFields the client sent, which count: `[]` and `[{}]` reset them.
 pub fn track_update(live: Option<&Value>, new: &mut Value, request: &Request<'_>) {
-    let sent = take_managed_fields(new);
-    let live_entries = live.map(meta::managed_fields).unwrap_or(&[]);
-    let mut managed = if !request.subresource.is_empty() {
-        ManagedFields::decode_or_empty(live_entries)
-    } else {
-        match &sent {
-            Some(Value::Array(list)) if is_reset(list) => ManagedFields::default(),
-            Some(Value::Array(list)) => match ManagedFields::decode(list) {
-                Ok(m) if !m.is_empty() => m,
-                _ => ManagedFields::decode_or_empty(live_entries),
-            },
-            _ => ManagedFields::decode_or_empty(live_entries),
+    let stored = live.map(meta::managed_fields).unwrap_or(&[]);
+    let known = || ManagedFields::decode_or_empty(stored.to_vec());
+    let mut managed = match take_managed_fields(new) {
+        // What the client was told and told again.
+        Some(Value::Array(sent)) if sent == stored => ManagedFields::decode_or_empty(sent),
+        Some(Value::Array(sent)) if request.subresource.is_empty() => {
+            if is_reset(&sent) {
+                ManagedFields::default()
+            } else {
+                ManagedFields::decode(sent)
+                    .ok()
+                    .filter(|managed| !managed.is_empty())
+                    .unwrap_or_else(known)
+            }
         }
+        _ => known(),
     };
     // An object without any manager is not tracked until it is applied to.
     let existing = live.is_some_and(|l| !meta::uid(l).is_empty());
@@ -184,8 +189,11 @@ pub fn apply(
         ))
     })?;
     let mut base = live.cloned().unwrap_or_else(|| Value::Object(Map::new()));
-    take_managed_fields(&mut base);
-    let mut managed = ManagedFields::decode(live.map(meta::managed_fields).unwrap_or(&[]))?;
+    let stored = match take_managed_fields(&mut base) {
+        Some(Value::Array(list)) => list,
+        _ => Vec::new(),
+    };
+    let mut managed = ManagedFields::decode(stored)?;
     let unmanaged = managed.is_empty() && live.is_some();
     if unmanaged {
         update(&mut managed, None, &base, request, BEFORE_FIRST_APPLY);
@@ -249,15 +257,17 @@ fn attempt(
     let id = managed::Id::apply(request.manager(), request.subresource);
     let merged = merge::merge(base, config, request.schema);
     let set = merge::field_set(config, request.schema).recursive_difference(request.reset);
-    let last = managed.get(&id).map(|e| (e.fields.clone(), e.time.clone()));
+    let last = managed.get(&id).cloned();
     managed.set(
         id.clone(),
         set,
         request.api_version,
-        last.as_ref().and_then(|l| l.1.clone()),
+        last.as_ref().and_then(|last| last.time.clone()),
     );
     let object = match &last {
-        Some((last, _)) if !last.is_empty() => prune::prune(merged, last, &managed, request.schema),
+        Some(last) if !last.fields.is_empty() => {
+            prune::prune(merged, &last.fields.set(), &managed, request.schema)
+        }
         _ => merged,
     };
     let mut changes = compare(base, &object, request.schema);
@@ -271,7 +281,7 @@ fn attempt(
     managed.strip(&id, &STRIPPED);
     let same_owner = last
         .as_ref()
-        .is_some_and(|(last, _)| managed.fields(&id) == Some(last));
+        .is_some_and(|last| managed.fields(&id) == Some(&last.fields));
     if object != *base || !same_owner {
         managed.touch(&id, request.now);
     }

@@ -22,7 +22,7 @@ pub(super) fn prune(
     // What others own, or the manager still does, comes back.
     let owned = managed
         .sets()
-        .fold(FieldSet::default(), |all, s| all.union(s));
+        .fold(FieldSet::default(), |all, s| all.union(&s));
     let kept = with_named(&field_set(&pruned, schema), Some(schema))
         .union(&with_named(&owned, Some(schema)));
     let pruned = remove(&merged, &merged_set.difference(&kept), schema);

@@ -32,8 +32,8 @@ impl Parent<'_> {
 pub fn to_scale(parent_fields: &[Value], parent: &Parent<'_>) -> Vec<Value> {
     let path = parent.set();
     let mut scale = ManagedFields::default();
-    for (id, entry) in ManagedFields::decode_or_empty(parent_fields).iter() {
-        if parent.knows(&entry.api_version) && !entry.fields.intersection(&path).is_empty() {
+    for (id, entry) in ManagedFields::decode_or_empty(parent_fields.to_vec()).iter() {
+        if parent.knows(&entry.api_version) && !entry.fields.set().intersection(&path).is_empty() {
             let id = Id {
                 api_version: match id.operation {
                     Operation::Apply => String::new(),
@@ -53,17 +53,17 @@ pub fn to_scale(parent_fields: &[Value], parent: &Parent<'_>) -> Vec<Value> {
 pub fn to_parent(parent_fields: &[Value], scale: &[Value], parent: &Parent<'_>) -> Vec<Value> {
     let path = parent.set();
     let replicas = FieldSet::of(&[REPLICAS]);
-    let mut owners: Vec<Id> = ManagedFields::decode_or_empty(scale)
+    let mut owners: Vec<Id> = ManagedFields::decode_or_empty(scale.to_vec())
         .iter()
-        .filter(|(_, entry)| !entry.fields.intersection(&replicas).is_empty())
+        .filter(|(_, entry)| !entry.fields.set().intersection(&replicas).is_empty())
         .map(|(id, _)| id.clone())
         .collect();
     let mut out = ManagedFields::default();
-    for (id, entry) in ManagedFields::decode_or_empty(parent_fields).iter() {
+    for (id, entry) in ManagedFields::decode_or_empty(parent_fields.to_vec()).iter() {
         if !parent.knows(&entry.api_version) {
             continue;
         }
-        let mut fields = entry.fields.clone();
+        let mut fields = entry.fields.set();
         if !fields.intersection(&path).is_empty() {
             match owners.iter().position(|owner| owner == id) {
                 Some(at) => {
@@ -83,7 +83,7 @@ pub fn to_parent(parent_fields: &[Value], scale: &[Value], parent: &Parent<'_>) 
         };
         let kept: Option<Entry> = out.get(&id).cloned();
         let (fields, time) = match kept {
-            Some(kept) => (kept.fields.union(&path), kept.time),
+            Some(kept) => (kept.fields.set().union(&path), kept.time),
             None => (path.clone(), None),
         };
         out.set(id, fields, parent.api_version, time);
