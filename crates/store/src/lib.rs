@@ -42,6 +42,24 @@ pub trait Store: Send + Sync + 'static {
     /// Deletes when `expect` holds; returns the revision of the deletion and the value before it.
     async fn delete(&self, key: &str, expect: Expect) -> Result<(Revision, KeyValue)>;
 
+    /// Writes a last state when `expect` holds and deletes the key, as two revisions: whoever
+    /// watches sees both. Returns the revision of the deletion and the last state. An engine that
+    /// cannot do it in one step leaves the last state when somebody else writes in between, which
+    /// is [`Error::Conflict`]; that somebody else deletes it is as good.
+    async fn put_and_delete(
+        &self,
+        key: &str,
+        value: Value,
+        expect: Expect,
+    ) -> Result<(Revision, KeyValue)> {
+        let last = self.put(key, value, expect).await?;
+        let deleted = self.delete(key, Expect::Revision(last.mod_revision));
+        match deleted.await {
+            Err(Error::Conflict(None)) => Ok((last.mod_revision, last)),
+            outcome => outcome,
+        }
+    }
+
     /// Changes of keys with this prefix, from `from` on (inclusive; 0 is "from now on"), in
     /// revision order and without gaps, then as they happen. A receiver that falls more than the
     /// channel's bound behind sees it closed and resumes with the next revision.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use keelson_machinery::status::{Status, StatusDetails};
 use keelson_machinery::{meta, time};
-use keelson_store::{Error, Expect, KeyValue};
+use keelson_store::{Error, Expect, KeyValue, Revision};
 use serde_json::Value;
 
 use super::options::{DeleteOptions, Propagation};
@@ -69,8 +69,6 @@ impl Registry {
     ) -> Result<Deleted, Status> {
         warn_of_orphans(write, options);
         let key = self.key(write.entry, write.namespace, write.name);
-        let mut marked = false;
-        let mut resource_version = options.resource_version.clone();
         for _ in 0..ATTEMPTS {
             let existing = self.store.get(&key, 0).await.map_err(store_error)?;
             let Some(existing) = existing else {
@@ -80,12 +78,10 @@ impl Registry {
             check_preconditions(
                 write,
                 options.uid.as_deref(),
-                resource_version.as_deref(),
+                options.resource_version.as_deref(),
                 &old,
             )?;
-            if !marked {
-                self.admit_delete(write, &old, options).await?;
-            }
+            self.admit_delete(write, &old, options).await?;
             match plan(write.entry, &old, options) {
                 Plan::Wait => return Ok(Deleted::Pending(existing.value)),
                 Plan::Remove => match self.remove(&key, &existing, options.dry_run).await? {
@@ -94,32 +90,21 @@ impl Registry {
                 },
                 Plan::Mark {
                     object,
-                    then_remove,
-                } => {
-                    let Some(kv) = self.mark(&key, &existing, object, options.dry_run).await?
-                    else {
-                        continue;
-                    };
-                    if !then_remove {
-                        return Ok(Deleted::Pending(kv.value));
-                    }
-                    if options.dry_run {
-                        return Ok(Deleted::Gone(kv.value));
-                    }
-                    marked = true;
-                    resource_version = resource_version.map(|_| kv.mod_revision.to_string());
-                    if let Some(bytes) = self.remove(&key, &kv, false).await? {
+                    then_remove: true,
+                } if !options.dry_run => {
+                    if let Some(bytes) = self.mark_and_remove(&key, &existing, object).await? {
                         return Ok(Deleted::Gone(bytes));
                     }
-                    // Somebody else finished the job, or wrote in between.
-                    if self
-                        .store
-                        .get(&key, 0)
-                        .await
-                        .map_err(store_error)?
-                        .is_none()
-                    {
-                        return Ok(Deleted::Gone(kv.value));
+                }
+                Plan::Mark {
+                    object,
+                    then_remove,
+                } => {
+                    if let Some(kv) = self.mark(&key, &existing, object, options.dry_run).await? {
+                        return Ok(match then_remove {
+                            true => Deleted::Gone(kv.value),
+                            false => Deleted::Pending(kv.value),
+                        });
                     }
                 }
             }
@@ -168,14 +153,37 @@ impl Registry {
             .delete(key, Expect::Revision(existing.mod_revision))
             .await
         {
-            Ok((revision, previous)) => {
-                self.caches.wait(revision).await?;
-                if key.starts_with(&crate::cache::prefix("", "services")) {
-                    let gone = codec::parse(&previous.value)?;
-                    self.release_addresses(&gone, None).await?;
-                }
-                Ok(Some(previous.value))
-            }
+            Ok((revision, previous)) => self.removed(key, revision, previous.value).await,
+            Err(Error::Conflict(_)) => Ok(None),
+            Err(err) => Err(store_error(err)),
+        }
+    }
+
+    async fn removed(
+        &self,
+        key: &str,
+        revision: Revision,
+        last: Bytes,
+    ) -> Result<Option<Bytes>, Status> {
+        self.caches.wait(revision).await?;
+        if key.starts_with(&crate::cache::prefix("", "services")) {
+            let gone = codec::parse(&last)?;
+            self.release_addresses(&gone, None).await?;
+        }
+        Ok(Some(last))
+    }
+
+    /// Watchers see the mark and then the deletion. Nothing when somebody else wrote first.
+    async fn mark_and_remove(
+        &self,
+        key: &str,
+        existing: &KeyValue,
+        object: Value,
+    ) -> Result<Option<Bytes>, Status> {
+        let value = codec::stamped(object)?;
+        let expect = Expect::Revision(existing.mod_revision);
+        match self.store.put_and_delete(key, value, expect).await {
+            Ok((revision, last)) => self.removed(key, revision, last.value).await,
             Err(Error::Conflict(_)) => Ok(None),
             Err(err) => Err(store_error(err)),
         }

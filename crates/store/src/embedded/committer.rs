@@ -17,9 +17,12 @@ const BATCH_LENGTH: usize = 1024;
 /// Commits and time between two looks at the file for space to give back; one comes first.
 const RECLAIM_COMMITS: u64 = 20_000;
 const RECLAIM_INTERVAL: Duration = Duration::from_secs(600);
-/// Writers that came together come together again, and this moment gathers them for one fsync. A
-/// writer that is alone does not wait.
-const LINGER: Duration = Duration::from_micros(200);
+/// Writers that came together come together again, and a moment gathers them for one fsync: up to
+/// as long as the last commit took, since what is spent on gathering is saved on committing, but no
+/// longer than this. A writer that is alone does not wait.
+const LONGEST_LINGER: Duration = Duration::from_millis(2);
+/// Between two looks at how many have come.
+const LINGER_STEP: Duration = Duration::from_micros(100);
 
 pub(crate) enum Command {
     Put {
@@ -30,6 +33,12 @@ pub(crate) enum Command {
     },
     Delete {
         key: Arc<str>,
+        expect: Expect,
+        reply: oneshot::Sender<Result<Reply>>,
+    },
+    PutAndDelete {
+        key: Arc<str>,
+        value: Value,
         expect: Expect,
         reply: oneshot::Sender<Result<Reply>>,
     },
@@ -95,11 +104,12 @@ impl Committer {
 
     pub(crate) fn run(mut self) {
         let mut commands = Vec::new();
-        let mut together = false;
+        let (mut last_length, mut last_took) = (0, Duration::ZERO);
         while let Some(first) = self.queue.blocking_recv() {
             commands.push(first);
-            if together {
-                std::thread::sleep(LINGER);
+            if last_length > 1 {
+                // Twice as many is all that can be hoped for.
+                self.linger(last_took, last_length * 2);
             }
             while commands.len() < BATCH_LENGTH {
                 match self.queue.try_recv() {
@@ -107,8 +117,18 @@ impl Committer {
                     Err(_) => break,
                 }
             }
-            together = commands.len() > 1;
+            last_length = commands.len();
+            let began = Instant::now();
             self.commit(commands.drain(..));
+            last_took = began.elapsed();
+        }
+    }
+
+    /// Waits for more writers than the one at hand.
+    fn linger(&self, last_took: Duration, enough: usize) {
+        let until = Instant::now() + last_took.min(LONGEST_LINGER);
+        while self.queue.len() + 1 < enough && Instant::now() < until {
+            std::thread::sleep(LINGER_STEP);
         }
     }
 
@@ -213,6 +233,17 @@ impl Batch {
             }
             Command::Delete { key, expect, reply } => {
                 let result = self.delete(index, key, expect);
+                self.replies.push((reply, result));
+            }
+            Command::PutAndDelete {
+                key,
+                value,
+                expect,
+                reply,
+            } => {
+                let result = self
+                    .put(index, Arc::clone(&key), &value, expect)
+                    .and_then(|_| self.delete(index, key, Expect::Any));
                 self.replies.push((reply, result));
             }
         }

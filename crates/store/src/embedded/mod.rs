@@ -190,6 +190,27 @@ impl Store for Embedded {
         }
     }
 
+    async fn put_and_delete(
+        &self,
+        key: &str,
+        value: Value,
+        expect: Expect,
+    ) -> Result<(Revision, KeyValue)> {
+        let key: Arc<str> = key.into();
+        match self
+            .submit(|reply| Command::PutAndDelete {
+                key,
+                value,
+                expect,
+                reply,
+            })
+            .await?
+        {
+            Reply::Delete(revision, last) => Ok((revision, last)),
+            Reply::Put(_) => Err(Error::Io("the committer answered another request".into())),
+        }
+    }
+
     async fn watch(&self, prefix: &str, from: Revision) -> Result<mpsc::Receiver<WatchMessage>> {
         self.write(|index| index.watch(prefix, from))
     }

@@ -29,7 +29,30 @@ on_both_engines!(
     a_watcher_that_sleeps_is_cut_off,
     a_watch_from_the_future_waits_for_it,
     forgotten_history_is_refused,
+    a_last_state_and_its_deletion_are_both_seen,
 );
+
+async fn a_last_state_and_its_deletion_are_both_seen(store: SharedStore) {
+    let first = store.put("/a", value("1"), Expect::Absent).await.unwrap();
+    let mut watch = store.watch("/", first.mod_revision + 1).await.unwrap();
+    let wrong = Expect::Revision(first.mod_revision + 7);
+    let refused = store.put_and_delete("/a", value("2"), wrong).await;
+    assert!(
+        matches!(refused, Err(Error::Conflict(Some(_)))),
+        "{refused:?}"
+    );
+    let right = Expect::Revision(first.mod_revision);
+    let (revision, last) = store.put_and_delete("/a", value("2"), right).await.unwrap();
+    assert_eq!(last.value, "2");
+    assert_eq!(
+        revisions(&mut watch, revision).await,
+        [last.mod_revision, revision]
+    );
+    assert!(store.get("/a", 0).await.unwrap().is_none());
+    let before = store.get("/a", last.mod_revision).await.unwrap();
+    assert_eq!(before.unwrap().value, "2");
+    assert_eq!(store.current_revision().await.unwrap(), revision);
+}
 
 async fn watches_that_start_amid_writes_miss_nothing(store: SharedStore) {
     const WRITERS: u64 = 4;
