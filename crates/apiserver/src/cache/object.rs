@@ -1,11 +1,13 @@
 //! One object at one revision, as stored: canonical JSON, decoded only where somebody looks.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
 use keelson_store::{KeyValue, Revision};
-use serde::Deserialize;
+use serde::Deserializer;
+use serde::de::{DeserializeSeed, Error as _, IgnoredAny, MapAccess, Visitor};
 use serde_json::Value;
 
 pub(crate) type Labels = BTreeMap<String, String>;
@@ -117,20 +119,110 @@ fn parse(key: &str, bytes: &[u8]) -> Value {
     })
 }
 
-/// Reads the labels alone; everything else is skipped without being built.
+/// Reads the labels alone, and no further than to their end: what else is before them is skipped
+/// without being built.
 fn labels_of(bytes: &[u8]) -> Labels {
-    #[derive(Deserialize, Default)]
-    #[serde(default)]
-    struct Meta {
-        labels: Option<Labels>,
+    let mut labels = Labels::new();
+    let mut text = serde_json::Deserializer::from_slice(bytes);
+    // Ends in an error when the labels were found, or when this is no object; it makes no odds.
+    let _ = text.deserialize_map(Way {
+        names: &["metadata", "labels"],
+        labels: &mut labels,
+    });
+    labels
+}
+
+/// Descends into the first of the names, and takes what is at the end of them.
+struct Way<'a> {
+    names: &'a [&'a str],
+    labels: &'a mut Labels,
+}
+
+impl<'de> Visitor<'de> for Way<'_> {
+    type Value = ();
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an object")
     }
-    #[derive(Deserialize, Default)]
-    #[serde(default)]
-    struct Labelled {
-        metadata: Meta,
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<(), A::Error> {
+        let Some((name, below)) = self.names.split_first() else {
+            while let Some((key, value)) = map.next_entry()? {
+                self.labels.insert(key, value);
+            }
+            return Ok(());
+        };
+        while let Some(found) = map.next_key_seed(Is(name))? {
+            if found {
+                map.next_value_seed(Way {
+                    names: below,
+                    labels: self.labels,
+                })?;
+                return Err(A::Error::custom("found"));
+            }
+            map.next_value::<IgnoredAny>()?;
+        }
+        Ok(())
     }
-    serde_json::from_slice::<Labelled>(bytes)
-        .ok()
-        .and_then(|l| l.metadata.labels)
-        .unwrap_or_default()
+}
+
+impl<'de> DeserializeSeed<'de> for Way<'_> {
+    type Value = ();
+
+    fn deserialize<D: Deserializer<'de>>(self, text: D) -> Result<(), D::Error> {
+        text.deserialize_map(self)
+    }
+}
+
+/// Whether a key is this one.
+struct Is<'a>(&'a str);
+
+impl Visitor<'_> for Is<'_> {
+    type Value = bool;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a key")
+    }
+
+    fn visit_str<E>(self, key: &str) -> Result<bool, E> {
+        Ok(key == self.0)
+    }
+}
+
+impl<'de> DeserializeSeed<'de> for Is<'_> {
+    type Value = bool;
+
+    fn deserialize<D: Deserializer<'de>>(self, text: D) -> Result<bool, D::Error> {
+        text.deserialize_str(self)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn labels_are_read_without_the_rest() {
+        let of = |text: &str| labels_of(text.as_bytes());
+        let wanted = Labels::from([("a".to_owned(), "\u{e9}".to_owned())]);
+        assert_eq!(
+            of(
+                r#"{"kind":"X","metadata":{"annotations":{"labels":"x"},"labels":{"a":"\u00e9"},"name":"n"},"spec":{"labels":{"b":"c"}}}"#
+            ),
+            wanted
+        );
+        assert_eq!(
+            of(r#"{"metadata":{"labels":{"a":"\u00e9"}} and no more"#),
+            wanted
+        );
+        for none in [
+            r#"{"metadata":{"labels":null}}"#,
+            r#"{"metadata":{"name":"n"},"spec":{"labels":{"b":"c"}}}"#,
+            r#"{"spec":{}}"#,
+            "[]",
+            "",
+        ] {
+            assert!(of(none).is_empty(), "{none}");
+        }
+    }
 }

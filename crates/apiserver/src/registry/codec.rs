@@ -385,7 +385,8 @@ pub(crate) fn parse(bytes: &[u8]) -> Result<Value, Status> {
 /// The canonical bytes of an object without its resourceVersion, and where the store puts it.
 pub(crate) fn stamped(mut object: Value) -> Result<StoreValue, Status> {
     meta::metadata_mut(&mut object).insert("resourceVersion".into(), Value::String(String::new()));
-    let mut out = BytesMut::with_capacity(1024);
+    // The store copies it to its exact size.
+    let mut out = Vec::with_capacity(4096);
     let mut stamp_at = None;
     let fields = object
         .as_object()
@@ -399,7 +400,7 @@ pub(crate) fn stamped(mut object: Value) -> Result<StoreValue, Status> {
         };
         write_map(out, metadata.iter(), |out, key, value| {
             if key == "resourceVersion" {
-                out.put_slice(b"\"\"");
+                out.extend_from_slice(b"\"\"");
                 stamp_at = u32::try_from(out.len() - 1).ok();
                 return Ok(());
             }
@@ -407,31 +408,31 @@ pub(crate) fn stamped(mut object: Value) -> Result<StoreValue, Status> {
         })
     })?;
     Ok(StoreValue {
-        bytes: out.freeze(),
+        bytes: out.into(),
         stamp_at,
     })
 }
 
 fn write_map<'a>(
-    out: &mut BytesMut,
+    out: &mut Vec<u8>,
     fields: impl Iterator<Item = (&'a String, &'a Value)>,
-    mut field: impl FnMut(&mut BytesMut, &str, &Value) -> Result<(), Status>,
+    mut field: impl FnMut(&mut Vec<u8>, &str, &Value) -> Result<(), Status>,
 ) -> Result<(), Status> {
-    out.put_u8(b'{');
+    out.push(b'{');
     for (index, (key, value)) in fields.enumerate() {
         if index > 0 {
-            out.put_u8(b',');
+            out.push(b',');
         }
         write(out, key)?;
-        out.put_u8(b':');
+        out.push(b':');
         field(out, key, value)?;
     }
-    out.put_u8(b'}');
+    out.push(b'}');
     Ok(())
 }
 
-fn write(out: &mut BytesMut, value: &(impl serde::Serialize + ?Sized)) -> Result<(), Status> {
-    serde_json::to_writer(out.writer(), value).map_err(Status::internal)
+fn write(out: &mut Vec<u8>, value: &(impl serde::Serialize + ?Sized)) -> Result<(), Status> {
+    serde_json::to_writer(out, value).map_err(Status::internal)
 }
 
 /// What the store would hold after writing at this revision.

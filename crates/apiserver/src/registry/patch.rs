@@ -157,21 +157,17 @@ impl<'a> Patch<'a> {
     /// From and to the stored form.
     pub(crate) fn apply(&self, old: Option<&Value>) -> Result<Value, Status> {
         let entry = self.entry;
-        let current = match old {
-            Some(old) => {
-                let mut current = old.clone();
-                entry.from_storage(&mut current)?;
-                Some(current)
-            }
-            None => None,
+        let current = |old: &Value| -> Result<Value, Status> {
+            let mut current = old.clone();
+            entry.from_storage(&mut current)?;
+            Ok(current)
         };
-        let mut object = match (&self.kind, current) {
-            (PatchKind::Apply(applied), current) => self.server_side_apply(current, applied)?,
-            (_, None) => return Err(Status::not_found(&entry.group, &entry.resource, self.name)),
-            (kind, Some(current)) => {
-                let patched = mechanism(&entry.schema, kind, current)?;
-                self.decode(patched)?
+        let mut object = match (&self.kind, old) {
+            (PatchKind::Apply(applied), old) => {
+                self.server_side_apply(old.map(current).transpose()?, applied)?
             }
+            (_, None) => return Err(Status::not_found(&entry.group, &entry.resource, self.name)),
+            (kind, Some(old)) => self.decode(&|| mechanism(&entry.schema, kind, current(old)?))?,
         };
         codec::finish_object(entry, &mut object)?;
         super::check_name(&object, self.name)?;
@@ -180,45 +176,36 @@ impl<'a> Patch<'a> {
     }
 
     /// What came of the patch must be an object of the kind; whatever it is that it is not, the
-    /// patch is to blame.
-    fn decode(&self, mut patched: Value) -> Result<Value, Status> {
+    /// patch is to blame. `patch` makes the patched tree; it is asked again for the words of an
+    /// error, since decoding leaves nothing of what it was given.
+    fn decode(&self, patch: &dyn Fn() -> Result<Value, Status>) -> Result<Value, Status> {
         let entry = self.entry;
         let strategic = matches!(self.kind, PatchKind::Strategic(_));
-        if strategic {
-            // Decoded into the kind's own type, which has no kind to be told.
-            meta::set_type(&mut patched, &entry.api_version(), &entry.kind);
-        }
-        let shown = match &self.kind {
-            PatchKind::Strategic(patch) => patch.clone(),
-            _ => Value::Null,
+        let make = || -> Result<Value, Status> {
+            let mut patched = patch()?;
+            if strategic {
+                // Decoded into the kind's own type, which has no kind to be told.
+                meta::set_type(&mut patched, &entry.api_version(), &entry.kind);
+            }
+            Ok(patched)
         };
-        let blame = |shown: &str, problem: String| {
+        let blame = |problem: String| {
+            let shown = match &self.kind {
+                PatchKind::Strategic(patch) => go::plain(patch),
+                _ => go::json(&make().unwrap_or_default()),
+            };
             let error = FieldError::invalid(&Path::new("patch"), shown, problem);
             Status::invalid("", "", "", &vec![error])
         };
-        let text = |patched: &Value| {
-            if strategic {
-                go::plain(&shown)
-            } else {
-                go::json(patched)
-            }
-        };
-        if let Err(problem) = codec::type_problem(entry, &patched) {
-            return Err(blame(&text(&patched), problem));
-        }
-        let given = if self.validation == FieldValidation::Strict {
-            text(&patched)
-        } else {
-            String::new()
-        };
-        let before = patched.clone();
+        let patched = make()?;
+        codec::type_problem(entry, &patched).map_err(blame)?;
         let mut decoded = decode::normalize(patched, &entry.schema).map_err(|err| {
-            let problem = if strategic {
-                in_words_of_converter(&err.to_string())
+            let problem = err.to_string();
+            blame(if strategic {
+                in_words_of_converter(&problem)
             } else {
-                err.to_string()
-            };
-            blame(&text(&before), problem)
+                problem
+            })
         })?;
         decoded.problems.splice(0..0, self.problems.iter().cloned());
         if decoded.problems.is_empty() {
@@ -231,7 +218,7 @@ impl<'a> Patch<'a> {
                 .iter()
                 .for_each(|problem| self.warnings.add(problem.as_str())),
             FieldValidation::Strict => {
-                return Err(blame(&given, decode::strict_error(&decoded.problems)));
+                return Err(blame(decode::strict_error(&decoded.problems)));
             }
         }
         Ok(decoded.object)
