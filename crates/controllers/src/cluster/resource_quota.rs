@@ -52,6 +52,10 @@ impl ResourceQuotaController {
 
     /// How many objects of a resource (`configmaps`, `deployments.apps`) the namespace has.
     async fn count(&self, namespace: &str, name: &str) -> Result<Option<i128>, ReconcileError> {
+        // Another informer of the same kind may not have seen yet the quota that is being counted.
+        if name == "resourcequotas" {
+            return Ok(i128::try_from(self.quotas.list_in(namespace).len()).ok());
+        }
         let (resource, group) = name.split_once('.').unwrap_or((name, ""));
         let known = {
             let counted = self.counted.lock().unwrap_or_else(PoisonError::into_inner);
@@ -372,7 +376,14 @@ impl Controller for ResourceQuotaController {
     fn watch(&self, watches: &mut Watches) {
         // The driver watches once; a second call would find the same queue.
         let _ = self.queue.set(watches.queue());
-        watches.mapped(&self.quotas, |change| match change {
+        let quotas = self.quotas.clone();
+        watches.mapped(&self.quotas, move |change| match change {
+            // The others may count it.
+            Change::Deleted(gone) => quotas
+                .list_in(pod::namespace(&gone.metadata))
+                .iter()
+                .map(|quota| Key::of(&quota.metadata))
+                .collect(),
             // Admission's charges must not be recounted before the charged object is seen here.
             Change::Updated { old, new } if old.spec == new.spec && is_current(new) => Vec::new(),
             change => vec![Key::of(&change.object().metadata)],

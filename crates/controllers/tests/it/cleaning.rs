@@ -99,3 +99,38 @@ async fn dependents_follow_the_propagation_policy() {
     world.cluster.until(PODS, is_empty).await;
     world.cluster.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_quota_counts_itself_and_gives_back_what_is_deleted() {
+    let world = World::start(6, 0).await;
+    let used = |count: &'static str| {
+        move |quota: &Value| quota["status"]["used"]["resourcequotas"] == count
+    };
+    let quota = |name: &str| {
+        json!({"apiVersion": "v1", "kind": "ResourceQuota", "metadata": {"name": name},
+            "spec": {"hard": {"resourcequotas": "5", "configmaps": "5"}}})
+    };
+    // Several, because a count that is late by one event is right most of the time.
+    for index in 0..8 {
+        let namespace = format!("team-{index}");
+        world.namespace(&namespace).await;
+        let quotas = format!("/api/v1/namespaces/{namespace}/resourcequotas");
+        world.cluster.create(&quotas, quota("one")).await;
+        world
+            .cluster
+            .until(&format!("{quotas}/one"), used("1"))
+            .await;
+    }
+    let quotas = "/api/v1/namespaces/team-0/resourcequotas";
+    world.cluster.create(quotas, quota("two")).await;
+    for name in ["one", "two"] {
+        let path = format!("{quotas}/{name}");
+        world.cluster.until(&path, used("2")).await;
+    }
+    world.delete(&format!("{quotas}/one"), "Background").await;
+    world
+        .cluster
+        .until(&format!("{quotas}/two"), used("1"))
+        .await;
+    world.cluster.stop().await;
+}
