@@ -108,6 +108,9 @@ pub(crate) struct ServerArgs {
     /// Run the control plane alone.
     #[arg(long, env = "KEELSON_NO_NODE")]
     pub(crate) no_node: bool,
+    /// Run no controllers and no scheduler here: they are run elsewhere, against this API server.
+    #[arg(long, env = "KEELSON_NO_CONTROLLERS")]
+    pub(crate) no_controllers: bool,
     /// Addresses of the cluster's pods; every node gets a /24 of it.
     #[arg(
         long,

@@ -49,6 +49,7 @@ pub(crate) async fn start(args: &ServerArgs, instance: &Instance) -> Result<Clus
         kubelet_port,
         node_name,
         no_node,
+        no_controllers,
         pod_cidr,
         service_cidr,
         cluster_domain,
@@ -119,7 +120,9 @@ pub(crate) async fn start(args: &ServerArgs, instance: &Instance) -> Result<Clus
         cluster_domain: cluster_domain.clone(),
     };
     cluster.write_kubeconfig(&instance.admin_kubeconfig())?;
-    cluster.start_control_plane(*pod_cidr, is_shared)?;
+    if !no_controllers {
+        cluster.start_control_plane(*pod_cidr, is_shared)?;
+    }
     if let Some(name) = &cluster.node_name {
         let network = Network {
             pod_cidr: *pod_cidr,
