@@ -88,6 +88,55 @@ impl Expr {
         Expr { id, kind }
     }
 
+    /// Whether a part of the expression, or the expression itself, is what is looked for.
+    pub(crate) fn any(&self, wanted: impl Fn(&Expr) -> bool) -> bool {
+        let mut left = vec![self];
+        while let Some(expr) = left.pop() {
+            if wanted(expr) {
+                return true;
+            }
+            match &expr.kind {
+                ExprKind::Unspecified | ExprKind::Literal(_) | ExprKind::Ident(_) => {}
+                ExprKind::Select { operand, .. } => left.push(operand),
+                ExprKind::Call { target, args, .. } => {
+                    left.extend(target.as_deref());
+                    left.extend(args);
+                }
+                ExprKind::List(elements) => left.extend(elements.iter().map(|e| &e.value)),
+                ExprKind::Map(entries) => {
+                    left.extend(entries.iter().flat_map(|e| [&e.key, &e.value]));
+                }
+                ExprKind::Struct { fields, .. } => left.extend(fields.iter().map(|f| &f.value)),
+                ExprKind::Comprehension(c) => {
+                    left.extend([&c.range, &c.init, &c.condition, &c.step, &c.result]);
+                }
+            }
+        }
+        false
+    }
+
+    /// Whether this is `operand.field`, `operand.?field` or `has(operand.field)`; of any operand
+    /// when none is given.
+    pub(crate) fn selects(&self, operand: Option<&str>, field: &str) -> bool {
+        let (from, name) = match &self.kind {
+            ExprKind::Select { operand, field, .. } => (&**operand, &**field),
+            ExprKind::Call { function, args, .. } if &**function == "_?._" => match args.as_slice()
+            {
+                [
+                    from,
+                    Expr {
+                        kind: ExprKind::Literal(Literal::String(name)),
+                        ..
+                    },
+                ] => (from, &**name),
+                _ => return false,
+            },
+            _ => return false,
+        };
+        let of_operand = |wanted: &str| matches!(&from.kind, ExprKind::Ident(n) if **n == *wanted);
+        name == field && operand.is_none_or(of_operand)
+    }
+
     /// `a.b.c` as a name, when the expression is nothing but that.
     pub(crate) fn qualified_name(&self) -> Option<String> {
         let mut parts = Vec::new();

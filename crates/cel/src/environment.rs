@@ -49,6 +49,7 @@ pub struct EnvironmentBuilder {
 pub(crate) struct Names {
     functions: Arc<Functions>,
     variables: BTreeMap<Arc<str>, Type>,
+    bindings: bool,
     provider: Arc<dyn TypeProvider>,
 }
 
@@ -112,6 +113,7 @@ impl Environment {
             names: Names {
                 functions: functions(version),
                 variables: BTreeMap::new(),
+                bindings: false,
                 provider: Arc::new(NoTypes),
             },
         }
@@ -131,7 +133,7 @@ impl Environment {
             issue::sort(&mut issues);
             issues
         };
-        let parsed = parser::parse(&text).map_err(sorted)?;
+        let parsed = parser::parse(&text, self.names.bindings).map_err(sorted)?;
         let checked = check::check(&parsed.expr, &parsed.offsets, &text, &self.names);
         let checked = checked.map_err(sorted)?;
         let plan = eval::plan(&parsed.expr, &checked);
@@ -152,6 +154,13 @@ impl EnvironmentBuilder {
     #[must_use]
     pub fn variable(mut self, name: &str, ty: Type) -> EnvironmentBuilder {
         self.names.variables.insert(name.into(), ty);
+        self
+    }
+
+    /// Adds the macro `cel.bind(name, value, result)`.
+    #[must_use]
+    pub fn bindings(mut self) -> EnvironmentBuilder {
+        self.names.bindings = true;
         self
     }
 

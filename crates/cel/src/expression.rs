@@ -73,6 +73,11 @@ impl Expression {
             .any(|r| matches!(r, Reference::Variable(n) if **n == *name))
     }
 
+    /// Whether the field is selected anywhere in it: of the named variable, or of anything.
+    pub fn selects(&self, variable: Option<&str>, field: &str) -> bool {
+        self.inner.expr.any(|part| part.selects(variable, field))
+    }
+
     /// What it can cost at least and at most, by the sizes that the estimator knows.
     pub fn estimate_cost(&self, sizes: &dyn SizeEstimator) -> CostRange {
         cost::estimate(&self.inner.expr, &self.inner.checked, sizes)

@@ -278,7 +278,7 @@ fn traversal(e: &Estimator<'_>, target: &Arg<'_>) -> Option<Estimate> {
     if matches!(**element, Type::String | Type::Bytes) {
         each = each.plus(element_size(e, target, element).each(TRAVERSAL));
     }
-    of(size(e, target).each_at(each))
+    of(size(e, target).times(each))
 }
 
 /// What the estimator knows of the elements of a list.

@@ -401,7 +401,7 @@ impl Estimator<'_> {
         sum = sum.plus(self.cost(&c.result));
         self.locals.truncate(mark);
         let rounds = self.size_or_unknown(&c.range);
-        sum = sum.plus(rounds.each_at(round));
+        sum = sum.plus(rounds.times(round));
         match &c.init.kind {
             ExprKind::Literal(_) => {
                 let size = self.size(&c.init);

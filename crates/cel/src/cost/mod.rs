@@ -12,19 +12,17 @@ use crate::decl::{DeclKind, DeclType};
 use crate::types::Type;
 use std::sync::Arc;
 
-/// Bounds of a size in elements, entries or bytes.
+/// Bounds of a size or of a cost.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct SizeRange {
+pub struct Bounds {
     pub min: u64,
     pub max: u64,
 }
 
-/// Bounds of a cost.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct CostRange {
-    pub min: u64,
-    pub max: u64,
-}
+/// In elements, entries or bytes.
+pub type SizeRange = Bounds;
+/// In units of cost.
+pub type CostRange = Bounds;
 
 /// Nothing is known.
 const UNKNOWN: SizeRange = SizeRange {
@@ -32,76 +30,35 @@ const UNKNOWN: SizeRange = SizeRange {
     max: u64::MAX,
 };
 
-impl SizeRange {
-    fn exactly(n: u64) -> SizeRange {
-        SizeRange { min: n, max: n }
+impl Bounds {
+    fn exactly(n: u64) -> Bounds {
+        Bounds { min: n, max: n }
     }
 
-    fn plus(self, other: SizeRange) -> SizeRange {
-        SizeRange {
+    fn plus(self, other: Bounds) -> Bounds {
+        Bounds {
             min: self.min.saturating_add(other.min),
             max: self.max.saturating_add(other.max),
         }
     }
 
-    fn times(self, other: SizeRange) -> SizeRange {
-        SizeRange {
+    fn times(self, other: Bounds) -> Bounds {
+        Bounds {
             min: self.min.saturating_mul(other.min),
             max: self.max.saturating_mul(other.max),
         }
     }
 
-    fn union(self, other: SizeRange) -> SizeRange {
-        SizeRange {
+    fn union(self, other: Bounds) -> Bounds {
+        Bounds {
             min: self.min.min(other.min),
             max: self.max.max(other.max),
         }
     }
 
-    /// The cost of something that costs this much for each element.
+    /// What costs this much for each element, of so many; or so much of what is already a cost.
     fn each(self, factor: f64) -> CostRange {
-        CostRange {
-            min: scaled(self.min, factor),
-            max: scaled(self.max, factor),
-        }
-    }
-
-    fn each_at(self, cost: CostRange) -> CostRange {
-        CostRange {
-            min: self.min.saturating_mul(cost.min),
-            max: self.max.saturating_mul(cost.max),
-        }
-    }
-}
-
-impl CostRange {
-    fn exactly(n: u64) -> CostRange {
-        CostRange { min: n, max: n }
-    }
-
-    fn plus(self, other: CostRange) -> CostRange {
-        CostRange {
-            min: self.min.saturating_add(other.min),
-            max: self.max.saturating_add(other.max),
-        }
-    }
-
-    fn times(self, other: CostRange) -> CostRange {
-        CostRange {
-            min: self.min.saturating_mul(other.min),
-            max: self.max.saturating_mul(other.max),
-        }
-    }
-
-    fn union(self, other: CostRange) -> CostRange {
-        CostRange {
-            min: self.min.min(other.min),
-            max: self.max.max(other.max),
-        }
-    }
-
-    fn each(self, factor: f64) -> CostRange {
-        CostRange {
+        Bounds {
             min: scaled(self.min, factor),
             max: scaled(self.max, factor),
         }

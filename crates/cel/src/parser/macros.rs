@@ -46,6 +46,12 @@ const MACROS: &[(&str, usize, bool, Expand)] = &[
     ("sortBy", 2, true, sort_by),
 ];
 
+/// `cel.bind(name, value, result)`, in environments that have it.
+pub(super) const BIND: (&str, usize, Expand) = ("bind", 3, named_bind);
+
+/// The namespace that [`BIND`] is called on.
+pub(super) const NAMESPACE: &str = "cel";
+
 pub(super) fn find(name: &str, args: usize, on_target: bool) -> Option<Expand> {
     MACROS
         .iter()
@@ -417,6 +423,14 @@ fn bind(m: &mut Maker<'_, '_>, var: Arc<str>, value: Expr, result: Expr) -> Expr
         step,
         result,
     })
+}
+
+fn named_bind(m: &mut Maker<'_, '_>, _: Option<Expr>, mut args: Vec<Expr>) -> Expansion {
+    let message = "cel.bind() variable names must be simple identifiers";
+    let var = simple_name(&args[0], message)?;
+    let result = args.swap_remove(2);
+    let value = args.swap_remove(1);
+    Ok(bind(m, var, value, result))
 }
 
 fn opt_map(m: &mut Maker<'_, '_>, target: Option<Expr>, args: Vec<Expr>) -> Expansion {

@@ -23,7 +23,8 @@ pub(crate) struct Parsed {
     pub(crate) offsets: Vec<usize>,
 }
 
-pub(crate) fn parse(source: &Source) -> Result<Parsed, Vec<Issue>> {
+/// `bindings` says whether there is a macro `cel.bind`.
+pub(crate) fn parse(source: &Source, bindings: bool) -> Result<Parsed, Vec<Issue>> {
     let size = source.chars().len();
     if size > MAX_EXPRESSION_CODE_POINTS {
         let message = format!(
@@ -34,6 +35,7 @@ pub(crate) fn parse(source: &Source) -> Result<Parsed, Vec<Issue>> {
     let (tokens, issues) = lexer::tokens(source);
     let mut parser = Parser {
         source,
+        bindings,
         tokens,
         at: 0,
         issues,
@@ -83,6 +85,7 @@ struct Node {
 
 struct Parser<'s> {
     source: &'s Source,
+    bindings: bool,
     tokens: Vec<Token>,
     at: usize,
     issues: Vec<Issue>,
@@ -748,6 +751,17 @@ impl Parser<'_> {
         self.unary()
     }
 
+    fn macro_of(&self, name: &str, target: Option<&Expr>, args: usize) -> Option<macros::Expand> {
+        let (bind, count, expand) = macros::BIND;
+        let of_namespace = target.is_some_and(
+            |target| matches!(&target.kind, ExprKind::Ident(name) if **name == *macros::NAMESPACE),
+        );
+        if self.bindings && of_namespace && name == bind && args == count {
+            return Some(expand);
+        }
+        macros::find(name, args, target.is_some())
+    }
+
     /// A call, or what the macro of that name makes of it.
     fn call(
         &mut self,
@@ -757,7 +771,7 @@ impl Parser<'_> {
         args: Vec<Expr>,
         depth: usize,
     ) -> Node {
-        let expr = match macros::find(function, args.len(), target.is_some()) {
+        let expr = match self.macro_of(function, target.as_ref(), args.len()) {
             Some(expand) => self.expand(expand, offset, target, args),
             None => {
                 let id = self.id(offset);

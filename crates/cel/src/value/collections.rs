@@ -15,6 +15,8 @@ const COPIED_CONCATENATION: usize = 1024;
 pub enum List<'v> {
     /// Data of the API; the schema is the list's own.
     Json(&'v [Json], Option<&'v Schema>),
+    /// Claims, see [`Value::from_claims`].
+    Claims(&'v [Json]),
     Values(Arc<Vec<Value<'v>>>),
     /// Two long lists, one after the other, and their length.
     Joined(Arc<(List<'v>, List<'v>)>, usize),
@@ -25,6 +27,8 @@ pub enum List<'v> {
 pub enum Map<'v> {
     /// Data of the API; the schema is the map's own.
     Json(&'v serde_json::Map<String, Json>, Option<&'v Schema>),
+    /// Claims, see [`Value::from_claims`].
+    Claims(&'v serde_json::Map<String, Json>),
     Values(Arc<MapEntries<'v>>),
 }
 
@@ -72,7 +76,7 @@ impl MapKey {
 impl<'v> List<'v> {
     pub fn len(&self) -> usize {
         match self {
-            List::Json(items, _) => items.len(),
+            List::Json(items, _) | List::Claims(items) => items.len(),
             List::Values(values) => values.len(),
             List::Joined(_, len) => *len,
         }
@@ -96,6 +100,9 @@ impl<'v> List<'v> {
                         )));
                     }
                     return Some(Value::from_json(json, item));
+                }
+                List::Claims(items) => {
+                    return items.get(index).map(|json| Ok(Value::from_claims(json)));
                 }
                 List::Values(values) => return values.get(index).cloned().map(Ok),
                 List::Joined(parts, _) => {
@@ -187,7 +194,7 @@ pub(super) fn list_map_key(v: &Value<'_>, schema: &Schema) -> Vec<Option<MapKey>
 impl<'v> Map<'v> {
     pub fn len(&self) -> usize {
         match self {
-            Map::Json(m, _) => m.len(),
+            Map::Json(m, _) | Map::Claims(m) => m.len(),
             Map::Values(m) => m.entries.len(),
         }
     }
@@ -204,6 +211,14 @@ impl<'v> Map<'v> {
                 Value::String(s) => Ok(m.get(s.as_str()).map(super::json::untyped)),
                 _ => Ok(None),
             },
+            Map::Claims(m) => match key {
+                Value::String(s) => {
+                    let plain = unescape(s);
+                    let name = plain.as_deref().unwrap_or(s);
+                    Ok(m.get(name).map(Value::from_claims))
+                }
+                _ => Ok(None),
+            },
             Map::Json(m, Some(schema)) => {
                 let Value::String(name) = key else {
                     return Err(EvalError::no_such_overload());
@@ -217,7 +232,7 @@ impl<'v> Map<'v> {
     pub fn keys(&self) -> Vec<Value<'v>> {
         match self {
             Map::Values(m) => m.entries.iter().map(|(k, _)| k.clone()).collect(),
-            Map::Json(m, None) => {
+            Map::Json(m, None) | Map::Claims(m) => {
                 let names = m.keys();
                 names.map(|k| Value::String(Str::Borrowed(k))).collect()
             }
@@ -236,7 +251,7 @@ impl<'v> Map<'v> {
     pub(crate) fn first(&self) -> Option<(Value<'v>, ValueResult<'v>)> {
         match self {
             Map::Values(m) => m.entries.first().map(|(k, v)| (k.clone(), Ok(v.clone()))),
-            Map::Json(..) => {
+            Map::Json(..) | Map::Claims(_) => {
                 let key = self.keys().into_iter().next()?;
                 let value = self.find(&key).map(|v| v.unwrap_or(Value::Null));
                 Some((key, value))

@@ -136,7 +136,7 @@ impl Comparison {
                         return Ok(false);
                     }
                     Map::Json(..) => continue,
-                    Map::Values(_) => return Err(EvalError::no_such_overload()),
+                    Map::Values(_) | Map::Claims(_) => return Err(EvalError::no_such_overload()),
                 }
             }
             let seen = match escape(name) {

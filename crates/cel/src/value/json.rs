@@ -152,8 +152,8 @@ fn branch(v: &Value<'_>, left: &mut usize, depth: usize) -> Result<Json, EvalErr
         Value::Duration(d) => Json::String(time::show_duration(*d)),
         Value::Timestamp(t) => Json::String(time::show_timestamp(*t)),
         Value::Optional(Some(v)) => tree(v, left, depth + 1)?,
-        Value::List(List::Json(items, _)) => Json::Array(items.to_vec()),
-        Value::Map(Map::Json(map, _)) => Json::Object((*map).clone()),
+        Value::List(List::Json(items, _) | List::Claims(items)) => Json::Array(items.to_vec()),
+        Value::Map(Map::Json(map, _) | Map::Claims(map)) => Json::Object((*map).clone()),
         Value::Preserved(json) => (*json).clone(),
         Value::List(list) => {
             let mut out = Vec::new();

@@ -121,6 +121,17 @@ impl<'v> Value<'v> {
         }
     }
 
+    /// Claims of a token as a value, without copying them: every number is a double, and names of
+    /// fields may be written with the escapes of [`crate::escape`].
+    pub fn from_claims(json: &'v Json) -> Value<'v> {
+        match json {
+            Json::Array(items) => Value::List(List::Claims(items)),
+            Json::Object(map) => Value::Map(Map::Claims(map)),
+            Json::Number(n) => Value::Double(n.as_f64().unwrap_or(f64::NAN)),
+            other => json::untyped(other),
+        }
+    }
+
     /// The value as JSON; an error for values that have no such form.
     pub fn to_json(&self) -> Result<Json, EvalError> {
         json::render(self)
@@ -205,8 +216,8 @@ impl<'v> Value<'v> {
             // Data of the API have no zero value upstream either.
             Value::List(List::Values(l)) => l.is_empty(),
             Value::Map(Map::Values(m)) => m.is_empty(),
-            Value::List(List::Json(l, None)) => l.is_empty(),
-            Value::Map(Map::Json(m, None)) => m.is_empty(),
+            Value::List(List::Json(l, None) | List::Claims(l)) => l.is_empty(),
+            Value::Map(Map::Json(m, None) | Map::Claims(m)) => m.is_empty(),
             Value::Optional(o) => o.is_none(),
             Value::Object(o) => o.fields.is_empty(),
             _ => false,

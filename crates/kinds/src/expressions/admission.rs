@@ -6,9 +6,9 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, LazyLock};
 
-use keelson_cel::{
-    DeclField, DeclType, Declarations, Environment, Expression, Type, Version, display_issues,
-};
+use keelson_cel::{DeclType, Declarations, Environment, Expression, Type, Version, display_issues};
+
+use super::declare::{field, map_of, object, text, texts, user_info};
 
 pub const OBJECT: &str = "object";
 pub const OLD_OBJECT: &str = "oldObject";
@@ -175,32 +175,6 @@ fn without_objects(ty: &Type) -> Type {
     }
 }
 
-fn field(ty: DeclType) -> DeclField {
-    DeclField {
-        ty: Arc::new(ty),
-        required: true,
-    }
-}
-
-fn object<const N: usize>(name: &str, fields: [(&str, DeclType); N]) -> DeclType {
-    let fields = fields
-        .into_iter()
-        .map(|(name, ty)| (name.to_owned(), field(ty)));
-    DeclType::object(name, fields.collect())
-}
-
-fn text() -> DeclType {
-    DeclType::scalar(Type::String)
-}
-
-fn texts() -> DeclType {
-    DeclType::list(Arc::new(text()), -1)
-}
-
-fn map_of(value: DeclType) -> DeclType {
-    DeclType::map(Arc::new(text()), Arc::new(value), -1)
-}
-
 static REQUEST_TYPE: LazyLock<DeclType> = LazyLock::new(|| {
     let kind = || {
         object(
@@ -214,15 +188,6 @@ static REQUEST_TYPE: LazyLock<DeclType> = LazyLock::new(|| {
             [("group", text()), ("version", text()), ("resource", text())],
         )
     };
-    let user = object(
-        "kubernetes.UserInfo",
-        [
-            ("username", text()),
-            ("uid", text()),
-            ("groups", texts()),
-            ("extra", map_of(texts())),
-        ],
-    );
     object(
         "kubernetes.AdmissionRequest",
         [
@@ -235,7 +200,7 @@ static REQUEST_TYPE: LazyLock<DeclType> = LazyLock::new(|| {
             ("name", text()),
             ("namespace", text()),
             ("operation", text()),
-            ("userInfo", user),
+            ("userInfo", user_info()),
             ("dryRun", DeclType::scalar(Type::Bool)),
             ("options", DeclType::scalar(Type::Dyn)),
         ],

@@ -47,6 +47,7 @@ pub fn compile(source: &str, version: Version) -> Result<Expression, Problem> {
 fn environment(version: Version) -> Environment {
     let types = Declarations::new([&*TYPE]).with_keywords_as_fields();
     Environment::builder(version)
+        .bindings()
         .variable(DEVICE, TYPE.ty.clone())
         .provider(Arc::new(types))
         .build()
@@ -117,6 +118,7 @@ mod tests {
     fn selectors_speak_of_one_device() {
         for source in [
             r#"device.driver == "gpu.example.com""#,
+            r#"cel.bind(gpu, device.attributes["gpu.example.com"], gpu.family == "a100" && gpu.big)"#,
             r#"device.attributes["gpu.example.com"].family == "a100""#,
             r#"device.capacity["gpu.example.com"].memory.isGreaterThan(quantity("1Gi"))"#,
             r#"device.attributes["gpu.example.com"].shared"#,

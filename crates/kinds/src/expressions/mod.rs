@@ -3,6 +3,7 @@
 //! who evaluates them.
 
 pub mod admission;
+pub mod declare;
 pub mod device;
 pub mod rule;
 pub mod schema;
@@ -11,7 +12,7 @@ use keelson_cel::{Environment, Expression, Type, display_issues};
 
 /// Compiles an expression that must give one of `wanted`, or anything when that is empty. The
 /// error is the text that upstream shows.
-pub(crate) fn compile(
+pub fn compile(
     environment: &Environment,
     source: &str,
     wanted: &[Type],
