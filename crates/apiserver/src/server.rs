@@ -149,6 +149,7 @@ pub(crate) struct Server {
     /// Absent when nothing is to be recorded.
     pub(crate) audit: Option<Arc<Audit>>,
     pub(crate) health: Health,
+    pub(crate) encryption: Option<Arc<Encryption>>,
     pub(crate) metrics: Metrics,
     pub(crate) stop: CancellationToken,
 }
@@ -185,12 +186,10 @@ impl ApiServer {
                 .map_err(Error::Tokens)?,
         );
 
-        let encryption = config
-            .encryption_file
-            .as_deref()
-            .map(Encryption::open)
-            .transpose()
-            .map_err(Error::Encryption)?;
+        let encryption = match &config.encryption_file {
+            Some(file) => Some(Encryption::open(file).await.map_err(Error::Encryption)?),
+            None => None,
+        };
         let store = match &encryption {
             Some(encryption) => encryption.over(store),
             None => store,
@@ -252,6 +251,7 @@ impl ApiServer {
             audit,
             flow: FlowControl::new(Arc::clone(&objects)),
             health,
+            encryption,
             metrics: Metrics::default(),
             stop: CancellationToken::new(),
             objects,
@@ -263,7 +263,7 @@ impl ApiServer {
             certificate,
             tasks: TaskTracker::new(),
         };
-        if let Some(encryption) = encryption {
+        if let Some(encryption) = this.server.encryption.clone() {
             this.tasks
                 .spawn(encryption.follow(this.server.stop.clone()));
         }

@@ -16,7 +16,7 @@ use tokio::runtime::{Handle, RuntimeFlavor};
 
 use super::matching::{Form, Versioned};
 use super::{Attributes, Cluster};
-use crate::authz::{Attributes as Question, Authorizer, Decision};
+use crate::authz::{Attributes as Question, Authorizer, Decision, Verdict};
 use crate::request::UserInfo;
 
 const OUT_OF_BUDGET: &str =
@@ -170,16 +170,17 @@ impl cel::Authorizer for RequestAuthorizer {
             )
         };
         match decide(&self.authorizer, &question) {
-            Ok(Decision::Allow(reason)) => cel::Decision {
-                allowed: true,
-                reason,
-                error: None,
-            },
-            Ok(Decision::Deny(reason) | Decision::NoOpinion(reason)) => cel::Decision {
-                allowed: false,
-                reason,
-                error: None,
-            },
+            Ok(verdict) => {
+                let (allowed, reason) = match verdict.decision {
+                    Decision::Allow(reason) => (true, reason),
+                    Decision::Deny(reason) | Decision::NoOpinion(reason) => (false, reason),
+                };
+                cel::Decision {
+                    allowed,
+                    reason,
+                    error: verdict.error,
+                }
+            }
             Err(error) => cel::Decision {
                 error: Some(error),
                 ..cel::Decision::default()
@@ -190,9 +191,9 @@ impl cel::Authorizer for RequestAuthorizer {
 
 /// Expressions do not wait. An authorizer that does (a webhook) is waited for on a thread that the
 /// runtime replaces meanwhile.
-fn decide(authorizer: &Authorizer, question: &Question<'_>) -> Result<Decision, String> {
-    if let Some(decision) = authorizer.authorize(question).now_or_never() {
-        return Ok(decision);
+fn decide(authorizer: &Authorizer, question: &Question<'_>) -> Result<Verdict, String> {
+    if let Some(verdict) = authorizer.authorize(question).now_or_never() {
+        return Ok(verdict);
     }
     let handle = Handle::try_current().map_err(|error| error.to_string())?;
     if handle.runtime_flavor() == RuntimeFlavor::CurrentThread {

@@ -89,8 +89,15 @@ impl Record {
         self.verdict.level >= Level::RequestResponse
     }
 
-    pub(crate) fn impersonated(&self, user: &UserInfo) {
-        self.with(|event| event["impersonatedUser"] = user.to_json());
+    /// `constraint` is the right that allowed it, when it allowed this one request only.
+    pub(crate) fn impersonated(&self, user: &UserInfo, constraint: &str) {
+        self.with(|event| {
+            event["impersonatedUser"] = user.to_json();
+            if !constraint.is_empty() {
+                event["authenticationMetadata"] =
+                    serde_json::json!({"impersonationConstraint": constraint});
+            }
+        });
     }
 
     /// What the client sent, decoded.

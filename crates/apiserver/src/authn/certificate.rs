@@ -9,8 +9,12 @@ use rustls::server::WebPkiClientVerifier;
 use rustls::server::danger::ClientCertVerifier;
 use sha2::{Digest, Sha256};
 use thiserror::Error;
+use x509_parser::der_parser::{Oid, oid};
+use x509_parser::x509::X509Name;
 
 use crate::request::UserInfo;
+
+const UID: Oid<'static> = oid!(1.3.6.1.4.1.57683.2);
 
 #[derive(Debug, Error)]
 pub enum Error {
@@ -22,6 +26,8 @@ pub enum Error {
     Malformed,
     #[error("the client certificate names no user")]
     Nameless,
+    #[error("the client certificate names no uid, or several")]
+    Uid,
 }
 
 pub(super) struct Verifier {
@@ -41,7 +47,11 @@ impl Verifier {
         Ok(Self { verifier })
     }
 
-    pub(super) fn verify(&self, chain: &[CertificateDer<'static>]) -> Result<UserInfo, Error> {
+    /// Whom the chain names, and until when (seconds since 1970) all of it is valid.
+    pub(super) fn verify(
+        &self,
+        chain: &[CertificateDer<'static>],
+    ) -> Result<(UserInfo, i64), Error> {
         let (leaf, intermediates) = chain.split_first().ok_or(Error::Malformed)?;
         self.verifier
             .verify_client_cert(leaf, intermediates, UnixTime::now())
@@ -64,6 +74,7 @@ impl Verifier {
         let mut user = UserInfo {
             username,
             groups,
+            uid: uid(subject)?,
             ..UserInfo::default()
         };
         let fingerprint: String = Sha256::digest(leaf)
@@ -74,7 +85,24 @@ impl Verifier {
             "authentication.kubernetes.io/credential-id".to_owned(),
             vec![format!("X509SHA256={fingerprint}")],
         );
-        Ok(user)
+        let ends = |der: &CertificateDer<'_>| {
+            let parsed = x509_parser::parse_x509_certificate(der);
+            parsed.map(|(_, c)| c.validity().not_after.timestamp()).ok()
+        };
+        let until = chain.iter().filter_map(ends).min().unwrap_or_default();
+        Ok((user, until))
+    }
+}
+
+/// The attribute of Kubernetes for the user's uid; empty without one.
+fn uid(subject: &X509Name<'_>) -> Result<String, Error> {
+    let mut given = subject.iter_by_oid(&UID);
+    let Some(uid) = given.next() else {
+        return Ok(String::new());
+    };
+    match uid.as_str() {
+        Ok(uid) if !uid.is_empty() && given.next().is_none() => Ok(uid.to_owned()),
+        _ => Err(Error::Uid),
     }
 }
 
@@ -96,7 +124,9 @@ mod tests {
             .cluster_ca
             .issue("alice", "dev", &[], &[Usage::Client], 1)
             .unwrap();
-        let user = verifier.verify(&chain(&alice.certificate_pem)).unwrap();
+        let (user, until) = verifier.verify(&chain(&alice.certificate_pem)).unwrap();
+        let left = until - UnixTime::now().as_secs() as i64;
+        assert!((86_000..=86_400).contains(&left), "valid for a day: {left}");
         assert_eq!(
             (user.username.as_str(), user.groups.as_slice()),
             ("alice", &["dev".to_owned()][..])

@@ -121,7 +121,11 @@ impl Authenticator {
             .map(|t| (digest(&t.token), t.user.clone()))
             .collect();
         let verifier = |ca| certificate::Verifier::new(ca).map_err(Error::Certificates);
-        let issuers = oidc::Issuers::open(options.config_file.as_deref(), &options.oidc);
+        let issuers = oidc::Issuers::open(
+            options.config_file.as_deref(),
+            &options.oidc,
+            vec![tokens.issuer().to_owned()],
+        );
         let webhook = options.webhook.as_ref().map(webhook::Webhook::open);
         Ok(Self {
             certificates: verifier(client_ca)?,
@@ -181,7 +185,7 @@ impl Authenticator {
         certificates: &[CertificateDer<'static>],
     ) -> Option<UserInfo> {
         let username = headers.get("x-remote-user")?.to_str().ok()?.to_owned();
-        let proxy = self.front_proxy.verify(certificates).ok()?;
+        let (proxy, _) = self.front_proxy.verify(certificates).ok()?;
         if proxy.username != "front-proxy-client" {
             return None;
         }

@@ -77,7 +77,7 @@ impl Webhook {
         });
         let answer = self
             .remote
-            .post(&review, TIMEOUT)
+            .ask(&review, TIMEOUT)
             .await
             .map_err(|error| format!("webhook: {error}"))?;
         Ok(judged(&answer["status"], audiences))

@@ -5,9 +5,13 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use keelson_cel::Expression;
+use keelson_machinery::field;
 use serde::Deserialize;
 use thiserror::Error;
 
+use super::conditions::Conditions;
+use super::validation;
 use super::webhook::{self, Webhook};
 use crate::remote::Remote;
 
@@ -59,61 +63,78 @@ pub(super) enum Mode {
 
 pub(super) type Chain = Vec<Mode>;
 
-#[derive(Debug, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
-struct Configuration {
-    #[serde(rename = "apiVersion")]
+/// Which authorizers that are no webhooks a configuration has.
+pub(super) type Modes = BTreeSet<String>;
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, rename_all = "camelCase", deny_unknown_fields)]
+pub(super) struct Configuration {
     api_version: String,
     kind: String,
-    #[serde(default)]
-    authorizers: Vec<AuthorizerConfiguration>,
+    pub(super) authorizers: Vec<AuthorizerConfiguration>,
 }
 
-#[derive(Debug, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
-struct AuthorizerConfiguration {
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, rename_all = "camelCase", deny_unknown_fields)]
+pub(super) struct AuthorizerConfiguration {
     #[serde(rename = "type")]
-    kind: String,
-    #[serde(default)]
-    name: String,
-    webhook: Option<WebhookConfiguration>,
+    pub(super) kind: String,
+    pub(super) name: String,
+    pub(super) webhook: Option<WebhookConfiguration>,
 }
 
-#[derive(Debug, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
-struct WebhookConfiguration {
-    #[serde(default)]
-    authorized_ttl: String,
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, rename_all = "camelCase", deny_unknown_fields)]
+pub(super) struct WebhookConfiguration {
+    #[serde(rename = "authorizedTTL")]
+    pub(super) authorized_ttl: Lasting,
     cache_authorized_requests: Option<bool>,
-    #[serde(default)]
-    unauthorized_ttl: String,
+    #[serde(rename = "unauthorizedTTL")]
+    pub(super) unauthorized_ttl: Lasting,
     cache_unauthorized_requests: Option<bool>,
-    #[serde(default)]
-    timeout: String,
-    #[serde(default)]
-    subject_access_review_version: String,
-    #[serde(default)]
-    match_condition_subject_access_review_version: String,
-    #[serde(default)]
-    failure_policy: String,
-    connection_info: ConnectionInfo,
-    #[serde(default)]
-    match_conditions: Vec<MatchCondition>,
+    pub(super) timeout: Lasting,
+    pub(super) subject_access_review_version: String,
+    pub(super) match_condition_subject_access_review_version: String,
+    pub(super) failure_policy: String,
+    pub(super) connection_info: ConnectionInfo,
+    pub(super) match_conditions: Vec<MatchCondition>,
 }
 
-#[derive(Debug, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
-struct ConnectionInfo {
-    #[serde(default, rename = "type")]
-    kind: String,
+/// A duration as it is written; absent ones are empty.
+#[derive(Debug, Default, Deserialize)]
+pub(super) struct Lasting(String);
+
+impl Lasting {
+    /// Zero when absent; nothing when it is negative or none.
+    pub(super) fn parsed(&self) -> Option<Duration> {
+        if self.0.is_empty() {
+            return Some(Duration::ZERO);
+        }
+        crate::duration::parse(&self.0)
+    }
+
+    pub(super) fn shown(&self) -> &str {
+        &self.0
+    }
+
+    fn or(&self, default: Duration) -> Duration {
+        self.parsed().filter(|d| !d.is_zero()).unwrap_or(default)
+    }
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, rename_all = "camelCase", deny_unknown_fields)]
+pub(super) struct ConnectionInfo {
+    #[serde(rename = "type")]
+    pub(super) kind: String,
     #[serde(rename = "kubeConfigFile")]
-    kubeconfig_file: Option<PathBuf>,
+    pub(super) kubeconfig_file: Option<PathBuf>,
 }
 
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct MatchCondition {
-    expression: String,
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct MatchCondition {
+    pub(super) expression: String,
 }
 
 /// From the modes on the command line.
@@ -136,6 +157,7 @@ pub(super) fn from_modes(options: &AuthorizationOptions) -> Result<Chain, Error>
                 timeout: Duration::from_secs(30),
                 version: "v1".to_owned(),
                 deny_on_failure: false,
+                conditions: Conditions::default(),
             };
             Ok(Mode::Webhook(Box::new(Webhook::new(remote, settings))))
         }
@@ -144,180 +166,136 @@ pub(super) fn from_modes(options: &AuthorizationOptions) -> Result<Chain, Error>
     options.modes.iter().map(mode).collect()
 }
 
-pub(super) fn from_file(file: &Path, text: &str) -> Result<Chain, Error> {
+/// The chain that a file describes, and which authorizers it has. A file that is read again must
+/// have those of `before`: the others of this server have been told that they count.
+pub(super) fn from_file(
+    file: &Path,
+    text: &str,
+    before: Option<&Modes>,
+) -> Result<(Chain, Modes), Error> {
     let failed = |reason: String| Error::File {
         file: file.display().to_string(),
         reason,
     };
+    let configuration = parse(text).map_err(failed)?;
+    let conditions =
+        validation::validate(&configuration).map_err(|errors| failed(field::aggregate(&errors)))?;
+    let modes = modes(&configuration, before).map_err(failed)?;
+    let entries = configuration.authorizers.into_iter().zip(conditions);
+    let chain = entries
+        .map(|(entry, conditions)| mode(entry, conditions, &failed))
+        .collect::<Result<_, _>>()?;
+    Ok((chain, modes))
+}
+
+fn parse(text: &str) -> Result<Configuration, String> {
     let configuration: Configuration =
-        serde_saphyr::from_str(text).map_err(|error| failed(error.to_string()))?;
+        serde_saphyr::from_str(text).map_err(|error| error.to_string())?;
     let known = [
         "apiserver.config.k8s.io/v1",
         "apiserver.config.k8s.io/v1beta1",
+        "apiserver.config.k8s.io/v1alpha1",
     ];
-    if configuration.kind != "AuthorizationConfiguration"
-        || !known.contains(&configuration.api_version.as_str())
+    if configuration.kind == "AuthorizationConfiguration"
+        && known.contains(&configuration.api_version.as_str())
     {
-        return Err(failed(format!(
-            "expected an AuthorizationConfiguration of {}, found {} of {}",
-            known[0], configuration.kind, configuration.api_version
-        )));
+        return Ok(configuration);
     }
-    if configuration.authorizers.is_empty() {
-        return Err(failed(
-            "authorizers: Required value: at least one authorization mode must be defined"
-                .to_owned(),
-        ));
-    }
-    let (mut kinds, mut names) = (BTreeSet::new(), BTreeSet::new());
-    let mut chain = Chain::new();
-    for (index, entry) in configuration.authorizers.into_iter().enumerate() {
-        let path = format!("authorizers[{index}]");
-        let repeated = !kinds.insert(entry.kind.clone()) && entry.kind != "Webhook";
-        if repeated {
-            return Err(failed(format!(
-                "{path}.type: Duplicate value: {:?}",
-                entry.kind
-            )));
-        }
-        if entry.name.is_empty() {
-            return Err(failed(format!("{path}.name: Required value")));
-        }
-        let problems = keelson_machinery::validation::is_dns1123_subdomain(&entry.name);
-        if !problems.is_empty() {
-            return Err(failed(format!(
-                "{path}.name: Invalid value: {:?}: authorizer name is invalid: {}",
-                entry.name,
-                problems.join(", ")
-            )));
-        }
-        if !names.insert(entry.name.clone()) {
-            return Err(failed(format!(
-                "{path}.name: Duplicate value: {:?}",
+    Err(format!(
+        "expected an AuthorizationConfiguration of {}, found {} of {}",
+        known[0], configuration.kind, configuration.api_version
+    ))
+}
+
+/// Authorizers that are no webhooks have one name each, and stay.
+fn modes(configuration: &Configuration, before: Option<&Modes>) -> Result<Modes, String> {
+    let own = configuration.authorizers.iter();
+    let own: Vec<_> = own.filter(|entry| entry.kind != "Webhook").collect();
+    let mut problems: Vec<String> = own
+        .iter()
+        .filter(|entry| entry.name != entry.kind.to_lowercase())
+        .map(|entry| {
+            format!(
+                "expected name {} for authorizer {} instead of {}",
+                entry.kind.to_lowercase(),
+                entry.kind,
                 entry.name
-            )));
+            )
+        })
+        .collect();
+    let modes: Modes = own.iter().map(|entry| entry.kind.clone()).collect();
+    if let Some(before) = before {
+        let missing: Vec<_> = before.difference(&modes).cloned().collect();
+        if !missing.is_empty() {
+            problems.push(format!("missing required types: [{}]", missing.join(" ")));
         }
-        chain.push(mode(entry, &path).map_err(|problem| match problem {
-            Problem::Text(reason) => failed(reason),
-            Problem::Webhook(error) => Error::Webhook(error),
-        })?);
+        let added = modes
+            .difference(before)
+            .filter(|m| matches!(m.as_str(), "Node" | "RBAC"));
+        problems.extend(added.map(|mode| {
+            format!("authorizer type {mode} is not allowed if it was not enabled at initial server startup")
+        }));
     }
-    Ok(chain)
-}
-
-enum Problem {
-    Text(String),
-    Webhook(crate::remote::Error),
-}
-
-fn mode(entry: AuthorizerConfiguration, path: &str) -> Result<Mode, Problem> {
-    let plain = |mode: Mode| match entry.webhook {
-        None => Ok(mode),
-        Some(_) => Err(Problem::Text(format!(
-            "{path}.webhook: Invalid value: \"non-null\": may only be specified when type=Webhook"
-        ))),
-    };
-    match entry.kind.as_str() {
-        "AlwaysAllow" => plain(Mode::AlwaysAllow),
-        "AlwaysDeny" => plain(Mode::AlwaysDeny),
-        "Node" => plain(Mode::Node),
-        "RBAC" => plain(Mode::Rbac),
-        "Webhook" => {
-            let configuration = entry.webhook.ok_or_else(|| {
-                Problem::Text(format!(
-                    "{path}.webhook: Required value: required when type=Webhook"
-                ))
-            })?;
-            webhook_of(entry.name, configuration, path)
-        }
-        other => Err(Problem::Text(format!(
-            "{path}.type: Unsupported value: {other:?}: supported values: \"AlwaysAllow\", \"AlwaysDeny\", \"Node\", \"RBAC\", \"Webhook\""
-        ))),
+    match problems.as_slice() {
+        [] => Ok(modes),
+        [one] => Err(one.clone()),
+        several => Err(format!("[{}]", several.join(", "))),
     }
 }
 
-fn webhook_of(name: String, c: WebhookConfiguration, path: &str) -> Result<Mode, Problem> {
-    let text = |reason: String| Problem::Text(format!("{path}.{reason}"));
-    let duration = |field: &str, value: &str| match crate::duration::parse(value) {
-        Some(duration) if !duration.is_zero() => Ok(duration),
-        _ if value.is_empty() => Err(text(format!("{field}: Required value"))),
-        _ => Err(text(format!(
-            "{field}: Invalid value: {value:?}: must be > 0s"
-        ))),
-    };
-    let timeout = duration("timeout", &c.timeout)?;
-    if timeout > Duration::from_secs(30) {
-        return Err(text(format!(
-            "timeout: Invalid value: {:?}: must be > 0s and <= 30s",
-            c.timeout
-        )));
+fn mode(
+    entry: AuthorizerConfiguration,
+    conditions: Vec<Expression>,
+    failed: &dyn Fn(String) -> Error,
+) -> Result<Mode, Error> {
+    match (entry.kind.as_str(), entry.webhook) {
+        ("AlwaysAllow", _) => Ok(Mode::AlwaysAllow),
+        ("AlwaysDeny", _) => Ok(Mode::AlwaysDeny),
+        ("Node", _) => Ok(Mode::Node),
+        ("RBAC", _) => Ok(Mode::Rbac),
+        (_, Some(configuration)) => webhook_of(entry.name, configuration, conditions, failed),
+        (other, None) => Err(failed(format!("no authorizer of type {other:?}"))),
     }
-    let deny_on_failure = match c.failure_policy.as_str() {
-        "Deny" => true,
-        "NoOpinion" => false,
-        other => {
-            return Err(text(format!(
-                "failurePolicy: Unsupported value: {other:?}: supported values: \"Deny\", \"NoOpinion\""
-            )));
-        }
-    };
-    if !matches!(c.subject_access_review_version.as_str(), "v1" | "v1beta1") {
-        return Err(text(format!(
-            "subjectAccessReviewVersion: Unsupported value: {:?}: supported values: \"v1\", \"v1beta1\"",
-            c.subject_access_review_version
-        )));
-    }
-    if let Some(condition) = c.match_conditions.first() {
-        if c.match_condition_subject_access_review_version != "v1" {
-            return Err(text(
-                "matchConditionSubjectAccessReviewVersion: Required value: required if match conditions are specified".to_owned(),
-            ));
-        }
-        return Err(text(format!(
-            "matchConditions[0].expression: {:?}: this server does not evaluate match conditions of authorizers",
-            condition.expression
-        )));
-    }
-    let file = match (
-        c.connection_info.kind.as_str(),
-        c.connection_info.kubeconfig_file,
-    ) {
-        ("KubeConfigFile", Some(file)) if file.is_absolute() => file,
-        ("KubeConfigFile", Some(file)) => {
-            return Err(text(format!(
-                "connectionInfo.kubeConfigFile: Invalid value: {:?}: must be an absolute path",
-                file.display().to_string()
-            )));
-        }
-        ("KubeConfigFile", None) => {
-            return Err(text(
-                "connectionInfo.kubeConfigFile: Required value".to_owned(),
-            ));
-        }
-        (other, _) => {
-            return Err(text(format!(
-                "connectionInfo.type: Unsupported value: {other:?}: supported values: \"KubeConfigFile\""
-            )));
-        }
-    };
-    let allowed = duration("authorizedTTL", &c.authorized_ttl)?;
-    let refused = duration("unauthorizedTTL", &c.unauthorized_ttl)?;
-    let kept = |ttl, cached: Option<bool>| {
+}
+
+fn webhook_of(
+    name: String,
+    c: WebhookConfiguration,
+    conditions: Vec<Expression>,
+    failed: &dyn Fn(String) -> Error,
+) -> Result<Mode, Error> {
+    // What is in the cluster is reached through this server: it would ask itself.
+    let file = c.connection_info.kubeconfig_file.ok_or_else(|| {
+        failed(format!(
+            "authorizer {name}: connectionInfo.type InClusterConfig is not possible for an API server, only KubeConfigFile is"
+        ))
+    })?;
+    let defaults = AuthorizationOptions::default();
+    let kept = |ttl: &Lasting, cached: Option<bool>, default: Duration| {
         if cached == Some(false) {
             Duration::ZERO
         } else {
-            ttl
+            ttl.or(default)
         }
     };
     let settings = webhook::Settings {
         name,
-        allowed_ttl: kept(allowed, c.cache_authorized_requests),
-        refused_ttl: kept(refused, c.cache_unauthorized_requests),
-        timeout,
+        allowed_ttl: kept(
+            &c.authorized_ttl,
+            c.cache_authorized_requests,
+            defaults.webhook_authorized_ttl,
+        ),
+        refused_ttl: kept(
+            &c.unauthorized_ttl,
+            c.cache_unauthorized_requests,
+            defaults.webhook_unauthorized_ttl,
+        ),
+        timeout: c.timeout.or(defaults.webhook_authorized_ttl),
         version: c.subject_access_review_version,
-        deny_on_failure,
+        deny_on_failure: c.failure_policy == "Deny",
+        conditions: Conditions::new(conditions),
     };
-    let remote = Remote::from_kubeconfig(&file).map_err(Problem::Webhook)?;
+    let remote = Remote::from_kubeconfig(&file).map_err(Error::Webhook)?;
     Ok(Mode::Webhook(Box::new(Webhook::new(remote, settings))))
 }
 
@@ -325,32 +303,76 @@ fn webhook_of(name: String, c: WebhookConfiguration, path: &str) -> Result<Mode,
 mod tests {
     use super::*;
 
-    fn parse(authorizers: &str) -> Result<Chain, String> {
+    fn parse(authorizers: &str, before: Option<&Modes>) -> Result<Chain, String> {
         let text = format!(
             "apiVersion: apiserver.config.k8s.io/v1\nkind: AuthorizationConfiguration\nauthorizers:\n{authorizers}"
         );
-        from_file(Path::new("f"), &text).map_err(|error| error.to_string())
+        let read = from_file(Path::new("f"), &text, before);
+        read.map(|(chain, _)| chain)
+            .map_err(|error| error.to_string())
     }
 
     #[test]
     fn a_file_says_who_is_asked_or_what_is_wrong_with_it() {
-        let chain = parse("- {type: Node, name: node}\n- {type: RBAC, name: rbac}\n").unwrap();
+        let chain = parse(
+            "- {type: Node, name: node}\n- {type: RBAC, name: rbac}\n",
+            None,
+        )
+        .unwrap();
         assert!(matches!(chain.as_slice(), [Mode::Node, Mode::Rbac]));
         for (text, expected) in [
             (
                 "- {type: Node, name: a}\n- {type: Node, name: b}\n",
-                "authorizers[1].type: Duplicate value",
+                "authorizers[1].type: Duplicate value: \"Node\"",
             ),
             ("- {type: Node}\n", "authorizers[0].name: Required value"),
-            ("- {type: ABAC, name: a}\n", "Unsupported value: \"ABAC\""),
-            ("- {type: Webhook, name: a}\n", "required when type=Webhook"),
             (
-                "- {type: Webhook, name: a, webhook: {timeout: 31s, connectionInfo: {type: KubeConfigFile}}}\n",
-                "must be > 0s and <= 30s",
+                "- {type: Node, name: x}\n",
+                "expected name node for authorizer Node instead of x",
+            ),
+            (
+                "- {type: ABAC, name: a}\n",
+                "authorizers[0].type: Unsupported value: \"ABAC\": supported values: \"AlwaysAllow\", \"AlwaysDeny\", \"Node\", \"RBAC\", \"Webhook\"",
+            ),
+            (
+                "- {type: Webhook, name: a}\n",
+                "authorizers[0].webhook: Required value: required when type=Webhook",
             ),
             ("- {type: RBAC, name: a, extra: 1}\n", "extra"),
+            (
+                "- {type: Webhook, name: a, webhook: {timeout: 31s, connectionInfo: {type: KubeConfigFile}}}\n",
+                "[authorizers[0].timeout: Invalid value: \"31s\": must be > 0s and <= 30s, authorizers[0].subjectAccessReviewVersion: Required value, authorizers[0].failurePolicy: Required value, authorizers[0].connectionInfo.kubeConfigFile: Required value]",
+            ),
+            (
+                "- {type: Webhook, name: a, webhook: {timeout: 1s, subjectAccessReviewVersion: v1, failurePolicy: Deny, connectionInfo: {type: InClusterConfig}, matchConditions: [{expression: request.user}]}}\n",
+                "[authorizers[0].matchConditionSubjectAccessReviewVersion: Required value: required if match conditions are specified, authorizers[0].matchConditions[0].expression: Invalid value: \"request.user\": must evaluate to bool but got string]",
+            ),
+            (
+                "- {type: Webhook, name: a, webhook: {timeout: 1s, subjectAccessReviewVersion: v1, failurePolicy: Deny, connectionInfo: {type: KubeConfigFile, kubeConfigFile: x}}}\n",
+                "authorizers[0].connectionInfo.kubeConfigFile: Invalid value: \"x\": must be an absolute path",
+            ),
         ] {
-            let error = parse(text).err().unwrap();
+            let error = parse(text, None).err().unwrap();
+            assert!(error.contains(expected), "{text}: {error}");
+        }
+    }
+
+    #[test]
+    fn a_file_that_is_read_again_keeps_its_authorizers() {
+        let before: Modes = ["RBAC".to_owned()].into();
+        let rbac = "- {type: RBAC, name: rbac}\n";
+        assert!(parse(rbac, Some(&before)).is_ok());
+        for (text, expected) in [
+            (
+                "- {type: AlwaysDeny, name: alwaysdeny}\n".to_owned(),
+                "missing required types: [RBAC]",
+            ),
+            (
+                format!("{rbac}- {{type: Node, name: node}}\n"),
+                "authorizer type Node is not allowed if it was not enabled at initial server startup",
+            ),
+        ] {
+            let error = parse(&text, Some(&before)).err().unwrap();
             assert!(error.contains(expected), "{text}: {error}");
         }
     }

@@ -1,11 +1,13 @@
 //! Authorization: `system:masters`, then those the configuration names in its order, which is the
 //! node authorizer and RBAC unless it says otherwise. Whoever none of them allows is forbidden.
 
+mod conditions;
 mod config;
 mod node;
 pub mod rbac;
 pub(crate) mod references;
 pub(crate) mod review;
+mod validation;
 mod webhook;
 
 use std::path::{Path, PathBuf};
@@ -16,12 +18,13 @@ use keelson_machinery::status::Status;
 use tokio_util::sync::CancellationToken;
 
 use crate::objects::Objects;
+use crate::reload::Changes;
 use crate::request::{RequestInfo, UserInfo};
 
 pub use config::{AuthorizationOptions, Error};
 pub use rbac::Rule;
 
-use config::{Chain, Mode};
+use config::{Chain, Mode, Modes};
 
 /// One question: may this user do that?
 #[derive(Debug, Clone, Copy)]
@@ -99,12 +102,21 @@ impl<'a> Attributes<'a> {
         })
     }
 
-    /// What becomes of a request on such a decision: upstream's 403 unless it is allowed.
-    pub(crate) fn settle(&self, decision: Decision) -> Result<(), Status> {
-        match decision {
-            Decision::Allow(_) => Ok(()),
-            Decision::Deny(reason) | Decision::NoOpinion(reason) => Err(forbidden(self, &reason)),
+    /// What becomes of a request on such a verdict: upstream's 403 unless it is allowed, 500 when
+    /// somebody who might have allowed it could not be asked.
+    pub(crate) fn settle(&self, verdict: Verdict) -> Result<(), Status> {
+        match (verdict.decision, verdict.error) {
+            (Decision::Allow(_), _) => Ok(()),
+            (_, Some(error)) => Err(Status::internal(error)),
+            (Decision::Deny(reason) | Decision::NoOpinion(reason), None) => {
+                Err(forbidden(self, &reason))
+            }
         }
+    }
+
+    /// 403 with a reason.
+    pub(crate) fn refused(&self, reason: &str) -> Status {
+        forbidden(self, reason)
     }
 
     /// `resource/subresource`.
@@ -126,69 +138,97 @@ pub enum Decision {
     NoOpinion(String),
 }
 
+/// A decision, and why it was made without everybody's word.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Verdict {
+    pub decision: Decision,
+    pub error: Option<String>,
+}
+
+impl From<Decision> for Verdict {
+    fn from(decision: Decision) -> Self {
+        Self {
+            decision,
+            error: None,
+        }
+    }
+}
+
 pub struct Authorizer {
     objects: Arc<dyn Objects>,
     rbac: rbac::Rbac,
     node: node::NodeAuthorizer,
     chain: ArcSwap<Chain>,
+    /// What a configuration file began with.
+    modes: Modes,
 }
 
 impl Authorizer {
     /// The node authorizer, then RBAC.
     pub fn new(objects: Arc<dyn Objects>) -> Self {
-        Self::with_chain(objects, vec![Mode::Node, Mode::Rbac])
+        Self::with_chain(objects, vec![Mode::Node, Mode::Rbac], Modes::new())
     }
 
     pub fn open(objects: Arc<dyn Objects>, options: &AuthorizationOptions) -> Result<Self, Error> {
-        let chain = match &options.config_file {
-            Some(file) => config::from_file(file, &read(file)?)?,
-            None => config::from_modes(options)?,
+        let (chain, modes) = match &options.config_file {
+            Some(file) => config::from_file(file, &read(file)?, None)?,
+            None => (config::from_modes(options)?, Modes::new()),
         };
-        Ok(Self::with_chain(objects, chain))
+        Ok(Self::with_chain(objects, chain, modes))
     }
 
-    fn with_chain(objects: Arc<dyn Objects>, chain: Chain) -> Self {
+    fn with_chain(objects: Arc<dyn Objects>, chain: Chain, modes: Modes) -> Self {
         Self {
             rbac: rbac::Rbac::new(Arc::clone(&objects)),
             node: node::NodeAuthorizer::new(),
             chain: ArcSwap::from_pointee(chain),
+            modes,
             objects,
         }
     }
 
     /// Takes over changes of the configuration file, until `stop`.
     pub(crate) async fn follow(self: Arc<Self>, file: PathBuf, stop: CancellationToken) {
-        let current = read(&file).unwrap_or_default();
-        let path = file.clone();
-        crate::reload::follow(file, current, stop, move |text| {
-            let chain = config::from_file(&path, text).map_err(|error| error.to_string())?;
-            self.chain.store(Arc::new(chain));
-            Ok(())
-        })
-        .await;
+        let mut changes = Changes::of(file.clone(), stop);
+        while let Some(text) = changes.next().await {
+            let read = config::from_file(&file, &text, Some(&self.modes));
+            let taken = read.map(|(chain, _)| self.chain.store(Arc::new(chain)));
+            changes.settle(taken.map_err(|error| error.to_string()));
+        }
     }
 
-    pub async fn authorize(&self, attributes: &Attributes<'_>) -> Decision {
+    pub async fn authorize(&self, attributes: &Attributes<'_>) -> Verdict {
         if attributes.user.in_group("system:masters") {
-            return Decision::Allow(String::new());
+            return Decision::Allow(String::new()).into();
         }
         let chain = self.chain.load_full();
-        let mut reasons = Vec::new();
+        let (mut reasons, mut errors) = (Vec::new(), Vec::new());
         for mode in chain.iter() {
-            let decision = match mode {
-                Mode::AlwaysAllow => Decision::Allow(String::new()),
-                Mode::AlwaysDeny => Decision::NoOpinion("Everything is forbidden.".to_owned()),
-                Mode::Node => self.node.authorize(attributes, &*self.objects),
-                Mode::Rbac => self.rbac.authorize(attributes),
+            let verdict = match mode {
+                Mode::AlwaysAllow => Decision::Allow(String::new()).into(),
+                Mode::AlwaysDeny => {
+                    Decision::NoOpinion("Everything is forbidden.".to_owned()).into()
+                }
+                Mode::Node => self.node.authorize(attributes, &*self.objects).into(),
+                Mode::Rbac => self.rbac.authorize(attributes).into(),
                 Mode::Webhook(webhook) => webhook.authorize(attributes).await,
             };
-            match decision {
-                Decision::NoOpinion(reason) if reason.is_empty() => {}
-                Decision::NoOpinion(reason) => reasons.push(reason),
-                settled => return settled,
+            match verdict.decision {
+                Decision::NoOpinion(reason) => {
+                    reasons.extend(Some(reason).filter(|r| !r.is_empty()));
+                    errors.extend(verdict.error);
+                }
+                _ => return verdict,
             }
         }
-        Decision::NoOpinion(reasons.join("\n"))
+        Verdict {
+            decision: Decision::NoOpinion(reasons.join("\n")),
+            error: match errors.as_slice() {
+                [] => None,
+                [one] => Some(one.clone()),
+                several => Some(format!("[{}]", several.join(", "))),
+            },
+        }
     }
 
     /// Whether some that are asked cannot list what they allow.
@@ -197,13 +237,32 @@ impl Authorizer {
         chain.iter().any(|mode| matches!(mode, Mode::Webhook(_)))
     }
 
-    /// As [`Authorizer::authorize`], with upstream's 403 when it is not allowed.
+    /// As [`Authorizer::authorize`], with upstream's refusal when it is not allowed.
     pub async fn require(&self, attributes: &Attributes<'_>) -> Result<(), Status> {
         attributes.settle(self.authorize(attributes).await)
     }
 
+    /// As [`Authorizer::require`], but 403 too when somebody could not be asked.
+    pub(crate) async fn check(&self, attributes: &Attributes<'_>) -> Result<(), Status> {
+        let verdict = self.authorize(attributes).await;
+        match (verdict.decision, verdict.error) {
+            (Decision::Allow(_), _) => Ok(()),
+            (Decision::Deny(reason) | Decision::NoOpinion(reason), None) => {
+                Err(forbidden(attributes, &reason))
+            }
+            (Decision::Deny(reason) | Decision::NoOpinion(reason), Some(error)) => {
+                let separator = if reason.is_empty() { "" } else { ": " };
+                Err(forbidden(
+                    attributes,
+                    &format!("{error}{separator}{reason}"),
+                ))
+            }
+        }
+    }
+
     pub async fn is_allowed(&self, attributes: &Attributes<'_>) -> bool {
-        matches!(self.authorize(attributes).await, Decision::Allow(_))
+        let verdict = self.authorize(attributes).await;
+        matches!(verdict.decision, Decision::Allow(_))
     }
 
     pub(crate) fn rbac(&self) -> &rbac::Rbac {

@@ -118,13 +118,17 @@ async fn decide(authorizer: &Authorizer, user: &UserInfo, spec: &Value) -> Value
         field_selector: &fields,
         label_selector: &labels,
     };
-    let (mut status, reason) = match authorizer.authorize(&attributes).await {
+    let verdict = authorizer.authorize(&attributes).await;
+    let (mut status, reason) = match verdict.decision {
         Decision::Allow(reason) => (json!({"allowed": true}), reason),
         Decision::Deny(reason) => (json!({"allowed": false, "denied": true}), reason),
         Decision::NoOpinion(reason) => (json!({"allowed": false}), reason),
     };
     if !reason.is_empty() {
         status["reason"] = json!(reason);
+    }
+    if let Some(error) = verdict.error {
+        status["evaluationError"] = json!(error);
     }
     status
 }

@@ -7,15 +7,14 @@ use std::time::{Duration, Instant};
 use keelson_machinery::labels::{Operator, Selector};
 use serde_json::{Value, json};
 
-use super::{Attributes, Decision};
+use super::conditions::Conditions;
+use super::{Attributes, Decision, Verdict};
 use crate::remote::Remote;
 
 /// Answers kept at once, and how long a question's own text may be to be kept at all: callers
 /// choose it, and must not fill the memory with it.
 const CACHED: usize = 8192;
 const MAX_CACHED_BYTES: usize = 10_000;
-const ATTEMPTS: u32 = 3;
-const BACKOFF: Duration = Duration::from_millis(500);
 
 pub(super) struct Settings {
     pub(super) name: String,
@@ -25,12 +24,14 @@ pub(super) struct Settings {
     pub(super) timeout: Duration,
     pub(super) version: String,
     pub(super) deny_on_failure: bool,
+    /// Under which the service is asked at all.
+    pub(super) conditions: Conditions,
 }
 
 pub(super) struct Webhook {
     remote: Remote,
     settings: Settings,
-    answers: Mutex<HashMap<String, (Instant, Decision)>>,
+    answers: Mutex<HashMap<String, (Instant, Verdict)>>,
 }
 
 impl Webhook {
@@ -42,54 +43,61 @@ impl Webhook {
         }
     }
 
-    pub(super) async fn authorize(&self, a: &Attributes<'_>) -> Decision {
+    pub(super) async fn authorize(&self, a: &Attributes<'_>) -> Verdict {
         let spec = spec(a);
+        match self.settings.conditions.hold(&spec) {
+            Ok(true) => {}
+            Ok(false) => return Decision::NoOpinion(String::new()).into(),
+            Err(error) => return self.failed(error),
+        }
         let key = spec.to_string();
-        if let Some(decision) = self.kept(&key) {
-            return decision;
+        if let Some(verdict) = self.kept(&key) {
+            return verdict;
         }
         match self.ask(&spec).await {
-            Ok(decision) => {
-                self.keep(key, &decision);
-                decision
+            Ok(verdict) => {
+                self.keep(key, &verdict);
+                verdict
             }
             Err(error) => {
                 tracing::error!(authorizer = self.settings.name, %error, "asking the authorization webhook");
-                if self.settings.deny_on_failure {
-                    Decision::Deny(String::new())
-                } else {
-                    Decision::NoOpinion(String::new())
-                }
+                self.failed(error.to_string())
             }
         }
     }
 
-    async fn ask(&self, spec: &Value) -> Result<Decision, crate::remote::Error> {
+    /// What a question that got no answer comes to.
+    fn failed(&self, error: String) -> Verdict {
+        let decision = if self.settings.deny_on_failure {
+            Decision::Deny(String::new())
+        } else {
+            Decision::NoOpinion(String::new())
+        };
+        Verdict {
+            decision,
+            error: Some(error),
+        }
+    }
+
+    async fn ask(&self, spec: &Value) -> Result<Verdict, crate::remote::Error> {
         let review = json!({
             "apiVersion": format!("authorization.k8s.io/{}", self.settings.version),
             "kind": "SubjectAccessReview",
             "metadata": {},
             "spec": if self.settings.version == "v1beta1" { old_form(spec) } else { spec.clone() },
         });
-        let mut attempt = 1;
-        loop {
-            match self.remote.post(&review, self.settings.timeout).await {
-                Ok(answer) => return Ok(decision(&answer["status"])),
-                Err(error) if attempt == ATTEMPTS => return Err(error),
-                Err(_) => tokio::time::sleep(BACKOFF * attempt).await,
-            }
-            attempt += 1;
-        }
+        let answer = self.remote.ask(&review, self.settings.timeout).await?;
+        Ok(verdict(&answer["status"]))
     }
 
-    fn kept(&self, key: &str) -> Option<Decision> {
+    fn kept(&self, key: &str) -> Option<Verdict> {
         let answers = self.answers.lock().unwrap_or_else(PoisonError::into_inner);
-        let (until, decision) = answers.get(key)?;
-        (Instant::now() < *until).then(|| decision.clone())
+        let (until, verdict) = answers.get(key)?;
+        (Instant::now() < *until).then(|| verdict.clone())
     }
 
-    fn keep(&self, key: String, decision: &Decision) {
-        let ttl = match decision {
+    fn keep(&self, key: String, verdict: &Verdict) {
+        let ttl = match verdict.decision {
             Decision::Allow(_) => self.settings.allowed_ttl,
             _ => self.settings.refused_ttl,
         };
@@ -104,16 +112,22 @@ impl Webhook {
         if answers.len() >= CACHED {
             answers.clear();
         }
-        answers.insert(key, (now + ttl, decision.clone()));
+        answers.insert(key, (now + ttl, verdict.clone()));
     }
 }
 
-fn decision(status: &Value) -> Decision {
+fn verdict(status: &Value) -> Verdict {
     let reason = status["reason"].as_str().unwrap_or_default().to_owned();
     match (status["denied"] == true, status["allowed"] == true) {
-        (true, _) => Decision::Deny(reason),
-        (false, true) => Decision::Allow(reason),
-        (false, false) => Decision::NoOpinion(reason),
+        (true, true) => Verdict {
+            decision: Decision::Deny(reason),
+            error: Some(
+                "webhook subject access review returned both allow and deny response".to_owned(),
+            ),
+        },
+        (true, false) => Decision::Deny(reason).into(),
+        (false, true) => Decision::Allow(reason).into(),
+        (false, false) => Decision::NoOpinion(reason).into(),
     }
 }
 
@@ -241,7 +255,12 @@ mod tests {
     #[test]
     fn a_refusal_beats_an_approval() {
         let both = json!({"allowed": true, "denied": true, "reason": "r"});
-        assert_eq!(decision(&both), Decision::Deny("r".to_owned()));
-        assert_eq!(decision(&json!({})), Decision::NoOpinion(String::new()));
+        let both = verdict(&both);
+        assert_eq!(both.decision, Decision::Deny("r".to_owned()));
+        assert!(both.error.is_some());
+        assert_eq!(
+            verdict(&json!({})),
+            Decision::NoOpinion(String::new()).into()
+        );
     }
 }

@@ -1,50 +1,90 @@
 //! `EncryptionConfiguration`: for which resources which keys.
 
+use std::sync::Arc;
+use std::time::Duration;
+
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
+use keelson_machinery::field;
 use serde::Deserialize;
 use serde_json::Value;
 
 use super::Cipher;
+use super::kms::Plugin;
+use super::validation;
 
 const FIRST: &str = "k8s:enc:";
+const KMS_TIMEOUT: Duration = Duration::from_secs(3);
 
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
-struct File {
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, rename_all = "camelCase", deny_unknown_fields)]
+pub(super) struct File {
     api_version: String,
     kind: String,
-    resources: Vec<FileRule>,
+    pub(super) resources: Vec<FileRule>,
 }
 
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct FileRule {
-    resources: Vec<String>,
-    providers: Vec<FileProvider>,
-}
-
-#[derive(Deserialize, Default)]
+#[derive(Debug, Default, Deserialize)]
 #[serde(default, deny_unknown_fields)]
-struct FileProvider {
-    aesgcm: Option<Keys>,
-    aescbc: Option<Keys>,
-    secretbox: Option<Keys>,
-    identity: Option<serde_json::Map<String, Value>>,
-    kms: Option<Value>,
+pub(super) struct FileRule {
+    pub(super) resources: Vec<String>,
+    pub(super) providers: Vec<FileProvider>,
 }
 
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Keys {
-    keys: Vec<Key>,
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct FileProvider {
+    pub(super) aesgcm: Option<Keys>,
+    pub(super) aescbc: Option<Keys>,
+    pub(super) secretbox: Option<Keys>,
+    pub(super) identity: Option<serde_json::Map<String, Value>>,
+    pub(super) kms: Option<KmsProvider>,
 }
 
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Key {
-    name: String,
-    secret: String,
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct Keys {
+    pub(super) keys: Vec<Key>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct Key {
+    pub(super) name: String,
+    pub(super) secret: String,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(default, rename_all = "camelCase", deny_unknown_fields)]
+pub(super) struct KmsProvider {
+    pub(super) api_version: String,
+    pub(super) name: String,
+    #[serde(rename = "cachesize")]
+    pub(super) cachesize: Option<i64>,
+    pub(super) endpoint: String,
+    pub(super) timeout: Option<String>,
+}
+
+impl Default for KmsProvider {
+    fn default() -> Self {
+        Self {
+            api_version: "v1".to_owned(),
+            name: String::new(),
+            cachesize: None,
+            endpoint: String::new(),
+            timeout: None,
+        }
+    }
+}
+
+impl KmsProvider {
+    /// Nothing when it is no duration, or a negative one.
+    pub(super) fn timeout(&self) -> Option<Duration> {
+        match &self.timeout {
+            None => Some(KMS_TIMEOUT),
+            Some(text) => crate::duration::parse(text),
+        }
+    }
 }
 
 pub(super) struct Configuration {
@@ -61,6 +101,7 @@ struct Rule {
 pub(super) enum Provider {
     Identity,
     Sealing { prefix: String, cipher: Cipher },
+    Kms(Arc<Plugin>),
 }
 
 impl Configuration {
@@ -75,33 +116,32 @@ impl Configuration {
                 file.kind, file.api_version
             ));
         }
-        if file.resources.is_empty() {
-            return Err("resources: Required value: at least one resource is needed".to_owned());
+        let errors = validation::validate(&file);
+        if !errors.is_empty() {
+            return Err(field::aggregate(&errors));
         }
-        let mut rules = Vec::new();
-        for (index, rule) in file.resources.into_iter().enumerate() {
-            let at = |reason: String| format!("resources[{index}].{reason}");
-            if rule.resources.is_empty() {
-                return Err(at("resources: Required value".to_owned()));
-            }
-            for resource in &rule.resources {
-                check_resource(resource).map_err(&at)?;
-            }
-            if rule.providers.is_empty() {
-                return Err(at("providers: Required value".to_owned()));
-            }
-            let mut providers = Vec::new();
-            for (number, provider) in rule.providers.into_iter().enumerate() {
-                let read = providers_of(provider)
-                    .map_err(|reason| at(format!("providers[{number}]: {reason}")))?;
-                providers.extend(read);
-            }
-            rules.push(Rule {
-                resources: rule.resources,
-                providers,
-            });
-        }
+        let rules = file
+            .resources
+            .into_iter()
+            .map(|rule| {
+                let providers = rule.providers.into_iter().map(providers_of);
+                let providers = providers.collect::<Result<Vec<_>, _>>()?;
+                Ok(Rule {
+                    resources: rule.resources,
+                    providers: providers.into_iter().flatten().collect(),
+                })
+            })
+            .collect::<Result<_, String>>()?;
         Ok(Self { rules })
+    }
+
+    /// The key management services that it names.
+    pub(super) fn plugins(&self) -> impl Iterator<Item = &Arc<Plugin>> {
+        let providers = self.rules.iter().flat_map(|rule| &rule.providers);
+        providers.filter_map(|provider| match provider {
+            Provider::Kms(plugin) => Some(plugin),
+            Provider::Identity | Provider::Sealing { .. } => None,
+        })
     }
 
     /// What holds for a key of the store, `/registry/<group or core>/<resource>/…`; nothing for
@@ -130,30 +170,28 @@ fn matches(pattern: &str, group: &str, resource: &str) -> bool {
     }
 }
 
-fn check_resource(resource: &str) -> Result<(), String> {
-    let refused = |why: &str| Err(format!("resources: Invalid value: {resource:?}: {why}"));
-    if resource == "*" {
-        return refused(
-            "use '*.' to encrypt all resources from core API group or *.* to encrypt all resources",
-        );
-    }
-    if resource.chars().any(char::is_uppercase) {
-        return refused("resource name should be lowercase");
-    }
-    if resource.split_once('.').is_none_or(|(name, _)| name != "*") && resource.contains('*') {
-        return refused("resource name has invalid wildcard");
-    }
-    Ok(())
-}
-
 /// Every key of a provider is a provider of its own: the first writes, each reads.
 fn providers_of(provider: FileProvider) -> Result<Vec<Provider>, String> {
     type Build = fn(&[u8]) -> Result<Cipher, String>;
     let mut all = Vec::new();
-    let mut kinds = 0;
     if provider.identity.is_some() {
-        kinds += 1;
         all.push(Provider::Identity);
+    }
+    if let Some(kms) = provider.kms {
+        if kms.api_version != "v2" {
+            return Err(
+                "KMSv1 is deprecated and will only receive security updates going forward. Use KMSv2 instead."
+                    .to_owned(),
+            );
+        }
+        let timeout = kms.timeout().unwrap_or(KMS_TIMEOUT);
+        let plugin = Plugin::new(&kms.name, &kms.endpoint, timeout).map_err(|e| {
+            format!(
+                "could not configure KMSv2-Plugin's probe {:?}, error: {e}",
+                kms.name
+            )
+        })?;
+        all.push(Provider::Kms(Arc::new(plugin)));
     }
     let builders: [(&str, Option<Keys>, Build); 3] = [
         ("aesgcm", provider.aesgcm, Cipher::aes_gcm),
@@ -161,36 +199,17 @@ fn providers_of(provider: FileProvider) -> Result<Vec<Provider>, String> {
         ("secretbox", provider.secretbox, Cipher::secretbox),
     ];
     for (kind, keys, build) in builders {
-        let Some(Keys { keys }) = keys else {
-            continue;
-        };
-        kinds += 1;
-        if keys.is_empty() {
-            return Err(format!(
-                "{kind}.keys: Required value: at least one key is required"
-            ));
-        }
-        for key in keys {
-            if key.name.is_empty() || key.name.contains(':') {
-                return Err(format!("{kind}.keys.name: Invalid value: {:?}", key.name));
-            }
+        for key in keys.into_iter().flat_map(|keys| keys.keys) {
             let secret = STANDARD
                 .decode(&key.secret)
-                .map_err(|_| format!("{kind}.keys.secret: the secret is not base64"))?;
+                .map_err(|_| format!("{kind}: the secret of {:?} is not base64", key.name))?;
             all.push(Provider::Sealing {
                 prefix: format!("{FIRST}{kind}:v1:{}:", key.name),
-                cipher: build(&secret).map_err(|reason| format!("{kind}.keys.secret: {reason}"))?,
+                cipher: build(&secret).map_err(|e| format!("{kind}: {:?}: {e}", key.name))?,
             });
         }
     }
-    if provider.kms.is_some() {
-        return Err("kms: this server has no KMS provider yet".to_owned());
-    }
-    if kinds == 1 {
-        Ok(all)
-    } else {
-        Err("provider should contain exactly one of aesgcm, aescbc, secretbox, identity".to_owned())
-    }
+    Ok(all)
 }
 
 pub(super) fn is_sealed(bytes: &[u8]) -> bool {
@@ -211,7 +230,7 @@ mod tests {
     fn the_first_rule_that_names_a_resource_holds() {
         let rules = parse(
             "- {resources: [secrets], providers: [{identity: {}}]}\n\
-             - {resources: ['*.apps', events.events.k8s.io], providers: [{identity: {}}, {identity: {}}]}\n\
+             - {resources: ['*.apps', events], providers: [{identity: {}}, {identity: {}}]}\n\
              - {resources: ['*.'], providers: [{identity: {}}, {identity: {}}, {identity: {}}]}\n",
         )
         .unwrap();
@@ -224,35 +243,74 @@ mod tests {
     }
 
     #[test]
-    fn bad_configurations_are_refused_with_the_reason() {
-        for (text, reason) in [
+    fn bad_configurations_are_refused_in_upstreams_words() {
+        let kms = |fields: &str| format!("[secrets], providers: [{{kms: {{{fields}}}}}]");
+        for (rule, expected) in [
             (
-                "- {resources: ['*'], providers: [{identity: {}}]}",
-                "use '*.'",
+                "[], providers: [{identity: {}}]".to_owned(),
+                "resources[0].resources: Required value: at least one resources[0].resources is required",
             ),
             (
-                "- {resources: [secrets], providers: []}",
-                "providers: Required value",
+                "['*'], providers: [{identity: {}}]".to_owned(),
+                "resources[0].resources[0]: Invalid value: \"*\": use '*.' to encrypt all the resources from core API group or *.* to encrypt all resources",
             ),
             (
-                "- {resources: [secrets], providers: [{}]}",
-                "exactly one of",
+                "[secrets, '*.'], providers: [{identity: {}}]".to_owned(),
+                "using overlapping resources such as 'secrets' and '*.' in the same resource list is not allowed as they will be masked",
             ),
             (
-                "- {resources: [secrets], providers: [{aesgcm: {keys: [{name: a, secret: AAAA}]}}]}",
-                "bytes",
+                "[a, a], providers: [{identity: {}}]".to_owned(),
+                "the same resource cannot be specified multiple times",
             ),
             (
-                "- {resources: [secrets], providers: [{secretbox: {keys: []}}]}",
-                "at least one key",
+                "[a.events.k8s.io], providers: [{identity: {}}]".to_owned(),
+                "Use 'events' instead in the config file",
             ),
             (
-                "- {resources: [secrets], providers: [{rot13: {}}]}",
-                "rot13",
+                "[secrets], providers: []".to_owned(),
+                "resources[0].providers: Required value: at least one resources[0].providers is required",
             ),
+            (
+                "[secrets], providers: [{}]".to_owned(),
+                "resources[0].providers[0]: Invalid value: provider does not contain any of the expected providers: KMS, AESGCM, AESCBC, Secretbox, Identity",
+            ),
+            (
+                "[secrets], providers: [{identity: {}, secretbox: {keys: []}}]".to_owned(),
+                "resources[0].providers[0].secretbox.keys: Required value: at least one keys is required",
+            ),
+            (
+                "[secrets], providers: [{aesgcm: {keys: [{name: a, secret: AAAA}]}}]".to_owned(),
+                "resources[0].providers[0].aesgcm.keys[0].secret: Invalid value: \"REDACTED\": secret is not of the expected length, got 3, expected one of [16 24 32]",
+            ),
+            ("[secrets], providers: [{rot13: {}}]".to_owned(), "rot13"),
+            (
+                kms("apiVersion: v2, name: 'a:b', endpoint: 'unix:///x'"),
+                "resources[0].providers[0].kms.name: Invalid value: \"a:b\": invalid KMS provider name a:b, must not contain ':'",
+            ),
+            (
+                kms("apiVersion: v2, name: a"),
+                "resources[0].providers[0].kms.endpoint: Invalid value: \"\": endpoint is a mandatory field for a kms",
+            ),
+            (
+                kms("apiVersion: v2, name: a, endpoint: 'http://x'"),
+                "resources[0].providers[0].kms.endpoint: Invalid value: \"http://x\": unsupported scheme \"http\" for KMS provider, only unix is supported",
+            ),
+            (
+                kms("apiVersion: v2, name: a, endpoint: 'unix:///x', timeout: 0s"),
+                "resources[0].providers[0].kms.timeout: Invalid value: \"0s\": timeout should be a positive value",
+            ),
+            (
+                kms("apiVersion: v2, name: a, endpoint: 'unix:///x', cachesize: 5"),
+                "resources[0].providers[0].kms.cachesize: Invalid value: 5: cachesize is not supported in v2",
+            ),
+            (
+                kms("apiVersion: v3, name: a, endpoint: 'unix:///x'"),
+                "resources[0].providers[0].kms.apiVersion: Invalid value: \"v3\"",
+            ),
+            (kms("name: a, endpoint: 'unix:///x'"), "KMSv1 is deprecated"),
         ] {
-            let error = parse(&format!("{text}\n")).err().unwrap();
-            assert!(error.contains(reason), "{text}: {error}");
+            let error = parse(&format!("- {{resources: {rule}}}\n")).err().unwrap();
+            assert!(error.contains(expected), "{rule}: {error}");
         }
     }
 }

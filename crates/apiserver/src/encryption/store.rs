@@ -32,13 +32,14 @@ impl Sealed {
         Self { inner, encryption }
     }
 
-    fn open(&self, kv: KeyValue) -> Result<KeyValue> {
-        open(&self.encryption.rules.load(), kv).map(|(kv, _)| kv)
+    async fn open(&self, kv: KeyValue) -> Result<KeyValue> {
+        let rules = self.encryption.rules();
+        open(&rules, kv).await.map(|(kv, _)| kv)
     }
 
-    fn open_conflict(&self, error: Error) -> Error {
+    async fn open_conflict(&self, error: Error) -> Error {
         match error {
-            Error::Conflict(Some(kv)) => match self.open(kv) {
+            Error::Conflict(Some(kv)) => match self.open(kv).await {
                 Ok(kv) => Error::Conflict(Some(kv)),
                 Err(error) => error,
             },
@@ -49,16 +50,15 @@ impl Sealed {
 
 /// The value as it is to be stored; nothing when it is stored as it is.
 fn seal(rules: &Configuration, key: &str, value: &Value) -> Result<Option<Value>> {
-    let Some(Provider::Sealing { prefix, cipher }) =
-        rules.providers(key).and_then(|all| all.first())
-    else {
-        return Ok(None);
-    };
+    let provider = rules.providers(key).and_then(|all| all.first());
     let at = value.stamp_at.unwrap_or(NO_STAMP);
-    let plain = [&at.to_be_bytes()[..], &value.bytes].concat();
-    let sealed = cipher
-        .seal(key, &plain)
-        .map_err(|reason| Error::Io(format!("{key}: {reason}")))?;
+    let plain = || [&at.to_be_bytes()[..], &value.bytes].concat();
+    let (prefix, sealed) = match provider {
+        None | Some(Provider::Identity) => return Ok(None),
+        Some(Provider::Sealing { prefix, cipher }) => (prefix.as_str(), cipher.seal(key, &plain())),
+        Some(Provider::Kms(plugin)) => (plugin.prefix(), plugin.seal(key, &plain())),
+    };
+    let sealed = sealed.map_err(|reason| Error::Io(format!("{key}: {reason}")))?;
     Ok(Some(Value {
         bytes: [prefix.as_bytes(), &sealed].concat().into(),
         stamp_at: None,
@@ -66,28 +66,34 @@ fn seal(rules: &Configuration, key: &str, value: &Value) -> Result<Option<Value>
 }
 
 /// The value as readers see it, and whether it is stored otherwise than it would be now.
-fn open(rules: &Configuration, mut kv: KeyValue) -> Result<(KeyValue, bool)> {
+async fn open(rules: &Configuration, mut kv: KeyValue) -> Result<(KeyValue, bool)> {
     let providers = rules.providers(&kv.key).unwrap_or_default();
     if !is_sealed(&kv.value) {
-        let stale = matches!(providers.first(), Some(Provider::Sealing { .. }));
+        let stale = providers
+            .first()
+            .is_some_and(|provider| !matches!(provider, Provider::Identity));
         return Ok((kv, stale));
     }
     let failed = |reason: &str| Error::Io(format!("{} cannot be decrypted: {reason}", kv.key));
-    let found = providers
-        .iter()
-        .enumerate()
-        .find_map(|(index, provider)| match provider {
-            Provider::Sealing { prefix, cipher } => {
-                let sealed = kv.value.strip_prefix(prefix.as_bytes())?;
-                Some((index, cipher, sealed))
-            }
-            Provider::Identity => None,
-        });
-    let (index, cipher, sealed) =
+    let found = providers.iter().enumerate().find_map(|(index, provider)| {
+        let prefix = match provider {
+            Provider::Sealing { prefix, .. } => prefix.as_str(),
+            Provider::Kms(plugin) => plugin.prefix(),
+            Provider::Identity => return None,
+        };
+        let sealed = kv.value.strip_prefix(prefix.as_bytes())?;
+        Some((index, provider, sealed))
+    });
+    let (index, provider, sealed) =
         found.ok_or_else(|| failed("no configured provider has its prefix"))?;
-    let plain = cipher
-        .open(&kv.key, sealed)
-        .map_err(|reason| failed(&reason))?;
+    let opened = match provider {
+        Provider::Identity => Ok((sealed.to_vec(), false)),
+        Provider::Sealing { cipher, .. } => {
+            cipher.open(&kv.key, sealed).map(|plain| (plain, false))
+        }
+        Provider::Kms(plugin) => plugin.open(&kv.key, sealed).await,
+    };
+    let (plain, stale) = opened.map_err(|reason| failed(&reason))?;
     let (at, bytes) = plain
         .split_first_chunk::<4>()
         .ok_or_else(|| failed("it is too short"))?;
@@ -96,7 +102,7 @@ fn open(rules: &Configuration, mut kv: KeyValue) -> Result<(KeyValue, bool)> {
         at if at as usize <= bytes.len() => stamped(bytes, at as usize, kv.mod_revision),
         _ => return Err(failed("its stamp is beyond its end")),
     };
-    Ok((kv, index > 0))
+    Ok((kv, stale || index > 0))
 }
 
 fn stamped(bytes: &[u8], at: usize, revision: Revision) -> Bytes {
@@ -116,7 +122,7 @@ impl Store for Sealed {
         let Some(kv) = self.inner.get(key, revision).await? else {
             return Ok(None);
         };
-        let (mut kv, stale) = open(&self.encryption.rules.load(), kv)?;
+        let (mut kv, stale) = open(&self.encryption.rules(), kv).await?;
         if stale {
             // An update that changes nothing writes nothing, but a value under an old key is to be
             // written again by such an update. A space at its end, which means nothing to JSON,
@@ -134,25 +140,25 @@ impl Store for Sealed {
         revision: Revision,
     ) -> Result<RangeResult> {
         let mut range = self.inner.range(start, end, limit, revision).await?;
-        range.items = range
-            .items
-            .into_iter()
-            .map(|kv| self.open(kv))
-            .collect::<Result<_>>()?;
+        let rules = self.encryption.rules();
+        for item in &mut range.items {
+            *item = open(&rules, item.clone()).await?.0;
+        }
         Ok(range)
     }
 
     async fn put(&self, key: &str, value: Value, expect: Expect) -> Result<KeyValue> {
-        let sealed = seal(&self.encryption.rules.load(), key, &value)?;
+        let sealed = seal(&self.encryption.rules(), key, &value)?;
         let Some(sealed) = sealed else {
-            let outcome = self.inner.put(key, value, expect).await;
-            return outcome.map_err(|error| self.open_conflict(error));
+            return match self.inner.put(key, value, expect).await {
+                Err(error) => Err(self.open_conflict(error).await),
+                written => written,
+            };
         };
-        let mut kv = self
-            .inner
-            .put(key, sealed, expect)
-            .await
-            .map_err(|error| self.open_conflict(error))?;
+        let mut kv = match self.inner.put(key, sealed, expect).await {
+            Ok(kv) => kv,
+            Err(error) => return Err(self.open_conflict(error).await),
+        };
         kv.value = match value.stamp_at {
             Some(at) => stamped(&value.bytes, at as usize, kv.mod_revision),
             None => value.bytes,
@@ -162,8 +168,8 @@ impl Store for Sealed {
 
     async fn delete(&self, key: &str, expect: Expect) -> Result<(Revision, KeyValue)> {
         match self.inner.delete(key, expect).await {
-            Ok((revision, kv)) => Ok((revision, self.open(kv)?)),
-            Err(error) => Err(self.open_conflict(error)),
+            Ok((revision, kv)) => Ok((revision, self.open(kv).await?)),
+            Err(error) => Err(self.open_conflict(error).await),
         }
     }
 
@@ -175,7 +181,8 @@ impl Store for Sealed {
             while let Some(message) = sealed.recv().await {
                 let opened = match message {
                     WatchMessage::Event(event) => {
-                        open_event(&encryption.rules.load(), event).map(WatchMessage::Event)
+                        let opened = open_event(&encryption.rules(), event).await;
+                        opened.map(WatchMessage::Event)
                     }
                     progress @ WatchMessage::Progress(_) => Ok(progress),
                 };
@@ -213,12 +220,15 @@ impl Store for Sealed {
     }
 }
 
-fn open_event(rules: &Configuration, event: Event) -> Result<Event> {
-    let opened = |kv| open(rules, kv).map(|(kv, _)| kv);
+async fn open_event(rules: &Configuration, event: Event) -> Result<Event> {
+    let opened = async |kv| open(rules, kv).await.map(|(kv, _)| kv);
     Ok(match event {
         Event::Put { kv, previous } => Event::Put {
-            kv: opened(kv)?,
-            previous: previous.map(opened).transpose()?,
+            kv: opened(kv).await?,
+            previous: match previous {
+                Some(kv) => Some(opened(kv).await?),
+                None => None,
+            },
         },
         Event::Delete {
             key,
@@ -227,7 +237,7 @@ fn open_event(rules: &Configuration, event: Event) -> Result<Event> {
         } => Event::Delete {
             key,
             revision,
-            previous: opened(previous)?,
+            previous: opened(previous).await?,
         },
     })
 }
@@ -235,7 +245,6 @@ fn open_event(rules: &Configuration, event: Event) -> Result<Event> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use arc_swap::ArcSwap;
     use std::path::Path;
 
     const SECRET: &str = "/registry/core/secrets/ns/a";
@@ -244,10 +253,7 @@ mod tests {
         let text = format!(
             "apiVersion: apiserver.config.k8s.io/v1\nkind: EncryptionConfiguration\nresources:\n- {{resources: [secrets], providers: [{providers}]}}\n"
         );
-        Arc::new(Encryption {
-            file: "none".into(),
-            rules: ArcSwap::from_pointee(Configuration::parse(&text).unwrap()),
-        })
+        Encryption::with(Path::new("none"), Configuration::parse(&text).unwrap())
     }
 
     fn key(kind: &str, name: &str) -> String {

@@ -41,6 +41,17 @@ impl Health {
             .insert(name, Check { failure, live });
     }
 
+    /// Takes over a check that was just made; one that is gone no longer counts.
+    pub(crate) fn observe(&self, name: &'static str, outcome: Option<Result<(), String>>) {
+        match outcome {
+            Some(outcome) => self.set(name, outcome.err(), false),
+            None => {
+                let mut checks = self.checks.lock().unwrap_or_else(PoisonError::into_inner);
+                checks.remove(name);
+            }
+        }
+    }
+
     pub(crate) fn is_ready(&self) -> bool {
         self.checks
             .lock()

@@ -162,14 +162,16 @@ impl Server {
         }
         let user = user.inspect_err(|_| tracing::debug!(from = ?address, "not authenticated"))?;
         parts.headers.remove(http::header::AUTHORIZATION);
-        let before = record.as_ref().map(|_| user.username.clone());
-        let user =
-            crate::authn::impersonate::apply(&self.authorizer, user, &mut parts.headers).await?;
-        if let (Some(record), Some(before)) = (&record, before)
-            && before != user.username
+        let authorizer = &self.authorizer;
+        let headers = &mut parts.headers;
+        let acting =
+            crate::authn::impersonate::apply(authorizer, user, &about.info, headers).await?;
+        if acting.impersonated
+            && let Some(record) = &record
         {
-            record.impersonated(&user);
+            record.impersonated(&acting.user, &acting.constraint);
         }
+        let user = acting.user;
         let context = RequestContext {
             method: parts.method.clone(),
             info: about.info,
@@ -191,20 +193,23 @@ impl Server {
 
     async fn authorize(&self, context: &RequestContext) -> Result<(), Status> {
         let question = Attributes::of(&context.user, &context.info);
-        let decision = self.authorizer.authorize(&question).await;
+        let verdict = self.authorizer.authorize(&question).await;
         if context.annotations.is_kept() {
-            let (word, reason) = match &decision {
-                Decision::Allow(reason) => ("allow", reason),
-                Decision::Deny(reason) | Decision::NoOpinion(reason) => ("forbid", reason),
+            let (word, reason) = match (&verdict.decision, &verdict.error) {
+                (Decision::Allow(reason), _) => ("allow", reason.as_str()),
+                (_, Some(_)) => ("forbid", "internal error"),
+                (Decision::Deny(reason) | Decision::NoOpinion(reason), None) => {
+                    ("forbid", reason.as_str())
+                }
             };
             context
                 .annotations
                 .add("authorization.k8s.io/decision", word);
             context
                 .annotations
-                .add("authorization.k8s.io/reason", reason.as_str());
+                .add("authorization.k8s.io/reason", reason);
         }
-        question.settle(decision)
+        question.settle(verdict)
     }
 }
 

@@ -93,7 +93,14 @@ async fn other(
     match segments.as_slice() {
         [""] => Ok(respond_json(200, &json!({"paths": root_paths(server)}))),
         ["version"] => Ok(respond_json(200, &version())),
-        ["healthz" | "livez" | "readyz", ..] => Ok(server.health.answer(info)),
+        ["healthz" | "livez" | "readyz", ..] => {
+            // Being asked is how a key of the service that is new is noticed soonest.
+            if let Some(encryption) = &server.encryption {
+                let outcome = encryption.health().await;
+                server.health.observe("kms-providers", outcome);
+            }
+            Ok(server.health.answer(info))
+        }
         ["metrics"] => Ok(respond(
             200,
             "text/plain; version=0.0.4; charset=utf-8",

@@ -4,15 +4,21 @@
 
 mod access;
 mod custom;
+mod encryption;
+mod flow;
 mod front;
+mod identity;
 mod policies;
 mod servers;
+mod service;
 
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use http::Method;
 use keelson_apiserver::{ApiServer, Config, UserInfo};
 use keelson_client::{Client, ClientConfig, Error};
+use keelson_store::SharedStore;
 use serde_json::Value;
 use tokio::net::TcpListener;
 
@@ -26,23 +32,46 @@ pub(crate) struct Cluster {
     pub(crate) server: ApiServer,
     pub(crate) port: u16,
     dir: PathBuf,
+    config: Config,
 }
 
 impl Cluster {
     pub(crate) async fn start() -> Self {
+        Self::start_with(|_| {}).await
+    }
+
+    /// With a configuration of its own.
+    pub(crate) async fn start_with(change: impl FnOnce(&mut Config)) -> Self {
+        Self::start_on(&keelson_testkit_etcd::store().await, change).await
+    }
+
+    pub(crate) async fn start_on(store: &SharedStore, change: impl FnOnce(&mut Config)) -> Self {
         let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
         let dir = std::env::temp_dir().join(format!("keelson-apiserver-{}", uuid::Uuid::new_v4()));
+        let mut config = Config::new(&dir);
+        change(&mut config);
+        Self::serve(store, dir, config).await
+    }
+
+    /// Another server on the same store and configuration in this one's place.
+    pub(crate) async fn restart(self, store: &SharedStore) -> Self {
+        self.server.shutdown().await;
+        Self::serve(store, self.dir, self.config).await
+    }
+
+    async fn serve(store: &SharedStore, dir: PathBuf, mut config: Config) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let port = listener.local_addr().unwrap().port();
-        let config = Config {
-            port,
-            ..Config::new(&dir)
-        };
-        let server = ApiServer::start(config, keelson_testkit_etcd::store().await)
+        config.port = listener.local_addr().unwrap().port();
+        let server = ApiServer::start(config.clone(), Arc::clone(store))
             .await
             .unwrap();
         server.serve(listener).unwrap();
-        Self { server, port, dir }
+        Self {
+            server,
+            port: config.port,
+            dir,
+            config,
+        }
     }
 
     pub(crate) fn admin(&self) -> Client {

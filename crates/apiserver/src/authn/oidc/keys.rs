@@ -18,7 +18,7 @@ use crate::request::read_up_to;
 const TIMEOUT: Duration = Duration::from_secs(10);
 const MAX_ANSWER_BYTES: usize = 1 << 20;
 /// A token with a made-up key must not make this server call the issuer at every request.
-const PAUSE: Duration = Duration::from_secs(10);
+const PAUSE: Duration = Duration::from_secs(2);
 /// Keys are asked for anew after this long: an issuer that withdrew one is to be believed.
 const LIFETIME: Duration = Duration::from_secs(3600);
 /// Where systems keep the authorities they trust.
@@ -51,28 +51,25 @@ struct Discovery {
 }
 
 impl Keys {
-    pub(super) fn new(issuer: &IssuerConfiguration) -> Result<Self, String> {
-        let authorities = match &issuer.certificate_authority {
-            Some(pem) if CertificateDer::pem_slice_iter(pem.as_bytes()).any(|c| c.is_ok()) => {
-                pem.clone().into_bytes()
-            }
-            Some(_) => {
-                return Err("issuer.certificateAuthority: Invalid value: no certificate".to_owned());
-            }
+    pub(super) fn new(issuer: &IssuerConfiguration) -> Self {
+        let given = issuer.certificate_authority.as_deref();
+        let authorities = match given.filter(|pem| !pem.is_empty()) {
+            Some(pem) => pem.as_bytes().to_vec(),
             None => system_authorities(),
         };
-        let discovery_url = issuer.discovery_url.clone().unwrap_or_else(|| {
+        let given = issuer.discovery_url.clone().filter(|url| !url.is_empty());
+        let discovery_url = given.unwrap_or_else(|| {
             format!(
                 "{}/.well-known/openid-configuration",
                 issuer.url.trim_end_matches('/')
             )
         });
-        Ok(Self {
+        Self {
             issuer: issuer.url.clone(),
             discovery_url,
             authorities,
             fetched: Mutex::default(),
-        })
+        }
     }
 
     /// The keys that may have signed a token with such a header.

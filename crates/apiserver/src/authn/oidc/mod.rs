@@ -3,20 +3,25 @@
 
 mod claims;
 mod config;
+mod expressions;
 mod keys;
+mod validation;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
 use jsonwebtoken::{Algorithm, Validation};
+use keelson_machinery::field;
 use serde_json::{Map, Value};
 use thiserror::Error;
 use tokio_util::sync::CancellationToken;
 
 use super::Verified;
+use crate::reload::Changes;
 pub use config::OidcFlags;
 use config::{Anonymous, Configuration, Jwt};
+use expressions::Expressions;
 use keys::Keys;
 
 #[derive(Debug, Error)]
@@ -27,12 +32,14 @@ pub enum Error {
     Flags(String),
 }
 
-/// Tolerated difference of clocks.
-const LEEWAY_S: u64 = 10;
+/// Tolerated when an issuer's clock is ahead of this server's.
+const NOT_BEFORE_LEEWAY_S: f64 = 300.0;
 
 /// Every configured issuer, and what the configuration says about requests without credentials.
 pub(crate) struct Issuers {
     state: ArcSwap<State>,
+    /// This server's own issuers, which no other may claim to be.
+    reserved: Vec<String>,
 }
 
 #[derive(Default)]
@@ -43,35 +50,42 @@ struct State {
 
 struct Issuer {
     jwt: Jwt,
+    expressions: Expressions,
     keys: Keys,
 }
 
 impl Issuers {
-    pub(crate) fn open(file: Option<&Path>, flags: &OidcFlags) -> Result<Self, Error> {
+    pub(crate) fn open(
+        file: Option<&Path>,
+        flags: &OidcFlags,
+        reserved: Vec<String>,
+    ) -> Result<Self, Error> {
         let state = match file {
             Some(_) if flags.is_set() => {
                 return Err(Error::Flags(
                     "they exclude an authentication configuration file".to_owned(),
                 ));
             }
-            Some(file) => from_text(file, &read(file)?)?,
-            None => build(flags.configuration().map_err(Error::Flags)?).map_err(Error::Flags)?,
+            Some(file) => from_text(file, &read(file)?, &reserved)?,
+            None => flags
+                .configuration()
+                .and_then(|configuration| build(configuration, &reserved))
+                .map_err(Error::Flags)?,
         };
         Ok(Self {
             state: ArcSwap::from_pointee(state),
+            reserved,
         })
     }
 
     /// Takes over changes of the file, until `stop`.
     pub(crate) async fn follow(self: Arc<Self>, file: PathBuf, stop: CancellationToken) {
-        let current = read(&file).unwrap_or_default();
-        let path = file.clone();
-        crate::reload::follow(file, current, stop, move |text| {
-            let state = from_text(&path, text).map_err(|error| error.to_string())?;
-            self.state.store(Arc::new(state));
-            Ok(())
-        })
-        .await;
+        let mut changes = Changes::of(file.clone(), stop);
+        while let Some(text) = changes.next().await {
+            let read = from_text(&file, &text, &self.reserved);
+            let taken = read.map(|state| self.state.store(Arc::new(state)));
+            changes.settle(taken.map_err(|error| error.to_string()));
+        }
     }
 
     /// Whether a request without credentials may pass; `fallback` when the file says nothing.
@@ -107,22 +121,34 @@ fn read(file: &Path) -> Result<String, Error> {
     })
 }
 
-fn from_text(file: &Path, text: &str) -> Result<State, Error> {
+fn from_text(file: &Path, text: &str, reserved: &[String]) -> Result<State, Error> {
     Configuration::parse(text)
-        .and_then(build)
+        .and_then(|configuration| build(configuration, reserved))
         .map_err(|reason| Error::File {
             file: file.display().to_string(),
             reason,
         })
 }
 
-fn build(configuration: Configuration) -> Result<State, String> {
+fn build(configuration: Configuration, reserved: &[String]) -> Result<State, String> {
+    let expressions = validation::validate(&configuration, reserved)
+        .map_err(|errors| field::aggregate(&errors))?;
     let issuers = configuration
         .jwt
         .into_iter()
-        .map(|jwt| {
-            let keys = Keys::new(&jwt.issuer)?;
-            Ok(Issuer { jwt, keys })
+        .zip(expressions)
+        .map(|(jwt, expressions)| {
+            let egress = &jwt.issuer.egress_selector_type;
+            if !egress.is_empty() {
+                return Err(format!(
+                    "oidc: egress lookup required with egress selector type {egress:?}"
+                ));
+            }
+            Ok(Issuer {
+                keys: Keys::new(&jwt.issuer),
+                jwt,
+                expressions,
+            })
         })
         .collect::<Result<_, String>>()?;
     Ok(State {
@@ -141,15 +167,14 @@ impl Issuer {
             ));
         }
         let mut validation = Validation::new(header.alg);
-        validation.leeway = LEEWAY_S;
-        validation.validate_nbf = true;
+        validation.leeway = 0;
         // Looked at below, where "one of" is told from "exactly".
         validation.validate_aud = false;
         validation.set_issuer(&[&self.jwt.issuer.url]);
         let mut reason = "no key of the issuer verifies the signature".to_owned();
         for key in self.keys.find(header.kid.as_deref(), header.alg).await? {
             match jsonwebtoken::decode::<Map<String, Value>>(token, &key, &validation) {
-                Ok(data) => return self.accept(&data.claims, api_audiences),
+                Ok(data) => return self.accept(data.claims, api_audiences),
                 Err(error) => reason = error.to_string(),
             }
         }
@@ -158,9 +183,14 @@ impl Issuer {
 
     fn accept(
         &self,
-        claims: &Map<String, Value>,
+        claims: Map<String, Value>,
         api_audiences: &[String],
     ) -> Result<Verified, String> {
+        let now = keelson_machinery::time::now_unix() as f64;
+        let begins = claims.get("nbf").and_then(Value::as_f64);
+        if begins.is_some_and(|begins| now + NOT_BEFORE_LEEWAY_S < begins) {
+            return Err("oidc: verify token: oidc: the token is not valid yet (nbf)".to_owned());
+        }
         let given = claims::texts(claims.get("aud").unwrap_or(&Value::Null));
         let expected = &self.jwt.issuer.audiences;
         if !given.iter().any(|audience| expected.contains(audience)) {
@@ -168,7 +198,7 @@ impl Issuer {
                 "oidc: verify token: oidc: expected audience in {expected:?} got {given:?}"
             ));
         }
-        let user = claims::user(&self.jwt, claims)?;
+        let user = claims::user(&self.jwt, &self.expressions, claims)?;
         Ok(Verified {
             user,
             audiences: api_audiences.to_vec(),
