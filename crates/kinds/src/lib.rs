@@ -19,7 +19,7 @@ mod coordination;
 mod core;
 mod discovery;
 pub mod expressions;
-mod flowcontrol;
+pub mod flowcontrol;
 mod internal;
 mod kind;
 mod networking;

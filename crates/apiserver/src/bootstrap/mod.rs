@@ -60,17 +60,7 @@ pub(crate) struct Wanted {
     pub(crate) object: Value,
 }
 
-fn role_of(mut object: Value) -> Wanted {
-    if object["aggregationRule"].is_object() {
-        let cluster_roles: Vec<Arc<Value>> = roles()
-            .iter()
-            .filter(|o| meta::kind(o) == "ClusterRole")
-            .cloned()
-            .map(Arc::new)
-            .collect();
-        object["rules"] =
-            Value::Array(rbac::aggregate(&object, &cluster_roles).unwrap_or_default());
-    }
+fn role_of(object: Value) -> Wanted {
     let resource = match meta::kind(&object) {
         "ClusterRole" => "clusterroles",
         "ClusterRoleBinding" => "clusterrolebindings",
@@ -191,11 +181,6 @@ mod tests {
         ] {
             assert!(cluster_role(name).is_some(), "{name}");
         }
-        let admin = role_of(cluster_role("admin").unwrap().clone());
-        assert!(
-            admin.object["rules"].as_array().unwrap().len() > 10,
-            "admin aggregates"
-        );
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! Default objects that are few enough to be written here.
 
+use keelson_kinds::flowcontrol::mandatory;
 use serde_json::{Value, json};
 
 use super::Wanted;
@@ -45,15 +46,9 @@ pub(super) fn priority_classes() -> Vec<Wanted> {
 /// Upstream's mandatory and suggested flow control.
 pub(super) fn flow_control() -> Vec<Wanted> {
     let mut out = Vec::new();
-    out.push(level(
-        "exempt",
-        json!({"type": "Exempt", "exempt": {"nominalConcurrencyShares": 0, "lendablePercent": 0}}),
-    ));
-    out.push(level(
-        "catch-all",
-        json!({"type": "Limited", "limited": {
-            "nominalConcurrencyShares": 5, "lendablePercent": 0, "limitResponse": {"type": "Reject"}}}),
-    ));
+    for name in ["exempt", "catch-all"] {
+        out.extend(mandatory::priority_level(name).map(|spec| level(name, spec)));
+    }
     for (name, shares, lendable) in [
         ("system", 30, 33),
         ("node-high", 40, 25),
@@ -113,14 +108,9 @@ fn schemas() -> Vec<Wanted> {
         ]
     };
     let lease = json!(["leases"]);
-    vec![
-        schema(
-            "exempt",
-            "exempt",
-            1,
-            None,
-            all(vec![group("system:masters")]),
-        ),
+    let fixed = ["exempt", "catch-all"].into_iter();
+    let fixed = fixed.filter_map(|name| Some(wanted_schema(name, mandatory::flow_schema(name)?)));
+    let mut out = vec![
         schema(
             "probes",
             "exempt",
@@ -244,17 +234,9 @@ fn schemas() -> Vec<Wanted> {
                 group("system:authenticated"),
             ]),
         ),
-        schema(
-            "catch-all",
-            "catch-all",
-            10_000,
-            Some("ByUser"),
-            all(vec![
-                group("system:unauthenticated"),
-                group("system:authenticated"),
-            ]),
-        ),
-    ]
+    ];
+    out.extend(fixed);
+    out
 }
 
 fn schema(
@@ -270,6 +252,10 @@ fn schema(
     if let Some(distinguisher) = distinguisher {
         spec["distinguisherMethod"] = json!({"type": distinguisher});
     }
+    wanted_schema(name, spec)
+}
+
+fn wanted_schema(name: &str, spec: Value) -> Wanted {
     Wanted {
         group: FLOW,
         resource: "flowschemas",

@@ -106,6 +106,10 @@ fn validate(obj: &Value) -> ErrorList {
     for rule in spec.at("rules").each() {
         self::rule(&rule, &mut e);
     }
+    let name = obj.text("metadata.name");
+    if super::mandatory::flow_schema(name).is_some_and(|fixed| fixed != *spec.value) {
+        e.push(spec.invalid(format!("spec of '{name}' must equal the fixed value")));
+    }
     e.extend(super::conditions(obj));
     e
 }

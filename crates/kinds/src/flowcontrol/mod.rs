@@ -8,6 +8,7 @@ use serde_json::Value;
 use crate::check::At;
 
 pub(crate) mod flow_schema;
+pub mod mandatory;
 pub(crate) mod priority_level_configuration;
 
 const GROUP: &str = "flowcontrol.apiserver.k8s.io";

@@ -114,8 +114,28 @@ fn validate(obj: &Value) -> ErrorList {
             &["Exempt", "Limited"],
         )),
     }
+    mandatory(&spec, obj.text("metadata.name"), &mut e);
     e.extend(super::conditions(obj));
     e
+}
+
+/// Of `exempt`, the field of that name is the administrator's.
+fn mandatory(spec: &At, name: &str, e: &mut ErrorList) {
+    let Some(mut fixed) = super::mandatory::priority_level(name) else {
+        return;
+    };
+    let but = if name == "exempt" {
+        match spec.value.get("exempt") {
+            Some(own) => fixed["exempt"] = own.clone(),
+            None => drop(fixed.as_object_mut().and_then(|f| f.remove("exempt"))),
+        }
+        " except the 'spec.exempt' field"
+    } else {
+        ""
+    };
+    if fixed != *spec.value {
+        e.push(spec.invalid(format!("spec of '{name}'{but} must equal the fixed value")));
+    }
 }
 
 fn percent(at: &At, e: &mut ErrorList) {

@@ -223,6 +223,18 @@ mod tests {
     }
 
     #[test]
+    fn what_upstream_sealed_opens() {
+        // Of the reference's own code, with the seed 0, 1, 2 … 31.
+        let sealed = "858500feb4fee3692e4351fdc8e75da46ad4651759174b1e08412a0a67f08ee9d7dc3aa2dc18d92133cfaaec91ea1e8b2ffd8475e4e2c8890baba6f89080cbcfcd87e933e8d7";
+        let sealed: Vec<u8> = (0..sealed.len() / 2)
+            .map(|i| u8::from_str_radix(&sealed[2 * i..2 * i + 2], 16).unwrap())
+            .collect();
+        let seed = Seed::new(SEED, (0..32).collect()).unwrap();
+        let plain = seed.open("/registry/secrets/ns/a", &sealed).unwrap();
+        assert_eq!(plain, b"plain text");
+    }
+
+    #[test]
     fn what_a_service_answers_has_bounds() {
         let good = EncryptedObject {
             encrypted_data: vec![0],
