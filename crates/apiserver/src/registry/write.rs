@@ -14,7 +14,7 @@ use serde_json::Value;
 use super::change::Change;
 use super::options::WriteOptions;
 use super::resources::ResourceEntry;
-use super::service_address::Allocation;
+use super::service_claim::Allocation;
 use super::service_ip::is_service;
 use super::{Registry, codec, managed};
 use crate::admission::{Attributes, Operation};
@@ -321,7 +321,7 @@ impl Registry {
                 waited?;
                 if is_service(entry) {
                     let new = codec::parse(&kv.value)?;
-                    self.release_addresses(&old, Some(&new)).await?;
+                    self.release(&old, Some(&new)).await?;
                 }
                 Ok(Some(kv.value))
             }
