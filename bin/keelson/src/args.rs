@@ -9,7 +9,6 @@ use ipnet::IpNet;
 use serde_json::Value;
 
 use crate::api_args::ApiServerArgs;
-use crate::service_args::ServiceArgs;
 
 /// Kubernetes in one binary.
 #[derive(Debug, Parser)]
@@ -120,8 +119,14 @@ pub(crate) struct ServerArgs {
         env = "KEELSON_POD_CIDR"
     )]
     pub(crate) pod_cidr: IpNet,
-    #[command(flatten)]
-    pub(crate) services: ServiceArgs,
+    /// Addresses of Services; the first is the API server's, the tenth the DNS server's.
+    #[arg(
+        long,
+        value_name = "CIDR",
+        default_value = "10.96.0.0/16",
+        env = "KEELSON_SERVICE_CIDR"
+    )]
+    pub(crate) service_cidr: IpNet,
     /// DNS domain of the cluster.
     #[arg(
         long,

@@ -11,7 +11,6 @@ mod image;
 mod instance;
 mod ready;
 mod server;
-mod service_args;
 mod snapshot;
 mod status;
 mod store;

@@ -37,6 +37,7 @@ pub use environment::{Environment, EnvironmentBuilder, Version};
 pub use escape::{escape, unescape};
 pub use expression::{Evaluation, Expression};
 pub use issue::{Issue, display as display_issues};
+pub use library::regular_expression;
 pub use provider::{NoTypes, TypeProvider};
 pub use schema::Schema;
 pub use time::Moment;

@@ -55,6 +55,9 @@ pub struct Kind {
     pub nameless_table: bool,
     /// Objects expire after this many seconds (Event: one hour).
     pub time_to_live_s: Option<u64>,
+    /// Where a template's pod spec is, whose fields behind gates that are off are dropped; empty
+    /// for kinds without one.
+    pub template_spec: &'static str,
 }
 
 impl Kind {
@@ -69,6 +72,22 @@ impl Kind {
         }
         errors.extend((self.validate)(obj));
         errors
+    }
+
+    /// [`Kind::prepare_create`], and what holds for all kinds with a template.
+    pub fn prepare_new(&self, obj: &mut Value) {
+        if !self.template_spec.is_empty() {
+            crate::core::pod::drop_disabled(obj, &Value::Null, self.template_spec);
+        }
+        (self.prepare_create)(obj);
+    }
+
+    /// As [`Kind::prepare_new`] for an update.
+    pub fn prepare_changed(&self, new: &mut Value, old: &Value, ctx: &UpdateContext) {
+        if !self.template_spec.is_empty() {
+            crate::core::pod::drop_disabled(new, old, self.template_spec);
+        }
+        (self.prepare_update)(new, old, ctx);
     }
 
     /// A kind with no rules of its own: status is kept apart from the rest, names are DNS
@@ -103,6 +122,7 @@ impl Kind {
         deprecation: "",
         nameless_table: false,
         time_to_live_s: None,
+        template_spec: "",
     };
 }
 

@@ -17,6 +17,7 @@ mod certificates;
 mod check;
 mod coordination;
 mod core;
+pub mod custom;
 mod discovery;
 pub mod expressions;
 pub mod flowcontrol;

@@ -168,8 +168,8 @@ pub(crate) const WITHIN_REPLICAS: &str = "cannot be greater than status.replicas
 
 /// A counter that only grows.
 pub(crate) fn not_decremented(new: &Value, old: &Value, path: &str, e: &mut ErrorList) {
-    let (now, before) = (new.num(path), old.num(path));
-    if now < before {
+    let now = new.num(path);
+    if old.int(path).is_some_and(|before| now < before) {
         let path = keelson_machinery::field::Path::new(path);
         e.push(FieldError::invalid(&path, now, "cannot be decremented"));
     }
@@ -184,6 +184,15 @@ pub(crate) fn immutable(new: &Value, old: &Value, path: &str, e: &mut ErrorList)
             (shown, _) => shown.clone(),
         };
         e.push(FieldError::invalid(&at, shown, IMMUTABLE));
+    }
+}
+
+/// As [`immutable`] for a text that may be absent, which is not the same as an empty one.
+pub(crate) fn immutable_optional(new: &Value, old: &Value, path: &str, e: &mut ErrorList) {
+    let (now, before) = (new.at(path), old.at(path));
+    if now != before {
+        let at = keelson_machinery::field::Path::new(path);
+        e.push(FieldError::invalid(&at, now.clone(), IMMUTABLE));
     }
 }
 

@@ -179,11 +179,27 @@ impl<'a> Runner<'a> {
         for setup in &self.corpus.setup {
             self.side.make(&setup.path, &setup.object).await?;
         }
+        self.served().await?;
         // Something an earlier, interrupted run may have left.
         for base in self.corpus.bases.values() {
             self.side.remove(&self.object_path(base)).await?;
         }
         Ok(())
+    }
+
+    /// What a definition of the setup defines is served a moment later.
+    async fn served(&self) -> Result<(), Error> {
+        let deadline = tokio::time::Instant::now() + PATIENCE;
+        loop {
+            let answer = self
+                .side
+                .send(Method::GET, &self.corpus.collection, None, "", "")
+                .await?;
+            if answer.code != 404 || tokio::time::Instant::now() > deadline {
+                return Ok(());
+            }
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
     }
 
     /// Removes what [`Runner::set_up`] made.

@@ -10,7 +10,6 @@ mod crash;
 mod host;
 mod lab;
 mod scenarios;
-mod servers;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Mutex;

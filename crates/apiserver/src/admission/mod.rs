@@ -5,6 +5,7 @@
 
 mod certificates;
 mod defaults;
+mod device_admin;
 mod expressions;
 mod limit_ranger;
 mod matching;
@@ -175,6 +176,7 @@ pub const PLUGINS: &[&dyn AdmissionPlugin] = &[
     &pod_topology::PodTopologyLabels,
     &pod_resize::PodResizeValidator,
     &rbac_escalation::RbacEscalation,
+    &device_admin::DeviceAdminAccess,
     &policy::MutatingAdmissionPolicy,
     &webhook::MutatingAdmissionWebhook,
     &policy::ValidatingAdmissionPolicy,

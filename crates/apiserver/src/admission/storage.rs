@@ -8,7 +8,7 @@ use serde_json::Value;
 
 use super::{AdmissionPlugin, Attributes, Cluster, Operation, quantity_of};
 
-/// Volumes and claims stay as long as they are used.
+/// Volumes, claims and the classes of their attributes stay as long as they are used.
 pub(super) struct StorageObjectInUseProtection;
 
 #[async_trait]
@@ -26,6 +26,8 @@ impl AdmissionPlugin for StorageObjectInUseProtection {
             "kubernetes.io/pv-protection"
         } else if attrs.is("", "persistentvolumeclaims") {
             "kubernetes.io/pvc-protection"
+        } else if attrs.is("storage.k8s.io", "volumeattributesclasses") {
+            "kubernetes.io/vac-protection"
         } else {
             return Ok(());
         };

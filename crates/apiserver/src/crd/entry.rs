@@ -6,7 +6,7 @@ use keelson_api::Schema;
 use serde_json::Value;
 
 use super::convert::Webhook;
-use super::rules::CustomRules;
+use super::rules::{CustomRules, Versions};
 use crate::objects::Objects;
 use crate::registry::{ResourceEntry, ScalePaths, SchemaRef, SubresourceEntry};
 
@@ -23,24 +23,35 @@ pub(super) fn entries(
         .find(|v| v["storage"] == true)
         .map(|v| text(&v["name"]))
         .unwrap_or_default();
+    let schemas = versions
+        .iter()
+        .map(|version| {
+            (
+                text(&version["name"]),
+                Arc::new(schema(definition, version)),
+            )
+        })
+        .collect();
+    let schemas = Arc::new(schemas);
     versions
         .iter()
         .filter(|version| version["served"] == true)
-        .map(|version| entry(definition, version, &storage, &converter, terminating))
+        .map(|version| {
+            entry(
+                definition,
+                version,
+                &storage,
+                &schemas,
+                &converter,
+                terminating,
+            )
+        })
         .collect()
 }
 
-fn entry(
-    definition: &Value,
-    version: &Value,
-    storage: &str,
-    converter: &Option<Arc<Webhook>>,
-    terminating: bool,
-) -> ResourceEntry {
-    let spec = &definition["spec"];
-    let (names, group) = (&definition["status"]["acceptedNames"], text(&spec["group"]));
+fn schema(definition: &Value, version: &Value) -> Schema {
     let openapi = &version["schema"]["openAPIV3Schema"];
-    let schema = if openapi.is_object() {
+    let mut schema = if openapi.is_object() {
         Schema::custom_resource(openapi).unwrap_or_else(|error| {
             tracing::error!(definition = %definition["metadata"]["name"], %error, "a schema is not structural");
             Schema::any()
@@ -48,13 +59,69 @@ fn entry(
     } else {
         Schema::any()
     };
-    let mut schema = schema;
-    schema.preserve_unknown |= spec["preserveUnknownFields"] == true;
-    let schema = Arc::new(schema);
+    schema.preserve_unknown |= definition["spec"]["preserveUnknownFields"] == true;
+    schema
+}
+
+/// What users of a deprecated version are told: the author's words, or where to go.
+fn deprecation(spec: &Value, version: &Value) -> String {
+    if version["deprecated"] != true {
+        return String::new();
+    }
+    if let Some(warning) = version["deprecationWarning"].as_str() {
+        return warning.to_owned();
+    }
+    let (group, kind) = (text(&spec["group"]), text(&spec["names"]["kind"]));
+    let own = text(&version["name"]);
+    let better = spec["versions"]
+        .as_array()
+        .into_iter()
+        .flatten()
+        .filter(|v| v["served"] == true && v["deprecated"] != true)
+        .map(|v| text(&v["name"]))
+        .filter(|name| priority(name) > priority(&own))
+        .max_by_key(|name| priority(name));
+    let said = format!("{group}/{own} {kind} is deprecated");
+    match better {
+        Some(better) => format!("{said}; use {group}/{better} {kind}"),
+        None => said,
+    }
+}
+
+/// Versions such as v1 come before betas, those before alphas, and the higher number first.
+fn priority(version: &str) -> (u8, u64, u64) {
+    let number = |text: &str| text.parse::<u64>().ok();
+    let found = version.strip_prefix('v').and_then(|rest| {
+        let digits = rest
+            .find(|c: char| !c.is_ascii_digit())
+            .unwrap_or(rest.len());
+        let (major, stage) = rest.split_at(digits);
+        let major = number(major)?;
+        if stage.is_empty() {
+            return Some((3, major, 0));
+        }
+        let beta = stage.strip_prefix("beta").map(|n| (2, n));
+        let (rank, minor) = beta.or_else(|| stage.strip_prefix("alpha").map(|n| (1, n)))?;
+        Some((rank, major, number(minor)?))
+    });
+    found.unwrap_or_default()
+}
+
+fn entry(
+    definition: &Value,
+    version: &Value,
+    storage: &str,
+    schemas: &Versions,
+    converter: &Option<Arc<Webhook>>,
+    terminating: bool,
+) -> ResourceEntry {
+    let spec = &definition["spec"];
+    let (names, group) = (&definition["status"]["acceptedNames"], text(&spec["group"]));
+    let own_version = text(&version["name"]);
+    let schema = schemas.get(&own_version).cloned().unwrap_or_default();
     let has_status = version["subresources"]["status"].is_object();
     let scale = &version["subresources"]["scale"];
     let mut subresources = Vec::new();
-    let own_version = text(&version["name"]);
     if has_status {
         subresources.push(subresource(
             "status",
@@ -78,13 +145,20 @@ fn entry(
     ];
     if terminating {
         // What is being deleted takes no new objects.
-        verbs.retain(|v| *v != "create");
+        verbs.retain(|v| !matches!(*v, "create" | "patch" | "update"));
     }
+    let scale_paths = scale.is_object().then(|| ScalePaths {
+        spec_replicas: text(&scale["specReplicasPath"]),
+        status_replicas: text(&scale["statusReplicasPath"]),
+        label_selector: scale["labelSelectorPath"].as_str().map(ToOwned::to_owned),
+    });
     let rules = CustomRules::new(
         Arc::clone(&schema),
         version,
         has_status,
-        spec["versions"].as_array().is_some_and(|all| all.len() > 1),
+        scale_paths.clone(),
+        Arc::clone(schemas),
+        deprecation(spec, version),
         converter.clone(),
     );
     ResourceEntry {
@@ -103,11 +177,7 @@ fn entry(
         storage_version: storage.to_owned(),
         schema: SchemaRef::Shared(schema),
         rules: Arc::new(rules),
-        scale: scale.is_object().then(|| ScalePaths {
-            spec_replicas: text(&scale["specReplicasPath"]),
-            status_replicas: text(&scale["statusReplicasPath"]),
-            label_selector: scale["labelSelectorPath"].as_str().map(ToOwned::to_owned),
-        }),
+        scale: scale_paths,
         custom: true,
     }
 }

@@ -48,12 +48,17 @@ impl JsonPath {
         let shown: Vec<String> = found
             .iter()
             .filter(|v| !v.is_null())
-            .map(|value| match value {
-                Value::String(text) => text.clone(),
-                other => other.to_string(),
-            })
+            .map(|value| shown(value))
             .collect();
         (!shown.is_empty()).then(|| shown.join(","))
+    }
+}
+
+/// Texts bare, the rest as JSON.
+pub(super) fn shown(value: &Value) -> String {
+    match value {
+        Value::String(text) => text.clone(),
+        other => other.to_string(),
     }
 }
 

@@ -3,11 +3,9 @@
 
 mod convert;
 mod entry;
-mod expressions;
 mod json_path;
 mod names;
 mod rules;
-mod validate;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

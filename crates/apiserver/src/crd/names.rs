@@ -64,7 +64,11 @@ pub(super) fn settle(definition: &mut Value, all: &[Arc<Value>], now: &str) {
     if taken.is_empty() {
         accepted["shortNames"] = wanted["shortNames"].clone();
     } else {
-        conflicts.push(("ShortNamesConflict", taken.join(", ")));
+        let all = match taken.as_slice() {
+            [one] => one.clone(),
+            all => format!("[{}]", all.join(", ")),
+        };
+        conflicts.push(("ShortNamesConflict", all));
     }
     for (field, reason) in [("kind", "KindConflict"), ("listKind", "ListKindConflict")] {
         let name = wanted[field].as_str().unwrap_or_default();
@@ -83,7 +87,14 @@ pub(super) fn settle(definition: &mut Value, all: &[Arc<Value>], now: &str) {
     }
     definition["status"]["acceptedNames"] = accepted;
     store_version(definition);
-    match conflicts.first() {
+    approve(definition, now);
+    conclude(definition, conflicts.last(), now);
+}
+
+/// Whether the names are accepted, and with them the definition. Of several conflicts the last one
+/// is told.
+fn conclude(definition: &mut Value, conflict: Option<&(&str, String)>, now: &str) {
+    match conflict {
         None => {
             set_condition(
                 definition,
@@ -117,6 +128,44 @@ pub(super) fn settle(definition: &mut Value, all: &[Arc<Value>], now: &str) {
             }
         }
     }
+}
+
+/// Groups of the community say who agreed to their definitions.
+fn approve(definition: &mut Value, now: &str) {
+    const KEY: &str = "api-approved.kubernetes.io";
+    const SEE: &str = "see https://github.com/kubernetes/enhancements/pull/1111";
+    let group = definition["spec"]["group"].as_str().unwrap_or_default();
+    let of_community = ["k8s.io", "kubernetes.io"]
+        .iter()
+        .any(|domain| group == *domain || group.ends_with(&format!(".{domain}")));
+    if !of_community {
+        return;
+    }
+    let said = definition["metadata"]["annotations"][KEY]
+        .as_str()
+        .unwrap_or_default();
+    let required = format!("protected groups must have approval annotation {KEY:?}");
+    let is_url = said.starts_with("https://") || said.starts_with("http://");
+    let (status, reason, message) = if said.is_empty() {
+        ("False", "MissingAnnotation", format!("{required}, {SEE}"))
+    } else if said.starts_with("unapproved") {
+        let message = format!("not approved: {said:?}");
+        ("False", "UnapprovedAnnotation", message)
+    } else if is_url {
+        ("True", "ApprovedAnnotation", format!("approved in {said}"))
+    } else {
+        let message =
+            format!("{required} with either a URL or a reason starting with \"unapproved\", {SEE}");
+        ("False", "InvalidAnnotation", message)
+    };
+    set_condition(
+        definition,
+        "KubernetesAPIApprovalPolicyConformant",
+        status,
+        reason,
+        &message,
+        now,
+    );
 }
 
 /// Names that were left out follow from the kind.
@@ -206,10 +255,7 @@ mod tests {
         let mut second = definition("bars", "Foo", &["f"]);
         settle(&mut second, &[Arc::new(first.clone())], "now");
         assert!(!super::super::is_established(&second));
-        assert_eq!(
-            second["status"]["conditions"][0]["reason"],
-            "ShortNamesConflict"
-        );
+        assert_eq!(second["status"]["conditions"][0]["reason"], "KindConflict");
         let before = first.clone();
         settle(&mut first, &[Arc::new(second)], "later");
         assert_eq!(first, before, "settled definitions do not change");

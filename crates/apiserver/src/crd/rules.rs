@@ -1,31 +1,41 @@
 //! The rules of a custom kind, derived from its definition.
 
+use std::collections::BTreeMap;
 use std::sync::{Arc, LazyLock};
 
 use keelson_api::{Additional, Schema};
 use keelson_kinds::UpdateContext;
+use keelson_kinds::custom::{self, Expressions};
 use keelson_machinery::field::{ErrorList, ErrorType, FieldError, Path};
 use keelson_machinery::status::Status;
-use keelson_machinery::{meta, time, validation};
+use keelson_machinery::{decode, meta, time, validation};
 use serde_json::Value;
 
 use super::convert::Webhook;
-use super::expressions::Validator;
-use super::json_path::JsonPath;
-use super::validate;
-use crate::registry::{ColumnDefinition, KindRules};
+use super::json_path::{self, JsonPath};
+use crate::registry::{ColumnDefinition, KindRules, ScalePaths};
+
+/// The schema of each version.
+pub(super) type Versions = Arc<BTreeMap<String, Arc<Schema>>>;
 
 pub(super) struct CustomRules {
     schema: Arc<Schema>,
+    /// The schema as the definition has it: its rules for metadata too.
+    declared: Schema,
     has_status: bool,
+    scale: Option<ScalePaths>,
+    /// The schemas of all versions, by name: objects are stored in any of them.
+    versions: Versions,
     updates_on_read: bool,
+    /// What users of a version that is deprecated are told.
+    deprecation: String,
     columns: Vec<(ColumnDefinition, JsonPath)>,
     /// Field paths as selectors name them, without the leading dot.
     selectable: Vec<(String, JsonPath)>,
     /// Absent with strategy None.
     converter: Option<Arc<Webhook>>,
     /// The rules written as expressions, compiled when the first object comes.
-    expressions: LazyLock<Option<Validator>, Box<dyn FnOnce() -> Option<Validator> + Send>>,
+    expressions: LazyLock<Option<Expressions>, Box<dyn FnOnce() -> Option<Expressions> + Send>>,
 }
 
 impl CustomRules {
@@ -33,7 +43,9 @@ impl CustomRules {
         schema: Arc<Schema>,
         version: &Value,
         has_status: bool,
-        several_versions: bool,
+        scale: Option<ScalePaths>,
+        versions: Versions,
+        deprecation: String,
         converter: Option<Arc<Webhook>>,
     ) -> Self {
         let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
@@ -79,22 +91,40 @@ impl CustomRules {
             .collect();
         Self {
             schema,
+            declared: Schema::from_openapi(&version["schema"]["openAPIV3Schema"])
+                .unwrap_or_else(|_| Schema::any()),
             has_status,
-            updates_on_read: several_versions || mentions_default(&version["schema"]),
+            scale,
+            updates_on_read: versions.len() > 1 || mentions_default(&version["schema"]),
+            versions,
+            deprecation,
             columns,
             selectable,
             converter,
             expressions: {
                 let openapi = version["schema"]["openAPIV3Schema"].clone();
-                LazyLock::new(Box::new(move || Validator::new(&openapi)))
+                LazyLock::new(Box::new(move || Expressions::new(&openapi)))
             },
         }
     }
 }
 
 impl CustomRules {
-    fn check(&self, new: &Value, old: Option<&Value>) -> ErrorList {
-        let mut errors = validate::object(&self.schema, new, old);
+    /// `of_status`: the status alone can have changed, and is judged by its own schema.
+    fn check(&self, new: &Value, old: Option<&Value>, of_status: bool) -> ErrorList {
+        let mut errors = if of_status {
+            self.status_errors(new, old)
+        } else {
+            custom::validate(&self.declared, new, old)
+        };
+        if let Some(scale) = &self.scale {
+            scale_paths(scale, new, &mut errors);
+        }
+        errors.extend(custom::embedded(&self.declared, new));
+        // Lists that had doubles before may keep them.
+        if old.is_none_or(|old| custom::lists(&self.declared, old).is_empty()) {
+            errors.extend(custom::lists(&self.declared, new));
+        }
         let Some(expressions) = &*self.expressions else {
             return errors;
         };
@@ -105,6 +135,107 @@ impl CustomRules {
         }
         errors
     }
+}
+
+impl CustomRules {
+    fn status_errors(&self, new: &Value, old: Option<&Value>) -> ErrorList {
+        let (Some(schema), Some(status)) = (self.declared.field("status"), new.get("status"))
+        else {
+            return ErrorList::new();
+        };
+        let before = old.and_then(|old| old.get("status"));
+        let mut errors = custom::validate(&schema.schema, status, before);
+        let at = Path::new("status");
+        for error in &mut errors {
+            error.field = match error.field.as_str() {
+                "<nil>" => at.to_string(),
+                field if field.starts_with('[') => format!("{at}{field}"),
+                field => at.child(field).to_string(),
+            };
+        }
+        errors
+    }
+}
+
+/// What the `scale` subresource reads has to be there as it needs it, if it is there.
+fn scale_paths(scale: &ScalePaths, object: &Value, errors: &mut ErrorList) {
+    let most = i64::from(i32::MAX);
+    for path in [&scale.spec_replicas, &scale.status_replicas] {
+        let problem = match nested(object, path, "int64", Value::as_i64) {
+            Err(problem) => problem,
+            Ok(Some(count)) if count < 0 => {
+                errors.push(FieldError::invalid(
+                    &Path::new(path),
+                    count,
+                    "should be a non-negative integer",
+                ));
+                continue;
+            }
+            Ok(Some(count)) if count > most => {
+                errors.push(FieldError::invalid(
+                    &Path::new(path),
+                    count,
+                    format!("should be less than or equal to {most}"),
+                ));
+                continue;
+            }
+            Ok(_) => continue,
+        };
+        errors.push(FieldError::invalid(&Path::new(path), 0, problem));
+    }
+    if let Some(path) = &scale.label_selector
+        && let Err(problem) = nested(object, path, "string", Value::as_str)
+    {
+        errors.push(FieldError::invalid(&Path::new(path), "", problem));
+    }
+}
+
+/// The value under `.a.b`; the error says at which step it is something else.
+fn nested<'v, T>(
+    object: &'v Value,
+    path: &str,
+    wanted: &str,
+    read: impl Fn(&'v Value) -> Option<T>,
+) -> Result<Option<T>, String> {
+    let mut here = object;
+    let mut walked = String::new();
+    let kind = |value: &Value| match value {
+        Value::Null => "<nil>",
+        Value::Bool(_) => "bool",
+        Value::Number(n) if n.is_f64() => "float64",
+        Value::Number(_) => "int64",
+        Value::String(_) => "string",
+        Value::Array(_) => "[]interface {}",
+        Value::Object(_) => "map[string]interface {}",
+    };
+    let shown = |value: &Value| match value {
+        Value::Null => "<nil>".to_owned(),
+        Value::String(text) => text.clone(),
+        other => other.to_string(),
+    };
+    for step in path.trim_start_matches('.').split('.') {
+        walked = format!("{walked}.{step}");
+        let Some(map) = here.as_object() else {
+            return Err(format!(
+                "{walked} accessor error: {} is of the type {}, expected map[string]interface{{}}",
+                shown(here),
+                kind(here)
+            ));
+        };
+        match map.get(step) {
+            Some(next) => here = next,
+            None => return Ok(None),
+        }
+    }
+    let found = read(here);
+    if found.is_none() {
+        return Err(format!(
+            "{walked} accessor error: {} is of the type {}, expected {wanted}",
+            shown(here),
+            kind(here)
+        ));
+    }
+    Ok(found)
 }
 
 /// Expressions may rely on what the schema says; after these errors it does not hold.
@@ -158,6 +289,24 @@ impl KindRules for CustomRules {
         self.updates_on_read
     }
 
+    fn refresh(&self, obj: &mut Value) {
+        let (_, version) = meta::split_api_version(meta::api_version(obj));
+        let Some(schema) = self.versions.get(version) else {
+            return;
+        };
+        // Only what another version wrote can have fields that this one does not know.
+        if self.versions.len() > 1
+            && let Ok(decoded) = decode::normalize(obj.clone(), schema)
+        {
+            *obj = decoded.object;
+        }
+        fill(schema, obj, true);
+    }
+
+    fn deprecation(&self) -> &str {
+        &self.deprecation
+    }
+
     fn default(&self, obj: &mut Value) {
         fill(&self.schema, obj, true);
     }
@@ -172,7 +321,7 @@ impl KindRules for CustomRules {
     }
 
     fn validate(&self, obj: &Value) -> ErrorList {
-        self.check(obj, None)
+        self.check(obj, None, false)
     }
 
     fn prepare_update(&self, new: &mut Value, old: &Value, ctx: &UpdateContext<'_>) {
@@ -196,8 +345,8 @@ impl KindRules for CustomRules {
         meta::set_generation(new, if changed { generation + 1 } else { generation });
     }
 
-    fn validate_update(&self, new: &Value, old: &Value, _ctx: &UpdateContext<'_>) -> ErrorList {
-        self.check(new, Some(old))
+    fn validate_update(&self, new: &Value, old: &Value, ctx: &UpdateContext<'_>) -> ErrorList {
+        self.check(new, Some(old), ctx.subresource == "status")
     }
 
     fn warnings(&self, new: &Value, old: Option<&Value>) -> Vec<String> {
@@ -302,14 +451,22 @@ fn fill(schema: &Schema, value: &mut Value, root: bool) {
                     Some(Value::Null) => !field.schema.nullable,
                     Some(_) => false,
                 };
-                if empty && let Some(default) = &field.schema.default {
-                    map.insert(field.name.to_string(), default.clone());
+                match &field.schema.default {
+                    Some(default) if empty => {
+                        map.insert(field.name.to_string(), default.clone());
+                    }
+                    // Null is nothing where it is not allowed.
+                    None if empty => drop(map.remove(field.name.as_ref())),
+                    _ => {}
                 }
                 if let Some(child) = map.get_mut(field.name.as_ref()) {
                     fill(&field.schema, child, false);
                 }
             }
             if let Additional::Of(values) = schema.additional() {
+                if !values.nullable && values.default.is_none() {
+                    map.retain(|name, child| !child.is_null() || schema.field(name).is_some());
+                }
                 for (name, child) in map.iter_mut() {
                     if schema.field(name).is_none() {
                         if child.is_null()
@@ -353,7 +510,9 @@ fn cell(column: &ColumnDefinition, path: &JsonPath, obj: &Value, now: i64) -> Va
             Some(at) => Value::from(age(now - at)),
             None => Value::from("<unknown>"),
         },
-        _ => path.text(obj).map_or(Value::Null, Value::from),
+        // Of several values the first is shown.
+        _ if first.is_null() => Value::Null,
+        _ => json_path::shown(first).into(),
     }
 }
 
@@ -393,7 +552,9 @@ mod tests {
             Arc::new(Schema::custom_resource(&openapi).unwrap()),
             &version,
             true,
-            false,
+            None,
+            Versions::default(),
+            String::new(),
             None,
         )
     }

@@ -30,8 +30,7 @@ pub(crate) fn answer(server: &Arc<Server>, context: &RequestContext) -> Result<R
         )));
     }
     let snapshot = server.discovery.current(server);
-    let mut document = render(&snapshot);
-    server.aggregation.documents.merge_v2(&mut document);
+    let document = render(&snapshot);
     let (media_type, bytes) = if json {
         (
             "application/json",

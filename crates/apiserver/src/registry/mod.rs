@@ -16,11 +16,9 @@ mod render;
 mod resources;
 mod scale;
 mod selection;
-mod service_claim;
+mod service_address;
 mod service_families;
 mod service_ip;
-mod service_port;
-mod service_repair;
 mod strict;
 mod subresources;
 mod table;
@@ -32,6 +30,7 @@ mod write;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use ipnet::IpNet;
 use keelson_machinery::meta;
 use keelson_machinery::status::Status;
 use keelson_store::SharedStore;
@@ -51,9 +50,7 @@ pub use resources::{
     ColumnDefinition, KindRules, ResourceEntry, Resources, ScalePaths, SchemaRef, SubresourceEntry,
 };
 use selection::Selection;
-pub use service_ip::ServiceConfig;
-use service_ip::Services;
-pub(crate) use service_repair::Suspects;
+use service_ip::{ServiceConfig, Services};
 use write::Write;
 
 /// The engine. One per server; `handle` may be called from any number of tasks.
@@ -88,7 +85,7 @@ impl Registry {
         store: SharedStore,
         resources: Arc<Resources>,
         admission: Arc<AdmissionChain>,
-        service_config: ServiceConfig,
+        service_cidr: IpNet,
     ) -> Result<Arc<Self>, Status> {
         let stored = resources
             .all()
@@ -97,7 +94,7 @@ impl Registry {
         let (caches, follower) = Caches::start(Arc::clone(&store), stored)
             .await
             .map_err(write::store_error)?;
-        let services = Services::new(service_config, Arc::clone(&caches));
+        let services = Services::new(ServiceConfig::new(service_cidr), Arc::clone(&caches));
         let expiry = tokio::spawn(expire::run(
             Arc::clone(&store),
             Arc::clone(&caches),
@@ -226,7 +223,13 @@ impl Registry {
             "update" | "patch" => !all_namespaces && named,
             _ => !all_namespaces,
         };
-        if !routed || !call.entry.has_verb(verb) {
+        let refused = call.entry.custom && verb == "create" && !call.entry.has_verb(verb);
+        if refused && routed {
+            return Err(terminating(&call, &body));
+        }
+        // A definition that goes away hides verbs from discovery; who knows them may use them.
+        let served = call.entry.has_verb(verb) || call.entry.custom;
+        if !routed || !served {
             return Err(not_allowed());
         }
         let binds = call.entry.storage_group.is_empty() && call.entry.resource == "bindings";
@@ -462,4 +465,15 @@ fn delete_write_options(options: &DeleteOptions) -> WriteOptions {
         field_validation: options::FieldValidation::Ignore,
         force: None,
     }
+}
+
+/// The definition is being deleted, and what it defines with it.
+fn terminating(call: &Call<'_>, body: &[u8]) -> Status {
+    let object: Value = serde_json::from_slice(body).unwrap_or_default();
+    Status::forbidden(
+        &call.entry.group,
+        &call.entry.resource,
+        meta::name(&object),
+        "create not allowed while custom resource definition is terminating".to_owned(),
+    )
 }

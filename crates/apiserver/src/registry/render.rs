@@ -31,9 +31,10 @@ pub(crate) struct ListMeta {
 }
 
 impl ListMeta {
-    fn to_json(&self) -> Value {
+    /// Lists of custom kinds say that nothing follows, others leave it out.
+    fn to_json(&self, custom: bool) -> Value {
         let mut out = json!({"resourceVersion": self.revision.to_string()});
-        if !self.continue_token.is_empty() {
+        if custom || !self.continue_token.is_empty() {
             out["continue"] = self.continue_token.as_str().into();
         }
         if let Some(remaining) = self.remaining {
@@ -111,7 +112,7 @@ impl Renderer {
                 let table = table::table(
                     &self.entry,
                     &self.output.meta_version,
-                    list.to_json(),
+                    list.to_json(false),
                     rows,
                     true,
                 );
@@ -128,7 +129,7 @@ impl Renderer {
                     items.push(self.item(object)?);
                 }
                 let (api_version, kind) = self.list_type();
-                self.value(200, &json!({"kind": kind, "apiVersion": api_version, "metadata": list.to_json(), "items": items}))
+                self.value(200, &json!({"kind": kind, "apiVersion": api_version, "metadata": list.to_json(false), "items": items}))
             }
         }
     }
@@ -155,7 +156,7 @@ impl Renderer {
             )
             .as_bytes(),
         );
-        head.put_slice(list.to_json().to_string().as_bytes());
+        head.put_slice(list.to_json(self.entry.custom).to_string().as_bytes());
         head.put_slice(b",\"items\":[");
         let renderer = Self::new(Arc::clone(&self.entry), self.output.clone());
         let mut state = Some((renderer, objects.into_iter(), head, true));
@@ -294,10 +295,10 @@ impl Renderer {
     }
 
     fn converted(&self, mut value: Value) -> Result<Value, Status> {
-        self.entry.from_storage(&mut value)?;
         if self.entry.rules.updates_on_read() {
-            self.entry.rules.default(&mut value);
+            self.entry.rules.refresh(&mut value);
         }
+        self.entry.from_storage(&mut value)?;
         Ok(value)
     }
 

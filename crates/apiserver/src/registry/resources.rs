@@ -53,7 +53,7 @@ pub trait KindRules: Send + Sync {
         false
     }
     /// What every request for it is warned of; empty for most.
-    fn deprecation(&self) -> &'static str {
+    fn deprecation(&self) -> &str {
         ""
     }
     /// The table does not begin with the name.
@@ -65,6 +65,8 @@ pub trait KindRules: Send + Sync {
     fn updates_on_read(&self) -> bool {
         false
     }
+    /// Brings an object, in the version it is stored in, up to date.
+    fn refresh(&self, _obj: &mut Value) {}
 }
 
 impl KindRules for &'static Kind {
@@ -73,7 +75,7 @@ impl KindRules for &'static Kind {
     }
 
     fn prepare_create(&self, obj: &mut Value) {
-        (self.prepare_create)(obj);
+        self.prepare_new(obj);
     }
 
     fn validate(&self, obj: &Value) -> ErrorList {
@@ -81,7 +83,7 @@ impl KindRules for &'static Kind {
     }
 
     fn prepare_update(&self, new: &mut Value, old: &Value, ctx: &UpdateContext<'_>) {
-        (self.prepare_update)(new, old, ctx);
+        self.prepare_changed(new, old, ctx);
     }
 
     fn validate_update(&self, new: &Value, old: &Value, ctx: &UpdateContext<'_>) -> ErrorList {
@@ -156,7 +158,7 @@ impl KindRules for &'static Kind {
         self.nameless_table
     }
 
-    fn deprecation(&self) -> &'static str {
+    fn deprecation(&self) -> &str {
         self.deprecation
     }
 }
@@ -265,8 +267,7 @@ impl ResourceEntry {
     /// Fills defaults that were added to the schema after the object was stored.
     pub(crate) fn fill_stored(&self, obj: &mut Value) -> Result<(), Status> {
         if self.rules.updates_on_read() {
-            self.from_storage(obj)?;
-            self.rules.default(obj);
+            self.rules.refresh(obj);
             self.to_storage(obj)?;
         }
         Ok(())
@@ -275,10 +276,10 @@ impl ResourceEntry {
     /// A stored object as clients of this entry know it.
     pub(crate) fn requested(&self, stored: &Value) -> Result<Value, Status> {
         let mut object = stored.clone();
-        self.from_storage(&mut object)?;
         if self.rules.updates_on_read() {
-            self.rules.default(&mut object);
+            self.rules.refresh(&mut object);
         }
+        self.from_storage(&mut object)?;
         Ok(object)
     }
 

@@ -119,7 +119,8 @@ fn pointer(path: &str) -> String {
     path.replace('.', "/")
 }
 
-fn scale_of(entry: &ResourceEntry, object: &Value) -> Value {
+/// The Scale of an object.
+pub(super) fn scale_of(entry: &ResourceEntry, object: &Value) -> Value {
     let builtin = ScalePaths {
         spec_replicas: ".spec.replicas".into(),
         status_replicas: ".status.replicas".into(),
@@ -179,9 +180,15 @@ fn selector_text(entry: &ResourceEntry, object: &Value) -> Option<String> {
 }
 
 /// The object with the replicas of the Scale.
-fn scaled(entry: &ResourceEntry, name: &str, old: &Value, scale: &Value) -> Result<Value, Status> {
+pub(super) fn scaled(
+    entry: &ResourceEntry,
+    name: &str,
+    old: &Value,
+    scale: &Value,
+) -> Result<Value, Status> {
     let replicas = scale["spec"]["replicas"].as_i64().unwrap_or(0);
-    if replicas < 0 {
+    // Custom kinds are judged by their own rules.
+    if replicas < 0 && !entry.custom {
         let path = Path::new("spec").child("replicas");
         let errors = vec![FieldError::invalid(
             &path,

@@ -109,10 +109,10 @@ impl Selection {
     }
 }
 
-/// Upstream's text: kinds with field labels of their own name the kind, others the two that all
+/// Upstream's text: kinds with field labels of their own (and custom ones) name the kind, others the two that all
 /// kinds have.
 fn unsupported(entry: &ResourceEntry, field: &str) -> String {
-    if entry.rules.selectable_names().is_empty() {
+    if entry.rules.selectable_names().is_empty() && !entry.custom {
         format!(
             "{field:?} is not a known field selector: only \"metadata.name\", \"metadata.namespace\""
         )

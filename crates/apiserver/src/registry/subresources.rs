@@ -31,10 +31,14 @@ impl Registry {
         body: Bytes,
     ) -> Result<Response, Status> {
         let verb = call.ctx.info.verb.as_str();
-        let known = call
-            .entry
-            .subresource(call.subresource)
-            .ok_or_else(Status::path_not_found)?;
+        let known = call.entry.subresource(call.subresource).ok_or_else(|| {
+            // The paths of a custom kind are there, whether its definition uses them or not.
+            if call.entry.custom && matches!(call.subresource, "status" | "scale") {
+                Status::not_found(&call.entry.group, &call.entry.resource, call.name)
+            } else {
+                Status::path_not_found()
+            }
+        })?;
         if !known.verbs.iter().any(|v| v == verb) {
             return Err(Status::method_not_allowed(
                 "the server does not allow this method on the requested resource",
@@ -289,19 +293,20 @@ fn check_binding(binding: &Value) -> Result<(), Status> {
 fn bound(old: &Value, binding: &Value) -> Result<Value, Status> {
     let name = meta::name(old);
     let conflict = |reason: String| Err(Status::conflict("", "pods/binding", name, reason));
+    let precondition = |field: &str, wanted: &str, found: &str| {
+        let key = format!("/registry/pods/{}/{name}", meta::namespace(old));
+        let reason = format!(
+            "StorageError: invalid object, Code: 4, Key: {key}, ResourceVersion: 0, AdditionalErrorMsg: Precondition failed: {field} in precondition: {wanted}, {field} in object meta: {found}"
+        );
+        Err(Status::conflict("", "pods", name, reason))
+    };
     let uid = meta::uid(binding);
     if !uid.is_empty() && uid != meta::uid(old) {
-        return conflict(format!(
-            "Precondition failed: UID in precondition: {uid}, UID in object meta: {}",
-            meta::uid(old)
-        ));
+        return precondition("UID", uid, meta::uid(old));
     }
     let version = meta::resource_version(binding);
     if !version.is_empty() && version != meta::resource_version(old) {
-        return conflict(format!(
-            "Precondition failed: ResourceVersion in precondition: {version}, ResourceVersion in object meta: {}",
-            meta::resource_version(old)
-        ));
+        return precondition("ResourceVersion", version, meta::resource_version(old));
     }
     if meta::deletion_timestamp(old).is_some() {
         return conflict(format!(

@@ -14,7 +14,8 @@ use serde_json::Value;
 use super::change::Change;
 use super::options::WriteOptions;
 use super::resources::ResourceEntry;
-use super::service_claim::Allocation;
+use super::scale::{scale_of, scaled};
+use super::service_address::Allocation;
 use super::service_ip::is_service;
 use super::{Registry, codec, managed};
 use crate::admission::{Attributes, Operation};
@@ -88,6 +89,20 @@ impl Write<'_> {
         }
     }
 
+    /// Who scales an object writes a Scale, and that is what admission sees.
+    fn scale_attributes(
+        &self,
+        operation: Operation,
+        object: &Value,
+        old: Option<&Arc<Value>>,
+    ) -> Attributes {
+        let scale = |object: &Value| scale_of(self.entry, object);
+        let old = old.map(|old| Arc::new(scale(old)));
+        let mut attributes = self.attributes(operation, Some(scale(object)), old);
+        attributes.kind = "Scale".to_owned();
+        attributes
+    }
+
     pub(crate) fn not_found(&self) -> Status {
         Status::not_found(&self.entry.group, &self.entry.resource, self.name)
     }
@@ -157,6 +172,7 @@ impl Registry {
             meta::set_name(&mut object, &name);
         }
         ensure_namespace(&mut object, write.namespace)?;
+        let mut object = judged(entry, object)?;
         entry.rules.prepare_create(&mut object);
         let (object, allocation) = self.allocate(write, object, None).await?;
         let name = meta::name(&object).to_owned();
@@ -167,9 +183,12 @@ impl Registry {
         for warning in entry.rules.warnings(&object, None) {
             write.warnings.add(warning);
         }
-        let object = self
+        let mut object = self
             .validate_admission(write, Operation::Create, object, None)
             .await?;
+        if entry.custom {
+            entry.to_storage(&mut object)?;
+        }
         let key = self.key(entry, write.namespace, &name);
         let value = codec::stamped(object)?;
         let result = if write.options.dry_run {
@@ -284,6 +303,8 @@ impl Registry {
             .admit(write, Operation::Update, object, Some(&old))
             .await?;
         check_resource_version(write, &mut object, &existing)?;
+        let mut object = judged(entry, object)?;
+        let old = judged_shared(entry, old)?;
         self.before_update(write, &mut object, &old)?;
         let (mut object, allocation) = match write.subresource {
             "" => self.allocate(write, object, Some(&old)).await?,
@@ -297,9 +318,12 @@ impl Registry {
             write.warnings.add(warning);
         }
         managed::keep_timestamps_of_unchanged(&mut object, &old);
-        let object = self
+        let mut object = self
             .validate_admission(write, Operation::Update, object, Some(&old))
             .await?;
+        if entry.custom {
+            entry.to_storage(&mut object)?;
+        }
         if deletes_now(entry, &object, &old) {
             return self.delete_emptied(write, key, existing, object).await;
         }
@@ -321,7 +345,7 @@ impl Registry {
                 waited?;
                 if is_service(entry) {
                     let new = codec::parse(&kv.value)?;
-                    self.release(&old, Some(&new)).await?;
+                    self.release_addresses(&old, Some(&new)).await?;
                 }
                 Ok(Some(kv.value))
             }
@@ -425,6 +449,12 @@ impl Registry {
             return Ok(object);
         }
         let entry = write.entry;
+        if write.subresource == "scale" {
+            let mut attributes = write.scale_attributes(operation, &object, old);
+            self.admission.admit(&mut attributes).await?;
+            let scale = attributes.object.unwrap_or_default();
+            return scaled(entry, write.name, &object, &scale);
+        }
         let object = requested(entry, object)?;
         let old = old.map(|old| requested_shared(entry, old)).transpose()?;
         let mut attributes = write.attributes(operation, Some(object), old);
@@ -447,6 +477,11 @@ impl Registry {
             return Ok(object);
         }
         let entry = write.entry;
+        if write.subresource == "scale" {
+            let attributes = write.scale_attributes(operation, &object, old);
+            self.admission.validate(&attributes).await?;
+            return Ok(object);
+        }
         let stored = (!entry.is_stored_form()).then(|| object.clone());
         let object = requested(entry, object)?;
         let old = old.map(|old| requested_shared(entry, old)).transpose()?;
@@ -464,6 +499,24 @@ impl Registry {
         } else {
             format!("{prefix}{name}")
         }
+    }
+}
+
+/// Rules of custom kinds are those of the request's version, which need not be the stored one.
+fn judged(entry: &ResourceEntry, object: Value) -> Result<Value, Status> {
+    if entry.custom {
+        requested(entry, object)
+    } else {
+        Ok(object)
+    }
+}
+
+/// As [`judged`] for what was there before.
+fn judged_shared(entry: &ResourceEntry, object: Arc<Value>) -> Result<Arc<Value>, Status> {
+    if entry.custom {
+        requested_shared(entry, &object)
+    } else {
+        Ok(object)
     }
 }
 

@@ -26,6 +26,7 @@ mod versions;
 pub(crate) use comprehensions::insert_new;
 pub(crate) use declare::{Binding, Function, Functions, Overload, Row, call};
 pub(crate) use named_formats::pattern_size as format_pattern_size;
+pub use regular::regular_expression;
 pub(crate) use standard::set_key;
 
 use crate::environment::Version;

@@ -29,6 +29,11 @@ pub(crate) fn compile(pattern: &str) -> Result<Regex, EvalError> {
         })
 }
 
+/// A pattern as Kubernetes reads it; the error says what is wrong, in Go's words.
+pub fn regular_expression(pattern: &str) -> Result<Regex, String> {
+    compile(pattern).map_err(|error| error.to_string())
+}
+
 /// Applies a function of a text and a pattern with the pattern compiled.
 pub(crate) fn apply<'v>(function: &str, pattern: &Regex, args: &[Value<'v>]) -> ValueResult<'v> {
     let Some(Value::String(text)) = args.first() else {

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim, Pod};
+use k8s_openapi::api::storage::v1::VolumeAttributesClass;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use keelson_client::{
     Client, Controller, ControllerContext, Informer, Key, Object, Outcome, ReconcileError, Watches,
@@ -13,6 +14,7 @@ use crate::pod;
 
 const CLAIM_FINALIZER: &str = "kubernetes.io/pvc-protection";
 const VOLUME_FINALIZER: &str = "kubernetes.io/pv-protection";
+const CLASS_FINALIZER: &str = "kubernetes.io/vac-protection";
 
 /// The claims that a pod uses, its ephemeral volumes' too.
 pub(crate) fn claim_keys(p: &Pod) -> Vec<Key> {
@@ -153,6 +155,87 @@ impl Controller for VolumeProtectionController {
         };
         let in_use = volume.status.as_ref().and_then(|s| s.phase.as_deref()) == Some("Bound");
         settle(&self.client, &*volume, VOLUME_FINALIZER, in_use).await
+    }
+}
+
+/// Classes of volume attributes are kept while a claim has one, had one or is on the way to one, or
+/// a volume has it.
+pub(crate) struct AttributesClassProtectionController {
+    client: Client,
+    classes: Informer<VolumeAttributesClass>,
+    claims: Informer<PersistentVolumeClaim>,
+    volumes: Informer<PersistentVolume>,
+}
+
+/// The classes that a claim names.
+fn classes_of_claim(claim: &PersistentVolumeClaim) -> Vec<String> {
+    let wanted = claim
+        .spec
+        .as_ref()
+        .and_then(|s| s.volume_attributes_class_name.clone());
+    let status = claim.status.as_ref();
+    let current = status.and_then(|s| s.current_volume_attributes_class_name.clone());
+    let target = status
+        .and_then(|s| s.modify_volume_status.as_ref())
+        .and_then(|s| s.target_volume_attributes_class_name.clone());
+    [wanted, current, target].into_iter().flatten().collect()
+}
+
+fn class_of_volume(volume: &PersistentVolume) -> Option<String> {
+    volume.spec.as_ref()?.volume_attributes_class_name.clone()
+}
+
+impl AttributesClassProtectionController {
+    pub(crate) fn new(context: &ControllerContext) -> Self {
+        let this = Self {
+            client: context.client.clone(),
+            classes: context.informer(),
+            claims: context.informer(),
+            volumes: context.informer(),
+        };
+        this.claims.add_index("attributes class", classes_of_claim);
+        this.volumes.add_index("attributes class", |volume| {
+            class_of_volume(volume).into_iter().collect()
+        });
+        this
+    }
+}
+
+#[async_trait]
+impl Controller for AttributesClassProtectionController {
+    fn name(&self) -> &'static str {
+        "volumeattributesclass-protection-controller"
+    }
+
+    fn watch(&self, watches: &mut Watches) {
+        watches.primary(&self.classes);
+        let key = |name: String| Key::new("", name);
+        // Who leaves a class lets it go: the classes before the change count as well.
+        watches.mapped(&self.claims, move |change| {
+            let both = change.old().into_iter().chain([change.object()]);
+            both.flat_map(|claim| classes_of_claim(claim))
+                .map(key)
+                .collect()
+        });
+        watches.mapped(&self.volumes, move |change| {
+            let both = change.old().into_iter().chain([change.object()]);
+            both.filter_map(|v| class_of_volume(v)).map(key).collect()
+        });
+    }
+
+    async fn reconcile(&self, key: &Key) -> Result<Outcome, ReconcileError> {
+        let Some(class) = self.classes.get("", &key.name) else {
+            return Ok(Outcome::Done);
+        };
+        let in_use = !self
+            .claims
+            .by_index("attributes class", &key.name)
+            .is_empty()
+            || !self
+                .volumes
+                .by_index("attributes class", &key.name)
+                .is_empty();
+        settle(&self.client, &*class, CLASS_FINALIZER, in_use).await
     }
 }
 

@@ -53,12 +53,7 @@ pub(crate) static VALIDATING_ADMISSION_POLICY: Kind = Kind {
 pub(crate) static MUTATING_ADMISSION_POLICY: Kind = Kind {
     group: GROUP,
     resource: "mutatingadmissionpolicies",
-    default: |obj| {
-        default(obj);
-        if obj.has("spec") {
-            obj.fill_text("spec.reinvocationPolicy", "Never");
-        }
-    },
+    default,
     prepare_create: |obj| obj.put("metadata.generation", 1),
     validate: |obj| mutating(obj, None),
     prepare_update: rules::with_generation,
@@ -145,8 +140,12 @@ impl<'a> Policy<'a> {
     /// The part that both kinds of policy have, up to `variables`.
     fn common(&mut self, mutating: bool, e: &mut ErrorList) {
         let spec = self.spec.clone();
-        spec.at("failurePolicy")
-            .required_one_of(e, &["Fail", "Ignore"]);
+        let failure = spec.at("failurePolicy");
+        if failure.exists() {
+            failure.one_of(e, &["Fail", "Ignore"]);
+        } else {
+            e.push(failure.required(""));
+        }
         if self.params {
             param_kind_rules(&spec.at("paramKind"), e);
         }
@@ -304,9 +303,12 @@ pub(super) fn match_resources(constraints: &At, e: &mut ErrorList) {
     if !constraints.exists() {
         return;
     }
-    constraints
-        .at("matchPolicy")
-        .required_one_of(e, &["Equivalent", "Exact"]);
+    let policy = constraints.at("matchPolicy");
+    if policy.exists() {
+        policy.one_of(e, &["Equivalent", "Exact"]);
+    } else {
+        e.push(policy.required(""));
+    }
     for selector in ["namespaceSelector", "objectSelector"] {
         let selector = constraints.at(selector);
         if selector.exists() {

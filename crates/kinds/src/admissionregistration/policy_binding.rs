@@ -31,7 +31,7 @@ const BINDING: Kind = Kind {
     cells: |obj, now| {
         let param = obj.at("spec.paramRef");
         let text = match (param.text("name"), param.text("namespace")) {
-            ("", _) if param.has("selector") => cell::selector(param.at("selector")),
+            ("", _) if param.has("selector") => selector(param.at("selector")),
             ("", _) => UNSET.to_owned(),
             (name, "") => format!("*/{name}"),
             (name, namespace) => format!("{namespace}/{name}"),
@@ -45,6 +45,27 @@ const BINDING: Kind = Kind {
     allow_unconditional_update: false,
     ..Kind::GENERIC
 };
+
+/// Upstream shows the selector as its own language prints it.
+fn selector(selector: &Value) -> String {
+    let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+    let labels = selector.map("matchLabels").iter();
+    let labels: String = labels.map(|(k, v)| format!("{k}: {},", text(v))).collect();
+    let requirement = |r: &Value| {
+        let values: Vec<_> = r.list("values").iter().map(text).collect();
+        format!(
+            "LabelSelectorRequirement{{Key:{},Operator:{},Values:[{}],}},",
+            r.text("key"),
+            r.text("operator"),
+            values.join(" ")
+        )
+    };
+    let requirements = selector.list("matchExpressions").iter();
+    let requirements: String = requirements.map(requirement).collect();
+    format!(
+        "&LabelSelector{{MatchLabels:map[string]string{{{labels}}},MatchExpressions:[]LabelSelectorRequirement{{{requirements}}},}}"
+    )
+}
 
 pub(crate) static VALIDATING_ADMISSION_POLICY_BINDING: Kind = Kind {
     resource: "validatingadmissionpolicybindings",

@@ -1,300 +1,361 @@
-//! Rules of the schemas in definitions: what OpenAPI v3 forbids here, and that they are
-//! structural, so that every field of an object is known from the schema alone.
+//! Rules of the schemas in definitions: what of OpenAPI v3 is not for custom resources, that they
+//! are structural, and that their defaults keep the rules.
 
-use keelson_machinery::field::{ErrorList, FieldError};
+use keelson_machinery::field::{ErrorList, FieldError, Path};
 use serde_json::Value;
 
 use super::validations::{self, Before};
+use super::{defaults, structural};
 use crate::check::At;
 use crate::tree::Tree;
 
 /// A schema nested deeper than this is refused rather than walked.
-const MAX_DEPTH: usize = 64;
+pub(super) const MAX_DEPTH: usize = 64;
 
 const TYPES: &[&str] = &["array", "boolean", "integer", "number", "object", "string"];
+const METADATA: &[&str] = &["apiVersion", "kind", "metadata"];
 
-/// Where in a structural schema a node is.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Place {
-    Root,
-    Field,
-    Item,
-    /// Under allOf, anyOf, oneOf or not: only value rules are allowed.
-    Junctor,
+/// Whether a keyword says anything: what is empty, false or null does not.
+pub(super) fn is_set(schema: &Value, key: &str) -> bool {
+    match schema.get(key) {
+        None | Some(Value::Null) => false,
+        Some(_) if key == "default" => true,
+        Some(Value::Bool(false)) => false,
+        Some(Value::String(text)) => !text.is_empty(),
+        Some(Value::Array(items)) => !items.is_empty(),
+        Some(Value::Object(_)) if matches!(key, "not" | "items" | "additionalProperties") => true,
+        Some(Value::Object(map)) => !map.is_empty(),
+        Some(_) => true,
+    }
 }
 
-/// Checks the schema of a version named `version`.
-pub(super) fn validate_root(
-    root: &At,
+pub(super) fn flag(schema: &Value, key: &str) -> bool {
+    schema.get(key) == Some(&Value::Bool(true))
+}
+
+/// Checks the schema at `at` (of the version named `version`, or of all of them).
+pub(super) fn validate(
+    at: &At,
     version: &str,
-    structural: bool,
+    has_status: bool,
+    is_structural: bool,
     before: &Before,
     e: &mut ErrorList,
 ) {
+    let root = at.at("openAPIV3Schema");
+    if !root.exists() {
+        return;
+    }
     let errors_before = e.len();
-    if root.has("nullable") && root.value.flag("nullable") {
+    if has_status {
+        only_what_status_bears(&root, e);
+    }
+    if flag(root.value, "nullable") {
         e.push(
             root.at("nullable")
                 .forbidden("nullable cannot be true at the root"),
         );
     }
-    let kind = root.at("type");
-    if structural && kind.text() != "object" {
-        if kind.is_empty() {
-            e.push(kind.required("must not be empty at the root"));
-        } else {
-            e.push(kind.invalid("must be object at the root"));
+    let mut sound = false;
+    let mut unconvertible = None;
+    if is_structural {
+        unconvertible = structural::unconvertible(root.value, 0);
+        if unconvertible.is_none() {
+            let mut found = structural::validate(&root);
+            if found.is_empty() {
+                found = defaults::validate(&root);
+            }
+            sound = found.is_empty();
+            e.append(&mut found);
         }
     }
-    node(root, Place::Root, structural, 0, e);
+    let before_walk = e.len();
+    node(&root, Inside::default(), true, 0, e);
+    if e.len() == errors_before
+        && let Some(reason) = unconvertible
+    {
+        e.push(FieldError::invalid(&root.path, "", reason));
+    }
     // Expressions about a schema that is not sound would only add what nobody can act on.
-    if structural && e.len() == errors_before {
-        validations::validate(root, before, before.had(version, root.value), e);
+    if sound && e.len() == before_walk {
+        validations::validate(&root, before, before.had(version, root.value), e);
     }
 }
 
-fn node(s: &At, place: Place, structural: bool, depth: usize, e: &mut ErrorList) {
+/// With a `status` of its own a version's schema is taken apart, so that only some keywords may
+/// stand at its root.
+fn only_what_status_bears(root: &At, e: &mut ErrorList) {
+    const FIRST: &[&str] = &["id", "$schema", "$ref"];
+    const NOT: &[&str] = &[
+        "nullable",
+        "default",
+        "enum",
+        "maxProperties",
+        "minProperties",
+        "allOf",
+        "oneOf",
+        "anyOf",
+        "not",
+        "additionalProperties",
+        "patternProperties",
+        "dependencies",
+        "additionalItems",
+        "definitions",
+        "x-kubernetes-embedded-resource",
+        "x-kubernetes-int-or-string",
+        "x-kubernetes-list-map-keys",
+        "x-kubernetes-list-type",
+        "x-kubernetes-map-type",
+    ];
+    const DETAIL: &str = "only [Description Type Format Title Maximum ExclusiveMaximum Minimum ExclusiveMinimum MaxLength MinLength Pattern MaxItems MinItems UniqueItems MultipleOf Required Items Properties ExternalDocs Example XPreserveUnknownFields XValidations] fields are allowed at the root of the schema if the status subresource is enabled";
+    let any = |keys: &[&str]| keys.iter().any(|key| is_set(root.value, key));
+    let kind = root.at("type");
+    if any(FIRST) {
+        e.push(root.invalid(DETAIL));
+    } else if !kind.is_empty() && kind.text() != "object" {
+        e.push(kind.invalid("only \"object\" is allowed as the type at the root of the schema if the status subresource is enabled"));
+    } else if any(NOT) {
+        e.push(root.invalid(DETAIL));
+    }
+}
+
+/// What surrounds a node.
+#[derive(Clone, Copy, Default)]
+struct Inside<'a> {
+    /// The type or the metadata of an object.
+    metadata: bool,
+    /// Why there may be no default here.
+    no_default: Option<&'a str>,
+}
+
+fn node(s: &At, inside: Inside, is_root: bool, depth: usize, e: &mut ErrorList) {
     if depth > MAX_DEPTH {
         return e.push(s.forbidden("schema is nested too deeply"));
     }
-    forbidden_keywords(s, e);
-    types(s, place, structural, e);
-    extensions(s, place, structural, e);
-    lists(s, e);
-    if s.has("default") && place == Place::Junctor {
-        e.push(
-            s.at("default")
-                .forbidden("must be undefined to be structural"),
-        );
+    keywords(s, inside, e);
+    let additional = s.at("additionalProperties");
+    let both = additional.exists() && !s.at("properties").is_empty();
+    if both && additional.value != &Value::Bool(true) {
+        e.push(additional.forbidden("additionalProperties and properties are mutual exclusive"));
     }
-    children(s, place, structural, depth, e);
+    if additional.value.is_object() {
+        let mut below = inside;
+        if inside.metadata {
+            below.no_default = Some("inside additionalProperties applying to object metadata");
+        }
+        node(&additional, below, false, depth + 1, e);
+    }
+    for (name, property) in s.at("properties").entries() {
+        let mut below = inside;
+        let reason = format!("in top-level {name}");
+        if METADATA.contains(&name) {
+            below.metadata |= is_root || flag(s.value, "x-kubernetes-embedded-resource");
+            if is_root {
+                below.no_default = Some(&reason);
+            }
+        }
+        node(&property, below, false, depth + 1, e);
+    }
+    if s.at("not").value.is_object() {
+        node(&s.at("not"), inside, false, depth + 1, e);
+    }
+    for list in ["allOf", "oneOf", "anyOf", "items"] {
+        for child in s.at(list).each() {
+            node(&child, inside, false, depth + 1, e);
+        }
+    }
+    if s.at("items").value.is_object() {
+        node(&s.at("items"), inside, false, depth + 1, e);
+    }
+    for map in ["definitions", "dependencies"] {
+        for (_, child) in s.at(map).entries().filter(|(_, c)| c.value.is_object()) {
+            node(&child, inside, false, depth + 1, e);
+        }
+    }
+    extensions(s, e);
+    keyed_items(s, e);
+    validations::texts(s, e);
 }
 
-fn forbidden_keywords(s: &At, e: &mut ErrorList) {
-    for (field, detail) in [
-        ("definitions", "definitions is not supported"),
-        ("dependencies", "dependencies is not supported"),
-        ("discriminator", "discriminator is not supported"),
-        ("readOnly", "readOnly is not supported"),
-        ("writeOnly", "writeOnly is not supported"),
-        ("xml", "xml is not supported"),
-        ("deprecated", "deprecated is not supported"),
-        ("id", "id is not supported"),
-        ("additionalItems", "additionalItems is not supported"),
-        ("patternProperties", "patternProperties is not supported"),
-        ("$ref", "$ref is not supported"),
+fn keywords(s: &At, inside: Inside, e: &mut ErrorList) {
+    let kind = s.at("type");
+    if !kind.is_empty() && !TYPES.contains(&kind.text()) {
+        e.push(kind.not_supported(TYPES));
+    }
+    if let Some(reason) = inside.no_default.filter(|_| s.has("default")) {
+        e.push(
+            s.at("default")
+                .forbidden(format!("must not be set {reason}")),
+        );
+    }
+    for name in [
+        "id",
+        "additionalItems",
+        "patternProperties",
+        "definitions",
+        "dependencies",
+        "$ref",
     ] {
-        if s.value.get(field).is_some_and(|v| !v.is_null()) {
-            e.push(FieldError::forbidden(&s.path.child(field), detail));
+        if s.value.get(name).is_some_and(|v| !v.is_null()) {
+            let detail = format!("{name} is not supported");
+            e.push(FieldError::forbidden(&s.path.child(name), detail));
         }
+    }
+    if kind.text() == "null" {
+        e.push(kind.forbidden("type cannot be set to null, use nullable as an alternative"));
+    }
+    if s.at("items").value.is_array() {
+        e.push(
+            s.at("items")
+                .forbidden("items must be a schema object and not an array"),
+        );
+    }
+    if inside.metadata && flag(s.value, "x-kubernetes-embedded-resource") {
+        let path = s.path.child("x-kubernetes-embedded-resource");
+        e.push(FieldError::forbidden(
+            &path,
+            "must not be used inside of resource meta",
+        ));
     }
     if s.value.flag("uniqueItems") {
         e.push(s.at("uniqueItems").forbidden(
             "uniqueItems cannot be set to true since the runtime complexity becomes quadratic",
         ));
     }
-    let additional = s.at("additionalProperties");
-    if additional.value == &Value::Bool(false) {
-        e.push(additional.forbidden("additionalProperties cannot be set to false"));
-    }
-    if additional.exists() && !s.at("properties").is_empty() {
-        e.push(additional.forbidden("additionalProperties and properties are mutual exclusive"));
-    }
-    let pattern = s.at("pattern");
-    if !pattern.is_empty() && regex::Regex::new(pattern.text()).is_err() {
-        e.push(pattern.invalid("must be a valid regular expression"));
-    }
 }
 
-fn types(s: &At, place: Place, structural: bool, e: &mut ErrorList) {
-    let kind = s.at("type");
-    if !kind.is_empty() && !TYPES.contains(&kind.text()) {
-        e.push(kind.not_supported(TYPES));
+fn extensions(s: &At, e: &mut ErrorList) {
+    let preserve = s.at("x-kubernetes-preserve-unknown-fields");
+    if preserve.value == &Value::Bool(false) {
+        e.push(preserve.invalid("must be true or undefined"));
     }
-    if kind.text() == "array" && s.at("items").is_empty() && place != Place::Junctor {
-        e.push(s.at("items").required("must be specified"));
-    }
-    if !structural {
-        return;
-    }
-    let either = flag(s, "x-kubernetes-int-or-string");
-    let open = flag(s, "x-kubernetes-preserve-unknown-fields");
-    match place {
-        Place::Field | Place::Item if kind.is_empty() && !either && !open => {
-            let what = if place == Place::Item {
-                "must not be empty for specified array items"
-            } else {
-                "must not be empty for specified object fields"
-            };
-            e.push(kind.required(what));
+    let (map, list) = (
+        s.at("x-kubernetes-map-type"),
+        s.at("x-kubernetes-list-type"),
+    );
+    let typed = |at: &At, wanted: &str, e: &mut ErrorList| {
+        let kind = s.at("type");
+        if !at.exists() || kind.text() == wanted {
+            return false;
         }
-        Place::Junctor => {
-            for field in ["type", "nullable", "default", "additionalProperties"] {
-                let at = s.at(field);
-                let set = at.exists() && at.value != &Value::Bool(false);
-                if set && !(field == "type" && either_branch(s)) {
-                    e.push(at.forbidden("must be empty to be structural"));
-                }
+        let key = if wanted == "object" { "map" } else { "list" };
+        let detail = format!("must be {wanted} if x-kubernetes-{key}-type is specified");
+        e.push(if kind.is_empty() {
+            kind.required(&detail)
+        } else {
+            kind.invalid(detail)
+        });
+        true
+    };
+    typed(&map, "object", e);
+    map.one_of(e, &["atomic", "granular"]);
+    if !typed(&list, "array", e) && list.text() == "set" {
+        let items = s.at("items");
+        let atomic = |key: &str| items.value[key] == "atomic";
+        let wrong = match items.value.text("type") {
+            "array" if items.has("x-kubernetes-list-type") && !atomic("x-kubernetes-list-type") => {
+                Some("x-kubernetes-list-type")
             }
+            "object" if !atomic("x-kubernetes-map-type") => Some("x-kubernetes-map-type"),
+            _ => None,
+        };
+        if let Some(key) = wrong {
+            // Upstream shows the type of the list in both cases.
+            let shown = items.at("x-kubernetes-list-type").value.clone();
+            let detail = "must be atomic as item of a list with x-kubernetes-list-type=set";
+            e.push(FieldError::invalid(&items.at(key).path, shown, detail));
         }
-        _ => {}
+    }
+    // Upstream names them in this order.
+    if list.exists() && !matches!(list.text(), "atomic" | "set" | "map") {
+        e.push(list.not_supported(&["atomic", "set", "map"]));
     }
 }
 
-/// The branches of an int-or-string may name their types.
-fn either_branch(s: &At) -> bool {
-    matches!(s.value.text("type"), "integer" | "string")
-        && s.value.as_object().is_some_and(|o| o.len() == 1)
-}
-
-fn flag(s: &At, key: &str) -> bool {
-    s.value.get(key) == Some(&Value::Bool(true))
-}
-
-fn extensions(s: &At, place: Place, structural: bool, e: &mut ErrorList) {
-    let preserve = "x-kubernetes-preserve-unknown-fields";
-    if s.value.get(preserve) == Some(&Value::Bool(false)) {
-        let path = s.path.child(preserve);
-        e.push(FieldError::invalid(
-            &path,
-            false,
-            "must be true or undefined",
-        ));
-    }
-    let kind = s.value.text("type");
-    if flag(s, "x-kubernetes-embedded-resource") {
-        let path = s.path.child("x-kubernetes-embedded-resource");
-        if kind != "object" {
-            e.push(FieldError::invalid(
-                &s.path.child("type"),
-                kind,
-                "must be object if x-kubernetes-embedded-resource is true",
-            ));
-        }
-        if place == Place::Root && structural {
-            e.push(FieldError::forbidden(&path, "must not be used at the root"));
-        }
-        if s.at("properties").is_empty() && !flag(s, preserve) {
-            e.push(FieldError::required(&s.path.child("properties"), "must not be empty if x-kubernetes-embedded-resource is true without x-kubernetes-preserve-unknown-fields"));
-        }
-    }
-    if flag(s, "x-kubernetes-int-or-string") && !kind.is_empty() {
-        e.push(FieldError::invalid(
-            &s.path.child("type"),
-            kind,
-            "must be empty if x-kubernetes-int-or-string is true",
-        ));
-    }
-    validations::texts(s, e);
-}
-
-fn lists(s: &At, e: &mut ErrorList) {
-    let (kind, keys) = (
+/// Lists whose items are told apart, and what that asks of the items.
+fn keyed_items(s: &At, e: &mut ErrorList) {
+    let (list, keys, items) = (
         s.at("x-kubernetes-list-type"),
         s.at("x-kubernetes-list-map-keys"),
+        s.at("items"),
     );
-    if kind.exists() {
-        if s.value.text("type") != "array" {
-            let path = s.path.child("type");
-            if s.value.has("type") {
-                e.push(FieldError::invalid(
-                    &path,
-                    s.value.text("type"),
-                    "must be array if x-kubernetes-list-type is specified",
-                ));
-            } else {
-                e.push(FieldError::required(
-                    &path,
-                    "must be array if x-kubernetes-list-type is specified",
-                ));
-            }
-        }
-        if !matches!(kind.text(), "atomic" | "set" | "map") {
-            e.push(kind.not_supported(&["atomic", "map", "set"]));
-        }
+    let kind = list.text();
+    if !keys.is_empty() && kind != "map" {
+        let detail = "must be map if x-kubernetes-list-map-keys is non-empty";
+        e.push(if list.exists() {
+            list.invalid(detail)
+        } else {
+            list.required(detail)
+        });
     }
-    let items = s.value.at("items");
-    if kind.text() == "map" {
+    if kind == "map" {
         if keys.is_empty() {
             e.push(keys.required("must not be empty if x-kubernetes-list-type is map"));
         }
-        if items.text("type") != "object" {
-            let path = s.path.child("items").child("type");
-            e.push(FieldError::invalid(
-                &path,
-                items.text("type"),
-                "must be object if parent array's x-kubernetes-list-type is map",
-            ));
+        if !items.exists() {
+            e.push(items.required("must have a schema if x-kubernetes-list-type is map"));
+        } else if !items.value.is_object() {
+            let detail = "must only have a single schema if x-kubernetes-list-type is map";
+            e.push(items.invalid(detail));
+        } else if items.value.text("type") != "object" {
+            let detail = "must be object if parent array's x-kubernetes-list-type is map";
+            e.push(items.at("type").invalid_text(detail));
+        } else {
+            item_keys(&keys, &items, e);
         }
-        for key in keys.each() {
-            if !items.map("properties").contains_key(key.text()) {
-                e.push(key.invalid(
-                    "entries in x-kubernetes-list-map-keys must all be names of item properties",
-                ));
-            }
-        }
-    } else if !keys.is_empty() {
-        e.push(keys.forbidden("must not be set if x-kubernetes-list-type is not map"));
     }
-    let map = s.at("x-kubernetes-map-type");
-    if map.exists() {
-        if s.value.text("type") != "object" {
-            let path = s.path.child("type");
-            e.push(FieldError::invalid(
-                &path,
-                s.value.text("type"),
-                "must be object if x-kubernetes-map-type is specified",
-            ));
+    if !matches!(kind, "map" | "set") || !items.value.is_object() {
+        return;
+    }
+    if flag(items.value, "nullable") {
+        let detail = format!("cannot be nullable when x-kubernetes-list-type is {kind}");
+        e.push(items.at("nullable").forbidden(detail));
+    }
+    if kind != "map" {
+        return;
+    }
+    for (key, property) in declared_keys(&keys, &items) {
+        let is_required = items.value.list("required").iter().any(|r| r == key);
+        let path = items.path.child("properties").key(key);
+        if !is_required && !property.has("default") {
+            e.push(FieldError::required(&path.child("default"), "this property is in x-kubernetes-list-map-keys, so it must have a default or be a required property"));
         }
-        if !matches!(map.text(), "atomic" | "granular") {
-            e.push(map.not_supported(&["atomic", "granular"]));
+        if flag(property, "nullable") {
+            e.push(FieldError::forbidden(
+                &path.child("nullable"),
+                "this property is in x-kubernetes-list-map-keys, so it cannot be nullable",
+            ));
         }
     }
 }
 
-fn children(s: &At, place: Place, structural: bool, depth: usize, e: &mut ErrorList) {
-    let inner = if place == Place::Junctor {
-        Place::Junctor
-    } else {
-        Place::Field
-    };
-    let items_place = if place == Place::Junctor {
-        Place::Junctor
-    } else {
-        Place::Item
-    };
-    for (name, child) in s.at("properties").entries() {
-        if place == Place::Root && name == "metadata" {
-            let only_names = child.value.as_object().is_none_or(|o| {
-                o.keys()
-                    .all(|k| matches!(k.as_str(), "type" | "description" | "properties"))
-            });
-            if structural && !only_names {
-                e.push(child.forbidden("must not specify anything other than name and generateName, but metadata is implicitly specified"));
+fn declared_keys<'a>(keys: &At<'a>, items: &At<'a>) -> Vec<(&'a str, &'a Value)> {
+    let properties = items.value.map("properties");
+    let found = keys.each().filter_map(|key| {
+        let name = key.value.as_str()?;
+        Some((name, properties.get(name)?))
+    });
+    found.collect()
+}
+
+fn item_keys(keys: &At, items: &At, e: &mut ErrorList) {
+    let mut seen = std::collections::BTreeSet::new();
+    for key in keys.each() {
+        let name = key.text();
+        match items.value.map("properties").get(name) {
+            Some(property) if matches!(property.text("type"), "array" | "object") => {
+                let path: Path = items.path.child("properties").key(name).child("type");
+                e.push(FieldError::invalid(
+                    &path,
+                    items.value.text("type"),
+                    "must be a scalar type if parent array's x-kubernetes-list-type is map",
+                ));
             }
+            Some(_) => {}
+            None => e.push(keys.invalid("entries must all be names of item properties")),
         }
-        node(&child, inner, structural, depth + 1, e);
-    }
-    let additional = s.at("additionalProperties");
-    if additional.value.is_object() {
-        if place == Place::Root {
-            e.push(additional.forbidden("must not be used at the root"));
+        if !seen.insert(name) {
+            e.push(keys.invalid("must not contain duplicate entries"));
         }
-        node(&additional, inner, structural, depth + 1, e);
-    }
-    let items = s.at("items");
-    if items.value.is_object() {
-        node(&items, items_place, structural, depth + 1, e);
-    } else if items.value.is_array() {
-        e.push(items.forbidden("items must be a schema object and not an array"));
-    }
-    for list in ["allOf", "anyOf", "oneOf"] {
-        for child in s.at(list).each() {
-            node(&child, Place::Junctor, structural, depth + 1, e);
-        }
-    }
-    let not = s.at("not");
-    if not.value.is_object() {
-        node(&not, Place::Junctor, structural, depth + 1, e);
     }
 }

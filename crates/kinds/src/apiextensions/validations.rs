@@ -7,6 +7,7 @@ use keelson_cel::{DeclKind, DeclType, Schema, Version, escape};
 use keelson_machinery::field::{ErrorList, FieldError, Path};
 use serde_json::Value;
 
+use super::schema::MAX_DEPTH;
 use crate::check::{At, same};
 use crate::expressions::rule::{self, CompiledRule, Versions};
 use crate::tree::Tree;
@@ -15,8 +16,6 @@ use crate::tree::Tree;
 const EXPRESSION_LIMIT: u64 = 10_000_000;
 /// What all expressions of a schema may cost together.
 const SCHEMA_LIMIT: u64 = 100_000_000;
-/// Deeper schemas were refused before.
-const MAX_DEPTH: usize = 64;
 
 /// What was there before an update; such expressions are bound less strictly.
 #[derive(Default)]
@@ -58,6 +57,12 @@ impl<'a> Before<'a> {
         self.versions.iter().any(|version| {
             version.text("name") == name && same(version.at("schema.openAPIV3Schema"), schema)
         })
+    }
+
+    /// Whether the version of that name had these same selectable fields.
+    pub(super) fn had_selectable(&self, name: &str, fields: &Value) -> bool {
+        let mut named = self.versions.iter().filter(|v| v.text("name") == name);
+        named.any(|version| same(version.at("selectableFields"), fields))
     }
 }
 
@@ -230,7 +235,8 @@ impl Walk<'_> {
                 }
                 _ => None,
             };
-            let mut child = node.child(property, field, false);
+            let atomic = node.at.value.text("x-kubernetes-map-type") == "atomic";
+            let mut child = node.child(property, field, atomic);
             self.node(&mut child, depth + 1);
         }
         let items = node.at.at("items");

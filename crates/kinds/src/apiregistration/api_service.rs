@@ -35,6 +35,7 @@ pub(crate) static API_SERVICE: Kind = Kind {
         }
     },
     validate,
+    prepare_update: rules::isolate_status_and_metadata,
     validate_update: |new, _, ctx| match ctx.subresource {
         "status" => {
             let mut e = ErrorList::new();

@@ -20,7 +20,6 @@ pub(crate) static DAEMON_SET: Kind = Kind {
     default,
     prepare_create: |obj| {
         rules::first_generation(obj);
-        pod::drop_disabled(obj, &Value::Null, "spec.template.spec");
         set_template_generation(obj, 1);
         for counter in [
             "currentNumberScheduled",
@@ -48,6 +47,7 @@ pub(crate) static DAEMON_SET: Kind = Kind {
         Column::wide("Selector"),
     ],
     cells,
+    template_spec: "spec.template.spec",
     ..Kind::GENERIC
 };
 
@@ -85,7 +85,6 @@ fn prepare_update(new: &mut Value, old: &Value, ctx: &UpdateContext) {
     if ctx.subresource == "status" {
         return rules::only_status(new, old);
     }
-    pod::drop_disabled(new, old, "spec.template.spec");
     let template = new.at("spec.template") != old.at("spec.template");
     let generation = template_generation(old) + i64::from(template);
     set_template_generation(new, generation);

@@ -15,10 +15,7 @@ pub(crate) static DEPLOYMENT: Kind = Kind {
     group: "apps",
     resource: "deployments",
     default,
-    prepare_create: |obj| {
-        rules::first_generation(obj);
-        pod::drop_disabled(obj, &Value::Null, "spec.template.spec");
-    },
+    prepare_create: rules::first_generation,
     validate,
     prepare_update,
     validate_update,
@@ -33,6 +30,7 @@ pub(crate) static DEPLOYMENT: Kind = Kind {
         Column::wide("Selector"),
     ],
     cells,
+    template_spec: "spec.template.spec",
     ..Kind::GENERIC
 };
 
@@ -107,7 +105,6 @@ fn strategy(strategy: &At, e: &mut ErrorList) {
 }
 
 fn prepare_update(new: &mut Value, old: &Value, ctx: &UpdateContext) {
-    pod::drop_disabled(new, old, "spec.template.spec");
     match ctx.subresource {
         "scale" => {
             workload::keep_all_but_replicas(new, old);

@@ -20,7 +20,6 @@ pub(crate) static REPLICA_SET: Kind = Kind {
     },
     prepare_create: |obj| {
         rules::first_generation(obj);
-        pod::drop_disabled(obj, &Value::Null, "spec.template.spec");
         obj.put("status.replicas", 0);
     },
     validate,
@@ -36,6 +35,7 @@ pub(crate) static REPLICA_SET: Kind = Kind {
     warnings: workload::warnings,
     columns: REPLICAS,
     cells: |obj, now| replica_cells(obj, now, cell::selector(obj.at("spec.selector"))),
+    template_spec: "spec.template.spec",
     ..Kind::GENERIC
 };
 
@@ -73,7 +73,6 @@ fn validate(obj: &Value) -> ErrorList {
 }
 
 pub(crate) fn prepare_update(new: &mut Value, old: &Value, ctx: &UpdateContext) {
-    pod::drop_disabled(new, old, "spec.template.spec");
     if ctx.subresource == "scale" {
         workload::keep_all_but_replicas(new, old);
         rules::raise_generation(new, old, new.at("spec") != old.at("spec"));

@@ -33,7 +33,6 @@ pub(crate) static STATEFUL_SET: Kind = Kind {
     default,
     prepare_create: |obj| {
         rules::first_generation(obj);
-        pod::drop_disabled(obj, &Value::Null, "spec.template.spec");
         obj.put("status.replicas", 0);
         obj.put("status.availableReplicas", 0);
         drop_max_unavailable(obj);
@@ -63,6 +62,7 @@ pub(crate) static STATEFUL_SET: Kind = Kind {
         vec![ready.into(), cell::age(obj, now), names, images]
     },
     validate_name: |name, prefix| validation::is_dns1123_label(crate::check::masked(name, prefix)),
+    template_spec: "spec.template.spec",
     ..Kind::GENERIC
 };
 

@@ -107,13 +107,27 @@ const STATUSES: &[Fields] = &[
     ),
 ];
 
+/// Amounts that v1's own types always write, as zero when there are none.
+const ALWAYS: &[(&str, &str)] = &[
+    ("resource", "currentAverageValue"),
+    ("containerResource", "currentAverageValue"),
+    ("pods", "targetAverageValue"),
+    ("pods", "currentAverageValue"),
+    ("object", "targetValue"),
+    ("object", "currentValue"),
+    ("external", "currentValue"),
+];
+
 fn flatten(metric: &Value, table: &[Fields]) -> Value {
     let mut out = json!({"type": metric.at("type")});
     for (kind, fields) in table {
         let from = metric.at(kind);
         for (nested, flat) in fields.iter().filter(|_| from.is_object()) {
+            let path = format!("{kind}.{flat}");
             if from.has(nested) {
-                out.put(&format!("{kind}.{flat}"), from.at(nested).clone());
+                out.put(&path, from.at(nested).clone());
+            } else if ALWAYS.contains(&(*kind, *flat)) {
+                out.put(&path, "0");
             }
         }
     }
@@ -307,6 +321,9 @@ pub(super) fn to_v1(obj: &mut Value) {
     }
     let current = obj.list("status.currentMetrics").to_vec();
     obj.remove("status.currentMetrics");
+    if let Some(status) = obj.at_mut("status").and_then(Value::as_object_mut) {
+        status.entry("currentReplicas").or_insert(0.into());
+    }
     if let Some(cpu) = current
         .iter()
         .find(|m| is_cpu(m, "current.averageUtilization"))
@@ -354,7 +371,14 @@ pub(super) fn to_v2(obj: &mut Value) {
     } else if !cpu.is_null() {
         current.push(json!({"type": "Resource", "resource": {"name": "cpu", "current": {"averageUtilization": cpu}}}));
     }
-    if !current.is_empty() {
+    if let Some(status) = obj.at_mut("status").and_then(Value::as_object_mut) {
+        // What v1 always writes, v2 leaves out, and the other way round.
+        if status.get("currentReplicas") == Some(&json!(0)) {
+            status.remove("currentReplicas");
+        }
+        let current = Some(current).filter(|all| !all.is_empty());
+        status.insert("currentMetrics".to_owned(), current.into());
+    } else if !current.is_empty() {
         obj.put("status.currentMetrics", current);
     }
     if let Some(conditions) = take(obj, CONDITIONS) {

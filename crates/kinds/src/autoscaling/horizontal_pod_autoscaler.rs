@@ -36,9 +36,13 @@ pub(crate) static HORIZONTAL_POD_AUTOSCALER: Kind = Kind {
     default,
     prepare_create: |obj| {
         rules::clear_status(obj);
-        obj.put("status.desiredReplicas", 0);
+        always_there(obj);
     },
     validate,
+    prepare_update: |new, old, ctx| {
+        rules::isolate_status(new, old, ctx);
+        always_there(new);
+    },
     validate_update: |new, old, ctx| match ctx.subresource {
         "status" => workload::status_counts(new, &["currentReplicas", "desiredReplicas"], &[]),
         _ => validate_with(new, Some(old)),
@@ -74,6 +78,14 @@ pub(crate) static HORIZONTAL_POD_AUTOSCALER: Kind = Kind {
     },
     ..Kind::GENERIC
 };
+
+/// Fields of the status that are written even when they say nothing.
+fn always_there(obj: &mut Value) {
+    if let Some(status) = obj.object("status") {
+        status.entry("desiredReplicas").or_insert(0.into());
+        status.entry("currentMetrics").or_insert(Value::Null);
+    }
+}
 
 /// What scales when nothing is asked for.
 pub(super) fn default_metric() -> Value {

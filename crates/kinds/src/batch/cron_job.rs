@@ -16,10 +16,7 @@ pub(crate) static CRON_JOB: Kind = Kind {
     group: "batch",
     resource: "cronjobs",
     default,
-    prepare_create: |obj| {
-        rules::first_generation(obj);
-        pod::drop_disabled(obj, &Value::Null, "spec.jobTemplate.spec.template.spec");
-    },
+    prepare_create: rules::first_generation,
     validate: |obj| {
         let mut e = validate(obj, None);
         let name = At::new(obj, "metadata").at("name");
@@ -28,10 +25,7 @@ pub(crate) static CRON_JOB: Kind = Kind {
         }
         e
     },
-    prepare_update: |new, old, ctx| {
-        pod::drop_disabled(new, old, "spec.jobTemplate.spec.template.spec");
-        rules::with_generation(new, old, ctx);
-    },
+    prepare_update: rules::with_generation,
     validate_update: |new, old, ctx| match ctx.subresource {
         "status" => ErrorList::new(),
         _ => validate(new, Some(old)),
@@ -62,6 +56,7 @@ pub(crate) static CRON_JOB: Kind = Kind {
         Column::wide("Selector"),
     ],
     cells,
+    template_spec: "spec.jobTemplate.spec.template.spec",
     ..Kind::GENERIC
 };
 

@@ -4,8 +4,9 @@ use keelson_machinery::field::{ErrorList, FieldError};
 use keelson_machinery::validation;
 use serde_json::Value;
 
+use super::indexes;
 use crate::cell;
-use crate::check::{At, domain_prefixed_path, same};
+use crate::check::{At, IMMUTABLE, domain_prefixed_path, same};
 use crate::core::pod;
 use crate::kind::{Column, Kind, UpdateContext};
 use crate::rules;
@@ -21,16 +22,12 @@ pub(crate) static JOB: Kind = Kind {
     default,
     prepare_create: |obj| {
         rules::first_generation(obj);
-        pod::drop_disabled(obj, &Value::Null, "spec.template.spec");
         if !obj.flag("spec.manualSelector") {
             generate_selector(obj);
         }
     },
     validate,
-    prepare_update: |new, old, ctx| {
-        pod::drop_disabled(new, old, "spec.template.spec");
-        rules::with_generation(new, old, ctx);
-    },
+    prepare_update: rules::with_generation,
     validate_update,
     warnings: workload::warnings,
     columns: &[
@@ -46,6 +43,7 @@ pub(crate) static JOB: Kind = Kind {
     selectable: |obj| vec![("status.successful", obj.num("status.succeeded").to_string())],
     selectable_names: &["status.successful"],
     orphans_dependents: true,
+    template_spec: "spec.template.spec",
     ..Kind::GENERIC
 };
 
@@ -394,7 +392,7 @@ fn success_policy(spec: &At, policy: &At, e: &mut ErrorList) {
             if indexes.len() > 65536 {
                 e.push(FieldError::too_long(&indexes.path, 65536));
             }
-            match index_count(indexes.text(), completions) {
+            match indexes::count(indexes.text(), completions) {
                 Ok(n) => total = n,
                 Err(detail) => {
                     e.push(indexes.invalid(format!("error parsing succeededIndexes: {detail}")))
@@ -417,48 +415,6 @@ fn success_policy(spec: &At, policy: &At, e: &mut ErrorList) {
     }
 }
 
-/// How many indexes a text such as `0-2,5` names.
-fn index_count(text: &str, completions: i64) -> Result<i64, String> {
-    let (mut total, mut last) = (0, None);
-    if text.is_empty() {
-        return Ok(0);
-    }
-    let number = |s: &str| {
-        s.parse::<i64>()
-            .map_err(|_| format!("cannot convert string to integer for index: {s:?}"))
-            .and_then(|n| {
-                if n < 0 || n >= completions {
-                    Err("too large index: ".to_owned() + &format!("{s:?}"))
-                } else {
-                    Ok(n)
-                }
-            })
-    };
-    for interval in text.split(',') {
-        let (x, y) = match interval.split('-').collect::<Vec<_>>()[..] {
-            [one] => (number(one)?, number(one)?),
-            [from, to] => (number(from)?, number(to)?),
-            _ => {
-                return Err(format!(
-                    "the fragment {interval:?} violates the requirement that an index interval can have at most two parts separated by '-'"
-                ));
-            }
-        };
-        if x > y || interval.contains('-') && x == y {
-            return Err(format!("non-increasing order, previous: {x}, current: {y}"));
-        }
-        if last.is_some_and(|l| x <= l) {
-            return Err(format!(
-                "non-increasing order, previous: {}, current: {x}",
-                last.unwrap_or(0)
-            ));
-        }
-        total += y - x + 1;
-        last = Some(y);
-    }
-    Ok(total)
-}
-
 fn validate_update(new: &Value, old: &Value, ctx: &UpdateContext) -> ErrorList {
     if ctx.subresource == "status" {
         return status_update(new, old);
@@ -478,15 +434,11 @@ fn validate_update(new: &Value, old: &Value, ctx: &UpdateContext) -> ErrorList {
     }
     workload::immutable(new, old, "spec.selector", &mut e);
     template_update(new, old, &mut e);
-    for field in [
-        "completionMode",
-        "podFailurePolicy",
-        "backoffLimitPerIndex",
-        "managedBy",
-        "successPolicy",
-    ] {
+    for field in ["completionMode", "podFailurePolicy", "backoffLimitPerIndex"] {
         workload::immutable(new, old, &format!("spec.{field}"), &mut e);
     }
+    workload::immutable_optional(new, old, "spec.managedBy", &mut e);
+    workload::immutable(new, old, "spec.successPolicy", &mut e);
     e
 }
 
@@ -528,8 +480,9 @@ fn template_update(new: &Value, old: &Value, e: &mut ErrorList) {
     if expected.map("spec.affinity").is_empty() && !template.value.has("spec.affinity") {
         expected.remove("spec.affinity");
     }
-    if !same(template.value, &expected) {
-        template.immutable(e, old.at("spec.template"));
+    let pod = template.at("spec");
+    if !same(pod.value, expected.at("spec")) {
+        e.push(pod.invalid(IMMUTABLE));
     }
 }
 
@@ -619,6 +572,7 @@ fn status_update(new: &Value, old: &Value) -> ErrorList {
         finished && (finished_changed || changed("active") || changed("terminating")),
         &mut e,
     );
+    indexes::changed(new, old, &status, &mut e);
     counters(new, old, &status, &mut e);
     e
 }
@@ -739,13 +693,6 @@ fn cells(obj: &Value, now: i64) -> Vec<Value> {
 mod tests {
     use super::*;
     use serde_json::json;
-
-    #[test]
-    fn indexes_are_counted() {
-        assert_eq!(index_count("0-2,5", 6), Ok(4));
-        assert!(index_count("5,0", 6).is_err());
-        assert!(index_count("6", 6).is_err());
-    }
 
     #[test]
     fn a_new_job_selects_its_own_pods() {

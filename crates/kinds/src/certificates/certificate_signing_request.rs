@@ -156,6 +156,21 @@ fn conditions(obj: &Value, e: &mut ErrorList) {
 fn validate_update(new: &Value, old: &Value, ctx: &UpdateContext) -> ErrorList {
     let mut e = ErrorList::new();
     conditions(new, &mut e);
+    let certificate = At::new(new, "status").at("certificate");
+    if certificate.value != old.at("status.certificate") {
+        let text = STANDARD
+            .decode(certificate.text())
+            .ok()
+            .and_then(|b| String::from_utf8(b).ok())
+            .unwrap_or_default();
+        if !certificate.is_empty() && pem(&text, "CERTIFICATE").is_none() {
+            e.push(FieldError::invalid(
+                &certificate.path,
+                "<certificate data>",
+                "must contain at least one CERTIFICATE PEM block",
+            ));
+        }
+    }
     let path = Path::new("status.conditions");
     let of = |obj: &Value, kind: &str| -> Vec<Value> {
         obj.list("status.conditions")
@@ -188,7 +203,6 @@ fn validate_update(new: &Value, old: &Value, ctx: &UpdateContext) -> ErrorList {
             }
         }
     }
-    let certificate = At::new(new, "status").at("certificate");
     if certificate.value != old.at("status.certificate") {
         if ctx.subresource == "status" {
             if old.has("status.certificate") {
@@ -199,18 +213,6 @@ fn validate_update(new: &Value, old: &Value, ctx: &UpdateContext) -> ErrorList {
             }
         } else {
             e.push(certificate.forbidden("updates may not set certificate content"));
-        }
-        let text = STANDARD
-            .decode(certificate.text())
-            .ok()
-            .and_then(|b| String::from_utf8(b).ok())
-            .unwrap_or_default();
-        if !certificate.is_empty() && pem(&text, "CERTIFICATE").is_none() {
-            e.push(FieldError::invalid(
-                &certificate.path,
-                "<certificate data>",
-                "must contain at least one CERTIFICATE PEM block",
-            ));
         }
     }
     e

@@ -27,15 +27,12 @@ pub(crate) fn signer_name(at: &At, e: &mut ErrorList) {
         );
     };
     report(domain, validation::is_dns1123_subdomain(domain), "label");
-    if domain.split('.').count() < 2 {
-        report(
-            domain,
-            vec!["should be a domain with at least two segments separated by dots".to_owned()],
-            "label",
-        );
-    }
     for segment in path.split('.') {
         report(segment, validation::is_dns1123_subdomain(segment), "label");
+    }
+    if domain.split('.').count() < 2 {
+        let detail = "should be a domain with at least two segments separated by dots";
+        e.push(FieldError::invalid(&at.path, domain, detail));
     }
     // The signer's name becomes part of other names, so it is bounded as a whole.
     if path.len() + domain.len() + 1 > 571 {

@@ -194,7 +194,11 @@ fn series(obj: &Value, e: &mut ErrorList) {
 
 /// Only the series goes on; all else was said when the event was made.
 fn validate_changed(new: &Value, old: &Value) -> ErrorList {
-    let mut e = common(new, "reportingController");
+    const BY: &str = "reportingController";
+    // What is wrong with its text is told after what changed.
+    let (last, mut e): (ErrorList, ErrorList) = common(new, BY)
+        .into_iter()
+        .partition(|error| error.field == BY);
     if !same(new.at("series"), old.at("series")) {
         series(new, &mut e);
     }
@@ -214,13 +218,17 @@ fn validate_changed(new: &Value, old: &Value) -> ErrorList {
         ("reportingInstance", "reportingInstance"),
     ] {
         if !same(new.at(field), old.at(field)) {
-            e.push(FieldError::invalid(
-                &Path::new(shown),
-                new.at(field).clone(),
-                IMMUTABLE,
-            ));
+            let now = match (new.at(field), old.at(field)) {
+                // A text that is gone is an empty one, a time is none.
+                (Value::Null, Value::String(_)) if !shown.to_lowercase().contains("time") => {
+                    Value::from("")
+                }
+                (now, _) => now.clone(),
+            };
+            e.push(FieldError::invalid(&Path::new(shown), now, IMMUTABLE));
         }
     }
+    e.extend(last);
     e
 }
 

@@ -14,10 +14,7 @@ pub(crate) static POD_TEMPLATE: Kind = Kind {
     group: "",
     resource: "podtemplates",
     default: |obj| pod::default_template(obj, "template"),
-    prepare_create: |obj| {
-        obj.put("metadata.generation", 1);
-        pod::drop_disabled(obj, &Value::Null, "template.spec");
-    },
+    prepare_create: |obj| obj.put("metadata.generation", 1),
     validate,
     warnings: |new, old| {
         if old.is_some_and(|old| old.at("template") == new.at("template")) {
@@ -26,7 +23,6 @@ pub(crate) static POD_TEMPLATE: Kind = Kind {
         pod::template_warnings(&At::new(new, "template"))
     },
     prepare_update: |new, old, _| {
-        pod::drop_disabled(new, old, "template.spec");
         rules::raise_generation(new, old, new.at("template") != old.at("template"));
     },
     validate_update: |new, _, _| validate(new),
@@ -43,6 +39,7 @@ pub(crate) static POD_TEMPLATE: Kind = Kind {
             cell::labels(obj.at("template.metadata.labels")).into(),
         ]
     },
+    template_spec: "template.spec",
     ..Kind::GENERIC
 };
 

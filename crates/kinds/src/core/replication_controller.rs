@@ -20,7 +20,6 @@ pub(crate) static REPLICATION_CONTROLLER: Kind = Kind {
     prepare_create: |obj| {
         rules::first_generation(obj);
         obj.put("status.replicas", 0);
-        pod::drop_disabled(obj, &Value::Null, "spec.template.spec");
     },
     validate,
     prepare_update,
@@ -48,6 +47,7 @@ pub(crate) static REPLICATION_CONTROLLER: Kind = Kind {
     cells: |obj, now| replica_cells(obj, now, cell::labels(obj.at("spec.selector"))),
     selectable: |obj| vec![("status.replicas", obj.num("status.replicas").to_string())],
     selectable_names: &["status.replicas"],
+    template_spec: "spec.template.spec",
     ..Kind::GENERIC
 };
 

@@ -3,7 +3,7 @@
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use keelson_machinery::field::{ErrorList, FieldError};
-use keelson_machinery::validation;
+use keelson_machinery::{json_syntax, validation};
 use serde_json::Value;
 
 use super::config_map::{MAX_SIZE, decoded_size, frozen};
@@ -34,6 +34,7 @@ pub(crate) static SECRET: Kind = Kind {
             new.put("type", old.at("type").clone());
         }
     },
+    warnings: |new, _| pair_warning(new).into_iter().collect(),
     columns: &[Column::text("Type"), Column::text("Data"), Column::AGE],
     cells: |obj, now| {
         vec![
@@ -122,12 +123,67 @@ fn json_map(data: &At, key: &str, e: &mut ErrorList) {
     };
     let bytes = STANDARD.decode(text).unwrap_or_default();
     if let Err(err) = serde_json::from_slice::<serde_json::Map<String, Value>>(&bytes) {
+        let detail = json_syntax::error(&bytes).unwrap_or_else(|| err.to_string());
         e.push(FieldError::invalid(
             &path,
             "<secret contents redacted>",
-            err.to_string(),
+            detail,
         ));
     }
+}
+
+/// What is wrong with the certificate and the key of a TLS secret before they are looked into.
+fn pair_warning(obj: &Value) -> Option<String> {
+    if obj.text("type") != "kubernetes.io/tls" {
+        return None;
+    }
+    let blocks = |key: &str| {
+        let text = obj.at("data").get(key).and_then(Value::as_str);
+        let bytes = STANDARD.decode(text.unwrap_or_default());
+        pem_labels(&String::from_utf8_lossy(&bytes.unwrap_or_default()))
+    };
+    let is_key = |label: &str| label == "PRIVATE KEY" || label.ends_with(" PRIVATE KEY");
+    let certificates = blocks("tls.crt");
+    if !certificates.iter().any(|label| label == "CERTIFICATE") {
+        return Some(match certificates.as_slice() {
+            [] => "tls: failed to find any PEM data in certificate input".to_owned(),
+            [one] if is_key(one) => "tls: failed to find certificate PEM data in certificate input, but did find a private key; PEM inputs may have been switched".to_owned(),
+            all => format!("tls: failed to find \"CERTIFICATE\" PEM block in certificate input after skipping PEM blocks of the following types: [{}]", all.join(" ")),
+        });
+    }
+    let keys = blocks("tls.key");
+    if !keys.iter().any(|label| is_key(label)) {
+        return Some(match keys.as_slice() {
+            [] => "tls: failed to find any PEM data in key input".to_owned(),
+            [one] if one == "CERTIFICATE" => {
+                "tls: found a certificate rather than a key in the PEM for the private key"
+                    .to_owned()
+            }
+            all => format!(
+                "tls: failed to find PEM block with type ending in \"PRIVATE KEY\" in key input after skipping PEM blocks of the following types: [{}]",
+                all.join(" ")
+            ),
+        });
+    }
+    None
+}
+
+/// The labels of the PEM blocks in a text.
+fn pem_labels(text: &str) -> Vec<String> {
+    let mut out = Vec::new();
+    for part in text.split("-----BEGIN ").skip(1) {
+        let Some((label, body)) = part.split_once("-----") else {
+            continue;
+        };
+        let Some((body, _)) = body.split_once(&format!("-----END {label}-----")) else {
+            continue;
+        };
+        let packed: String = body.chars().filter(|c| !c.is_whitespace()).collect();
+        if STANDARD.decode(packed).is_ok() {
+            out.push(label.to_owned());
+        }
+    }
+    out
 }
 
 #[cfg(test)]

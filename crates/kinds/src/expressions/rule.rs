@@ -213,6 +213,22 @@ pub(crate) fn shown(rule: &CelRule) -> String {
 
 /// The place that `.a['b'].c` names in a schema; the error says what is wrong with it.
 pub(crate) fn field_path(path: &str, schema: &Value) -> Result<Path, String> {
+    find_field(path, schema, true).map(|(place, _)| place)
+}
+
+/// The place that `.a.b` names and its schema; no brackets are allowed.
+pub(crate) fn simple_field_path<'s>(
+    path: &str,
+    schema: &'s Value,
+) -> Result<(Path, &'s Value), String> {
+    find_field(path, schema, false)
+}
+
+fn find_field<'s>(
+    path: &str,
+    schema: &'s Value,
+    brackets: bool,
+) -> Result<(Path, &'s Value), String> {
     let mut at = Path::root();
     let mut schema = schema;
     let mut tokens = tokens(path).into_iter();
@@ -220,6 +236,7 @@ pub(crate) fn field_path(path: &str, schema: &Value) -> Result<Path, String> {
     while let Some(token) = tokens.next() {
         let name = match token {
             "." => tokens.next().ok_or_else(end)?.to_owned(),
+            "[" if !brackets => return Err("array notation is not allowed".to_owned()),
             "[" => {
                 let quoted = tokens.next().ok_or_else(end)?;
                 let inner = quoted
@@ -235,7 +252,8 @@ pub(crate) fn field_path(path: &str, schema: &Value) -> Result<Path, String> {
             other => return Err(format!("expected [ or . but got: {other}")),
         };
         let unknown = || "does not refer to a valid field".to_owned();
-        if let Some(properties) = schema["properties"].as_object() {
+        let properties = schema["properties"].as_object().filter(|p| !p.is_empty());
+        if let Some(properties) = properties {
             at = at.child(&name);
             schema = properties.get(&name).ok_or_else(unknown)?;
         } else if schema["additionalProperties"].is_object() {
@@ -245,7 +263,7 @@ pub(crate) fn field_path(path: &str, schema: &Value) -> Result<Path, String> {
             return Err(unknown());
         }
     }
-    Ok(at)
+    Ok((at, schema))
 }
 
 /// Delimiters alone, and what lies between them; quoted text holds delimiters.

@@ -4,7 +4,7 @@ use keelson_machinery::field::ErrorList;
 use keelson_machinery::validation;
 use serde_json::Value;
 
-use crate::cell::NONE;
+use crate::cell::{self, NONE};
 use crate::check::{At, name_is_path_segment};
 use crate::kind::{Column, Kind};
 use crate::tree::Tree;
@@ -20,7 +20,8 @@ pub(crate) static IP_ADDRESS: Kind = Kind {
         e
     },
     columns: &[Column::text("ParentRef")],
-    cells: |obj, _| {
+    // Upstream's rows have a cell more than there are columns.
+    cells: |obj, now| {
         let parent = obj.at("spec.parentRef");
         let mut text = NONE.to_owned();
         if parent.is_object() {
@@ -36,7 +37,7 @@ pub(crate) static IP_ADDRESS: Kind = Kind {
                 }
             }
         }
-        vec![text.into()]
+        vec![text.into(), cell::age(obj, now)]
     },
     validate_name: |name, _| validation::is_valid_ip(name),
     ..Kind::GENERIC

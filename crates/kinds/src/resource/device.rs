@@ -241,23 +241,9 @@ fn place(device: &At, own: bool, e: &mut ErrorList) {
         return;
     }
     let mut set = Vec::new();
-    if node.exists() {
-        if node.is_empty() {
-            e.push(node.invalid("must not be empty"));
-        } else {
-            set.push("`nodeName`");
-            node.conforms(e, validation::is_dns1123_subdomain);
-        }
-    }
-    if selector.exists() {
-        set.push("`nodeSelector`");
-        node_selector(&selector, e);
-    }
-    if all.flag() {
-        set.push("`allNodes`");
-    } else if all.exists() {
-        e.push(all.invalid("must be either unset or set to true"));
-    }
+    node_name(&node, "must not be empty", &mut set, e);
+    node_selection(&selector, &mut set, e);
+    switch(&all, "`allNodes`", &mut set, e);
     match set.len() {
         0 => e.push(device.required(ONE)),
         1 => {}
@@ -265,6 +251,31 @@ fn place(device: &At, own: bool, e: &mut ErrorList) {
             let shown = format!("{{{}}}", set.join(", "));
             e.push(FieldError::invalid(&device.path, shown, ONE));
         }
+    }
+}
+
+/// The ways to say where devices are; what is said is noted in `set`.
+pub(super) fn node_name(node: &At, empty: &str, set: &mut Vec<&'static str>, e: &mut ErrorList) {
+    if node.exists() && node.is_empty() {
+        e.push(node.invalid(empty));
+    } else if node.exists() {
+        set.push("`nodeName`");
+        node.conforms(e, validation::is_dns1123_subdomain);
+    }
+}
+
+pub(super) fn node_selection(selector: &At, set: &mut Vec<&'static str>, e: &mut ErrorList) {
+    if selector.exists() {
+        set.push("`nodeSelector`");
+        node_selector(selector, e);
+    }
+}
+
+pub(super) fn switch(at: &At, shown: &'static str, set: &mut Vec<&'static str>, e: &mut ErrorList) {
+    if at.flag() {
+        set.push(shown);
+    } else if at.exists() {
+        e.push(at.invalid("must be either unset or set to true"));
     }
 }
 

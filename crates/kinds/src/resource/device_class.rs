@@ -6,6 +6,7 @@ use serde_json::Value;
 
 use super::{GROUP, convert};
 use crate::check::At;
+use crate::core::resources;
 use crate::expressions::device;
 use crate::kind::Kind;
 use crate::rules;
@@ -38,13 +39,9 @@ pub(super) fn selectors(list: &At, e: &mut ErrorList) {
             e.push(FieldError::too_long(&expression.path, 10 * 1024));
             continue;
         }
-        expression.require(e);
-        if expression.is_empty() {
-            continue;
-        }
         match device::compile(expression.text(), Version::NEW_EXPRESSIONS) {
             Ok(_) => {}
-            Err(device::Problem::Invalid(detail)) => e.push(expression.invalid(detail)),
+            Err(device::Problem::Invalid(detail)) => e.push(expression.invalid_text(&detail)),
             Err(device::Problem::TooComplex) => {
                 e.push(expression.forbidden("too complex, exceeds cost limit"));
             }
@@ -80,5 +77,9 @@ fn validate(obj: &Value) -> ErrorList {
         e.push(FieldError::too_many(&config.path, config.len(), 32));
     }
     config.each().for_each(|c| opaque(&c, &mut e));
+    let extended = spec.at("extendedResourceName");
+    if extended.exists() && !resources::is_extended(extended.text()) {
+        e.push(extended.invalid("must be a valid extended resource name"));
+    }
     e
 }

@@ -7,7 +7,6 @@ use serde_json::Value;
 use super::{GROUP, convert, device};
 use crate::cell;
 use crate::check::At;
-use crate::core::pod::scheduling::node_selector;
 use crate::core::pod::volumes::csi_driver_name;
 use crate::kind::{Column, Kind};
 use crate::rules;
@@ -56,9 +55,10 @@ fn validate_with(obj: &Value, old: Option<&Value>) -> ErrorList {
     csi_driver_name(&spec.at("driver"), &mut e);
     pool(&spec.at("pool"), &mut e);
     if let Some(old) = old {
-        for field in ["spec.pool.name", "spec.driver", "spec.nodeName"] {
+        for field in ["spec.pool.name", "spec.driver"] {
             workload::immutable(obj, old, field, &mut e);
         }
+        workload::immutable_optional(obj, old, "spec.nodeName", &mut e);
     }
     place(&spec, &mut e);
     let (devices, shared) = (spec.at("devices"), spec.at("sharedCounters"));
@@ -132,35 +132,21 @@ pub(super) fn pool_name(name: &At, e: &mut ErrorList) {
 /// Where the slice's devices are: in one of four ways.
 fn place(spec: &At, e: &mut ErrorList) {
     const ONE: &str = "exactly one of `nodeName`, `nodeSelector`, `allNodes`, `perDeviceNodeSelection` is required";
-    let (node, selector) = (spec.at("nodeName"), spec.at("nodeSelector"));
     let mut set = Vec::new();
-    if node.exists() {
-        if node.is_empty() {
-            e.push(node.invalid("must be either unset or set to a non-empty string"));
-        } else {
-            set.push("`nodeName`");
-            node.conforms(e, validation::is_dns1123_subdomain);
-        }
+    device::node_name(
+        &spec.at("nodeName"),
+        "must be either unset or set to a non-empty string",
+        &mut set,
+        e,
+    );
+    device::node_selection(&spec.at("nodeSelector"), &mut set, e);
+    let terms = spec.at("nodeSelector").at("nodeSelectorTerms");
+    if spec.has("nodeSelector") && terms.len() != 1 {
+        e.push(terms.invalid("must have exactly one node selector term"));
     }
-    if selector.exists() {
-        set.push("`nodeSelector`");
-        node_selector(&selector, e);
-        let terms = selector.at("nodeSelectorTerms");
-        if terms.len() != 1 {
-            e.push(terms.invalid("must have exactly one node selector term"));
-        }
-    }
-    for (field, shown) in [
-        ("allNodes", "`allNodes`"),
-        ("perDeviceNodeSelection", "`perDeviceNodeSelection`"),
-    ] {
-        let at = spec.at(field);
-        if at.flag() {
-            set.push(shown);
-        } else if at.exists() {
-            e.push(at.invalid("must be either unset or set to true"));
-        }
-    }
+    device::switch(&spec.at("allNodes"), "`allNodes`", &mut set, e);
+    let each = spec.at("perDeviceNodeSelection");
+    device::switch(&each, "`perDeviceNodeSelection`", &mut set, e);
     match set.len() {
         0 => e.push(spec.required(ONE)),
         1 => {}

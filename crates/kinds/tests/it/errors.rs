@@ -293,7 +293,7 @@ fn updates() {
         let old = created(kind);
         let mut new = old.clone();
         write(&mut new, pointer, value);
-        (kind.prepare_update)(&mut new, &old, &ctx);
+        kind.prepare_changed(&mut new, &old, &ctx);
         let texts = texts(&(kind.validate_update)(&new, &old, &ctx));
         if expected.is_empty() {
             assert!(texts.is_empty(), "{group}/{resource} {pointer}: {texts:#?}");

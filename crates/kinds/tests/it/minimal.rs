@@ -128,7 +128,7 @@ fn admission(resource: &str) -> Value {
             json!({"spec": {"matchConstraints": {"resourceRules": [rule]}, "validations": [{"expression": "true"}]}})
         }
         "mutatingadmissionpolicies" => {
-            json!({"spec": {"matchConstraints": {"resourceRules": [rule]},
+            json!({"spec": {"reinvocationPolicy": "Never", "matchConstraints": {"resourceRules": [rule]},
             "mutations": [{"patchType": "JSONPatch", "jsonPatch": {"expression": "[JSONPatch{op: \"remove\", path: \"/data\"}]"}}]}})
         }
         "validatingadmissionpolicybindings" => {
