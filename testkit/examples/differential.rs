@@ -9,6 +9,7 @@ use keelson_client::{Client, Kubeconfig};
 use keelson_testkit::Cluster;
 use keelson_testkit::differential::{
     Case, Corpus, Expected, Observation, Runner, Side, corpora, differences, directory,
+    dual_stack_directory,
 };
 
 /// Compare this API server with another one, case by case.
@@ -23,9 +24,12 @@ struct Args {
     /// Write down what the reference answers.
     #[arg(long, requires = "reference")]
     record: bool,
-    /// Where the corpus is.
-    #[arg(long, default_value_os_t = directory())]
-    corpus: PathBuf,
+    /// Where the corpus is [default: that of the repository].
+    #[arg(long)]
+    corpus: Option<PathBuf>,
+    /// Compare servers that have Services of both families, on the corpus for them.
+    #[arg(long)]
+    dual_stack: bool,
     /// Print the answers in whole.
     #[arg(long, short)]
     verbose: bool,
@@ -52,6 +56,9 @@ async fn compare(args: &Args) -> Result<usize> {
     let mut cluster = None;
     let server = match &args.server {
         Some(kubeconfig) => Side::new(client(kubeconfig)?),
+        None if args.dual_stack => {
+            Side::new(cluster.insert(Cluster::start_dual_stack().await).admin())
+        }
         None => Side::new(cluster.insert(Cluster::start().await).admin()),
     };
     server.prepare().await?;
@@ -63,7 +70,11 @@ async fn compare(args: &Args) -> Result<usize> {
         reference.prepare().await?;
     }
     let (mut run, mut different) = (0, 0);
-    for corpus in corpora(&args.corpus)? {
+    let own = match args.dual_stack {
+        true => dual_stack_directory(),
+        false => directory(),
+    };
+    for corpus in corpora(args.corpus.as_deref().unwrap_or(&own))? {
         let chosen: Vec<&Case> = corpus
             .cases
             .iter()

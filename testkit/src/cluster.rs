@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use http::Method;
-use keelson_apiserver::{ApiServer, Config};
+use keelson_apiserver::{ApiServer, Config, ServiceConfig};
 use keelson_client::{Client, Error, Informers};
 use serde_json::Value;
 use tokio_util::sync::CancellationToken;
@@ -36,12 +36,26 @@ impl Drop for Directory {
 
 impl Cluster {
     pub async fn start() -> Self {
+        Self::start_with(|_| {}).await
+    }
+
+    /// With services of both families, of upstream's documentation's ranges.
+    pub async fn start_dual_stack() -> Self {
+        Self::start_with(|config| {
+            let cidrs = ["10.96.0.0/16", "fd00:10::/108"].map(|cidr| cidr.parse().unwrap());
+            config.services = ServiceConfig::new(&cidrs);
+        })
+        .await
+    }
+
+    async fn start_with(configure: impl FnOnce(&mut Config)) -> Self {
         let dir = std::env::temp_dir().join(format!("keelson-testkit-{}", uuid::Uuid::new_v4()));
-        let config = Config {
+        let mut config = Config {
             // Nobody connects; a loopback address would be refused in Endpoints.
             advertise_address: Some([192, 0, 2, 1].into()),
             ..Config::new(&dir)
         };
+        configure(&mut config);
         let server = ApiServer::start(config, keelson_testkit_etcd::store().await)
             .await
             .unwrap();

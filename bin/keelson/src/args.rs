@@ -9,6 +9,7 @@ use ipnet::IpNet;
 use serde_json::Value;
 
 use crate::api_args::ApiServerArgs;
+use crate::service_args::ServiceArgs;
 
 /// Kubernetes in one binary.
 #[derive(Debug, Parser)]
@@ -119,14 +120,8 @@ pub(crate) struct ServerArgs {
         env = "KEELSON_POD_CIDR"
     )]
     pub(crate) pod_cidr: IpNet,
-    /// Addresses of Services; the first is the API server's, the tenth the DNS server's.
-    #[arg(
-        long,
-        value_name = "CIDR",
-        default_value = "10.96.0.0/16",
-        env = "KEELSON_SERVICE_CIDR"
-    )]
-    pub(crate) service_cidr: IpNet,
+    #[command(flatten)]
+    pub(crate) services: ServiceArgs,
     /// DNS domain of the cluster.
     #[arg(
         long,

@@ -51,7 +51,7 @@ pub(crate) async fn start(args: &ServerArgs, instance: &Instance) -> Result<Clus
         no_node,
         no_controllers,
         pod_cidr,
-        service_cidr,
+        services,
         cluster_domain,
         etcd,
         runtime_endpoint: _,
@@ -59,6 +59,8 @@ pub(crate) async fn start(args: &ServerArgs, instance: &Instance) -> Result<Clus
         config: _,
         log_level: _,
     } = args;
+    let services = services.config()?;
+    let service_cidrs = services.cidrs.clone();
     let store = store::open(etcd, instance).await?;
     let is_shared = store.is_shared();
     let node_name = (!no_node)
@@ -75,7 +77,7 @@ pub(crate) async fn start(args: &ServerArgs, instance: &Instance) -> Result<Clus
     let mut api_config = keelson_apiserver::Config {
         port: *port,
         advertise_address,
-        service_cidr: *service_cidr,
+        services,
         cluster_domain: cluster_domain.clone(),
         extra_names: vec![bind_address.to_string()]
             .into_iter()
@@ -116,7 +118,7 @@ pub(crate) async fn start(args: &ServerArgs, instance: &Instance) -> Result<Clus
         instance: instance.clone(),
         server_url,
         node_name,
-        dns_ip: nth_address(*service_cidr, 10),
+        dns_ip: nth_address(service_cidrs[0], 10),
         cluster_domain: cluster_domain.clone(),
     };
     cluster.write_kubeconfig(&instance.admin_kubeconfig())?;
@@ -126,7 +128,7 @@ pub(crate) async fn start(args: &ServerArgs, instance: &Instance) -> Result<Clus
     if let Some(name) = &cluster.node_name {
         let network = Network {
             pod_cidr: *pod_cidr,
-            service_cidr: *service_cidr,
+            service_cidrs,
             gateway,
         };
         cluster
@@ -138,7 +140,7 @@ pub(crate) async fn start(args: &ServerArgs, instance: &Instance) -> Result<Clus
 
 struct Network {
     pod_cidr: IpNet,
-    service_cidr: IpNet,
+    service_cidrs: Vec<IpNet>,
     /// The node's own address on the pod bridge.
     gateway: IpAddr,
 }
@@ -301,7 +303,7 @@ impl Cluster {
         let pod_network = BridgeNetwork::open(NetworkConfig {
             bridge: self.instance.bridge(),
             table: format!("{}-pods", self.instance.table()),
-            service_cidrs: vec![network.service_cidr],
+            service_cidrs: network.service_cidrs.clone(),
             ..NetworkConfig::new(self.instance.run_dir.clone())
         })
         .map_err(failed("opening the pod network"))?;
@@ -347,7 +349,8 @@ impl Cluster {
             }
         });
         let (informers, node) = (self.informers.clone(), name.to_owned());
-        let cluster_cidrs = vec![network.pod_cidr, network.service_cidr];
+        let mut cluster_cidrs = vec![network.pod_cidr];
+        cluster_cidrs.extend(&network.service_cidrs);
         self.tasks.spawn(keelson_proxy::run_pod_network(
             informers.clone(),
             pod_network,

@@ -11,6 +11,7 @@ mod image;
 mod instance;
 mod ready;
 mod server;
+mod service_args;
 mod snapshot;
 mod status;
 mod store;

@@ -14,6 +14,7 @@ mod crd;
 mod discovery;
 mod duration;
 pub mod encryption;
+mod events;
 mod http;
 mod in_process;
 pub mod objects;
@@ -30,6 +31,7 @@ mod streaming;
 
 pub use audit::AuditOptions;
 pub use authz::AuthorizationOptions;
+pub use registry::ServiceConfig;
 pub use request::UserInfo;
 pub use runtime_config::RuntimeConfig;
 pub use server::{ApiServer, Config, Error, outward_address};

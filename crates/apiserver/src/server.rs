@@ -20,7 +20,7 @@ use crate::aggregation::Aggregation;
 use crate::audit::{self, Audit, AuditOptions};
 use crate::authn::{self, AuthenticationOptions, Authenticator, TokenIssuer};
 use crate::authz::{self, AuthorizationOptions, Authorizer};
-use crate::bootstrap::{self, Peers, ServerAddress};
+use crate::bootstrap::{self, DefaultServiceCidr, Peers, ServerAddress};
 use crate::crd;
 use crate::discovery::Discovery;
 use crate::encryption::{self, Encryption};
@@ -29,7 +29,7 @@ use crate::in_process::InProcess;
 use crate::objects::Objects;
 use crate::openapi::OpenApi;
 use crate::pki::{self, Pki, ServingCertificate};
-use crate::registry::{Registry, Resources};
+use crate::registry::{Registry, Resources, ServiceConfig, Suspects};
 use crate::request::UserInfo;
 use crate::runtime_config::RuntimeConfig;
 use crate::streaming::Kubelets;
@@ -44,7 +44,8 @@ pub struct Config {
     pub port: u16,
     /// The address pods and other nodes reach the server by; found out when absent.
     pub advertise_address: Option<IpAddr>,
-    pub service_cidr: IpNet,
+    /// From where Services are given addresses and node ports.
+    pub services: ServiceConfig,
     pub cluster_domain: String,
     /// More names and addresses for the serving certificate.
     pub extra_names: Vec<String>,
@@ -71,7 +72,10 @@ impl Config {
             data_dir: data_dir.into(),
             port: 6443,
             advertise_address: None,
-            service_cidr: IpNet::V4(ipnet::Ipv4Net::new_assert(Ipv4Addr::new(10, 96, 0, 0), 12)),
+            services: ServiceConfig::new(&[IpNet::V4(ipnet::Ipv4Net::new_assert(
+                Ipv4Addr::new(10, 96, 0, 0),
+                12,
+            ))]),
             cluster_domain: "cluster.local".to_owned(),
             extra_names: Vec::new(),
             service_account_issuer: None,
@@ -94,11 +98,12 @@ impl Config {
 
     /// The first address of the service range belongs to this server.
     pub fn service_ip(&self) -> IpAddr {
-        match self.service_cidr {
-            IpNet::V4(net) => {
+        match self.services.cidrs.first() {
+            Some(IpNet::V4(net)) => {
                 IpAddr::V4(Ipv4Addr::from(u32::from(net.network()).saturating_add(1)))
             }
-            IpNet::V6(net) => IpAddr::V6(u128::from(net.network()).saturating_add(1).into()),
+            Some(IpNet::V6(net)) => IpAddr::V6(u128::from(net.network()).saturating_add(1).into()),
+            None => IpAddr::V4(Ipv4Addr::UNSPECIFIED),
         }
     }
 }
@@ -205,7 +210,7 @@ impl ApiServer {
             store,
             Arc::clone(&resources),
             Arc::clone(&admission),
-            config.service_cidr,
+            config.services.clone(),
         )
         .await
         .map_err(Error::Registry)?;
@@ -289,12 +294,17 @@ impl ApiServer {
         server
             .health
             .done("poststarthook/priority-and-fairness-config-producer");
+        let mut range = DefaultServiceCidr::new(&server.config.services.cidrs);
+        range
+            .publish(&server.objects)
+            .await
+            .map_err(Error::Bootstrap)?;
+        server
+            .health
+            .done("poststarthook/start-kubernetes-service-cidr-controller");
         let mut peers = server.peers();
         server
             .publish(peers.as_mut())
-            .await
-            .map_err(Error::Bootstrap)?;
-        bootstrap::publish_service_cidr(&server.objects, server.config.service_cidr)
             .await
             .map_err(Error::Bootstrap)?;
         bootstrap::publish_authentication(&server.objects, &server.authorities())
@@ -320,8 +330,18 @@ impl ApiServer {
             .spawn(crate::aggregation::run(Arc::clone(server)));
         self.tasks
             .spawn(renew(Arc::clone(server), Arc::clone(&self.certificate)));
-        self.tasks.spawn(follow_address(Arc::clone(server), peers));
-        self.tasks.spawn(repair_addresses(Arc::clone(server)));
+        self.tasks
+            .spawn(follow_address(Arc::clone(server), peers, range));
+        // Before anything is served: what Services have and nobody claimed could be given out.
+        let mut suspects = Suspects::default();
+        match server.registry.repair_services(&mut suspects).await {
+            Ok(()) => server
+                .health
+                .done("poststarthook/start-service-ip-repair-controllers"),
+            Err(status) => tracing::error!(%status, "claims of Services could not be repaired"),
+        }
+        self.tasks
+            .spawn(repair_services(Arc::clone(server), suspects));
         Ok(())
     }
 
@@ -381,6 +401,8 @@ const STEPS: &[&str] = &[
     "poststarthook/priority-and-fairness-config-producer",
     "poststarthook/rbac/bootstrap-roles",
     "poststarthook/scheduling/bootstrap-system-priority-classes",
+    "poststarthook/start-kubernetes-service-cidr-controller",
+    "poststarthook/start-service-ip-repair-controllers",
 ];
 
 impl Server {
@@ -465,14 +487,16 @@ fn default_address() -> IpAddr {
 /// What Services were given and what is claimed may differ after a crash only.
 const REPAIR_INTERVAL: Duration = Duration::from_secs(180);
 
-async fn repair_addresses(server: Arc<Server>) {
+async fn repair_services(server: Arc<Server>, mut suspects: Suspects) {
+    let repaired = "poststarthook/start-service-ip-repair-controllers";
     loop {
-        if let Err(error) = server.registry.repair_addresses().await {
-            tracing::warn!(%error, "cluster IPs could not be repaired");
-        }
         tokio::select! {
             () = server.stop.cancelled() => return,
             () = tokio::time::sleep(REPAIR_INTERVAL) => {}
+        }
+        match server.registry.repair_services(&mut suspects).await {
+            Ok(()) => server.health.done(repaired),
+            Err(error) => tracing::warn!(%error, "claims of Services could not be repaired"),
         }
     }
 }
@@ -494,7 +518,11 @@ async fn renew(server: Arc<Server>, certificate: Arc<ServingCertificate>) {
 
 /// A host's address may change without a word to this process, so the endpoints of the
 /// `kubernetes` Service are looked at once a minute; more often where other servers come and go.
-async fn follow_address(server: Arc<Server>, mut peers: Option<Peers>) {
+async fn follow_address(
+    server: Arc<Server>,
+    mut peers: Option<Peers>,
+    mut range: DefaultServiceCidr,
+) {
     let interval = match peers {
         Some(_) => bootstrap::PEER_INTERVAL,
         None => ADDRESS_INTERVAL,
@@ -503,6 +531,9 @@ async fn follow_address(server: Arc<Server>, mut peers: Option<Peers>) {
         tokio::select! {
             () = server.stop.cancelled() => break,
             () = tokio::time::sleep(interval) => {}
+        }
+        if let Err(status) = range.publish(&server.objects).await {
+            tracing::warn!(%status, "publishing the default ServiceCIDR");
         }
         if let Err(status) = server.publish(peers.as_mut()).await {
             tracing::warn!(%status, "publishing the kubernetes Service");

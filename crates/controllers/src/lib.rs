@@ -83,6 +83,8 @@ pub static CONTROLLERS: &[Row] = &[
         |c, _| Arc::new(network::endpoint_slice::EndpointSliceController::new(c))),
     row!("endpointslicemirroring-controller", "endpointslicemirroring-controller", ["endpointslices.discovery.k8s.io"],
         |c, _| Arc::new(network::endpoint_slice_mirroring::EndpointSliceMirroringController::new(c))),
+    row!("service-cidr-controller", "service-cidrs-controller", ["servicecidrs.networking.k8s.io", "servicecidrs/status.networking.k8s.io", "events"],
+        |c, _| Arc::new(network::service_cidr::ServiceCidrController::new(c))),
     row!("namespace-controller", "namespace-controller", ["namespaces/status", "namespaces/finalize", "*"],
         |c, _| Arc::new(cluster::namespace::NamespaceController::new(c))),
     row!("serviceaccount-controller", "service-account-controller", ["serviceaccounts"],

@@ -322,6 +322,8 @@ fn status(
             ..NodeSystemInfo::default()
         }),
         images: Some(images.to_vec()).filter(|images| !images.is_empty()),
+        // An API server passes streams over WebSocket on to this server instead of translating.
+        declared_features: Some(vec!["ExtendWebSocketsToKubelet".to_owned()]),
         ..NodeStatus::default()
     }
 }

@@ -79,6 +79,12 @@ pub fn directory() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("corpus")
 }
 
+/// The cases for a server with Services of both families: `--service-cluster-ip-range
+/// 10.96.0.0/16,fd00:10::/108` where the reference is upstream's.
+pub fn dual_stack_directory() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("corpus-dual-stack")
+}
+
 /// Every corpus below `directory`, by name (`group/kind`).
 pub fn corpora(directory: &Path) -> Result<Vec<Corpus>, Error> {
     let mut files = Vec::new();

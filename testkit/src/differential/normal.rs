@@ -47,6 +47,7 @@ static DRAWN: LazyLock<Vec<(Regex, &'static str)>> = LazyLock::new(|| {
             r"\b10\.(9[6-9]|10\d|11[01])\.\d{1,3}\.\d{1,3}\b",
             "<service address>",
         ),
+        (r"\bfd00:10::[0-9a-f:]*", "<service address>"),
     ]
     .map(|(pattern, word)| (Regex::new(pattern).expect("a valid pattern"), word))
     .into()

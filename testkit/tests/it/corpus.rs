@@ -1,17 +1,28 @@
 //! This server answers as the reference did when the corpus was recorded.
 
+use std::path::Path;
+
 use keelson_testkit::Cluster;
 use keelson_testkit::differential::{
-    Expected, Runner, Side, corpora, differences, directory, known_differences,
+    Expected, Runner, Side, corpora, differences, directory, dual_stack_directory,
+    known_differences,
 };
 
 #[tokio::test(flavor = "multi_thread")]
 async fn corpus() {
-    let cluster = Cluster::start().await;
+    compare(Cluster::start().await, &directory()).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn corpus_of_both_families() {
+    compare(Cluster::start_dual_stack().await, &dual_stack_directory()).await;
+}
+
+async fn compare(cluster: Cluster, directory: &Path) {
     let side = Side::new(cluster.admin());
     side.prepare().await.unwrap();
     let mut complaints = Vec::new();
-    for corpus in corpora(&directory()).unwrap() {
+    for corpus in corpora(directory).unwrap() {
         let expected = Expected::read(&corpus).unwrap();
         let mut known = known_differences(&corpus);
         let runner = Runner::new(&side, &corpus);

@@ -10,6 +10,7 @@ mod crash;
 mod host;
 mod lab;
 mod scenarios;
+mod servers;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Mutex;

@@ -6,6 +6,7 @@ mod flow_control;
 mod objects;
 mod peers;
 mod service;
+mod service_cidr;
 
 use std::net::SocketAddr;
 use std::sync::{Arc, OnceLock};
@@ -22,6 +23,7 @@ pub(crate) use authentication::{Authorities, publish as publish_authentication};
 pub(crate) use flow_control::maintain as maintain_flow_control;
 pub(crate) use peers::{INTERVAL as PEER_INTERVAL, Peers};
 pub(crate) use service::ServerAddress;
+pub(crate) use service_cidr::DefaultServiceCidr;
 
 /// Default roles and bindings, one object a line.
 const RBAC: &str = include_str!("rbac.jsonl");
@@ -143,14 +145,6 @@ fn reconciled(found: &Value, default: &Value) -> Option<Value> {
     all.extend(missing);
     updated[list] = Value::Array(all);
     Some(updated)
-}
-
-/// The range of service addresses as an object, ready for use.
-pub(crate) async fn publish_service_cidr(
-    objects: &Arc<dyn Objects>,
-    cidr: ipnet::IpNet,
-) -> Result<(), Status> {
-    service::publish_cidr(objects, cidr).await
 }
 
 /// Keeps the `kubernetes` Service true to the server's address, and its endpoints to those of all

@@ -144,33 +144,6 @@ fn same_list(found: &Value, wanted: &Value) -> bool {
     found == wanted || (is_empty(found) && is_empty(wanted))
 }
 
-/// An existing one is left alone: which ranges are in use is then for the administrator to say.
-pub(super) async fn publish_cidr(
-    objects: &Arc<dyn Objects>,
-    cidr: ipnet::IpNet,
-) -> Result<(), Status> {
-    let (group, resource) = ("networking.k8s.io", "servicecidrs");
-    if objects.get(group, resource, "", "kubernetes").is_some() {
-        return Ok(());
-    }
-    let wanted = json!({
-        "apiVersion": "networking.k8s.io/v1", "kind": "ServiceCIDR",
-        "metadata": {"name": "kubernetes"},
-        "spec": {"cidrs": [cidr.trunc().to_string()]},
-    });
-    let mut created = match objects.create(group, resource, "", wanted).await {
-        // Another server on the same store was first.
-        Err(status) if status.is_already_exists() => return Ok(()),
-        created => created?,
-    };
-    created["status"] = json!({"conditions": [{
-        "type": "Ready", "status": "True", "reason": "",
-        "message": "Kubernetes default Service CIDR is ready",
-        "lastTransitionTime": keelson_machinery::time::now(),
-    }]});
-    objects.update(group, resource, "", created).await.map(drop)
-}
-
 fn family(address: IpAddr) -> &'static str {
     if address.is_ipv4() { "IPv4" } else { "IPv6" }
 }

@@ -255,7 +255,10 @@ mod tests {
         let mut second = definition("bars", "Foo", &["f"]);
         settle(&mut second, &[Arc::new(first.clone())], "now");
         assert!(!super::super::is_established(&second));
-        assert_eq!(second["status"]["conditions"][0]["reason"], "KindConflict");
+        assert_eq!(
+            second["status"]["conditions"][0]["reason"],
+            "ListKindConflict"
+        );
         let before = first.clone();
         settle(&mut first, &[Arc::new(second)], "later");
         assert_eq!(first, before, "settled definitions do not change");

@@ -147,6 +147,9 @@ impl Server {
                     .authenticator
                     .authenticate(&parts.headers, &peer.chain, &about.info.path)
                     .await;
+                parts
+                    .extensions
+                    .insert(crate::streaming::ClientAddress(peer.address.ip()));
                 (found, Some(peer.address))
             }
         };

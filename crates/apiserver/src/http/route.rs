@@ -120,7 +120,21 @@ async fn other(
         }
         ["openapi", "v2"] => openapi::v2::answer(server, context),
         ["openapi", "v3"] => openapi::v3::index(server),
-        ["openapi", "v3", rest @ ..] => openapi::v3::document(server, context, &rest.join("/")),
+        ["openapi", "v3", rest @ ..] => {
+            let name = rest.join("/");
+            let owner = server.aggregation.documents.v3_owner(&name);
+            let target = owner.and_then(|(group, version)| {
+                let remote = server.aggregation.remote(&group, &version);
+                remote.filter(|remote| remote.available)
+            });
+            match target {
+                Some(target) => {
+                    let parts = whole(parts, context);
+                    streaming::forward_to_aggregated(server, context, &target, parts, body).await
+                }
+                None => openapi::v3::document(server, context, &name),
+            }
+        }
         [".well-known", "openid-configuration"] => {
             let uri = format!(
                 "https://{}:{}/openid/v1/jwks",

@@ -30,7 +30,8 @@ pub(crate) fn answer(server: &Arc<Server>, context: &RequestContext) -> Result<R
         )));
     }
     let snapshot = server.discovery.current(server);
-    let document = render(&snapshot);
+    let mut document = render(&snapshot);
+    server.aggregation.documents.merge_v2(&mut document);
     let (media_type, bytes) = if json {
         (
             "application/json",

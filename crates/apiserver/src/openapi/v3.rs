@@ -32,6 +32,9 @@ pub(crate) fn index(server: &Arc<Server>) -> Result<Response, Status> {
             listed.insert(name, json!({"serverRelativeURL": url}));
         }
     }
+    for (name, url) in server.aggregation.documents.v3() {
+        listed.insert(name, json!({"serverRelativeURL": url}));
+    }
     Ok(respond_json(200, &json!({"paths": listed})))
 }
 

@@ -168,7 +168,7 @@ impl Registry {
         self.caches.wait(revision).await?;
         if key.starts_with(&crate::cache::prefix("", "services")) {
             let gone = codec::parse(&last)?;
-            self.release_addresses(&gone, None).await?;
+            self.release(&gone, None).await?;
         }
         Ok(Some(last))
     }

@@ -16,9 +16,11 @@ mod render;
 mod resources;
 mod scale;
 mod selection;
-mod service_address;
+mod service_claim;
 mod service_families;
 mod service_ip;
+mod service_port;
+mod service_repair;
 mod strict;
 mod subresources;
 mod table;
@@ -30,7 +32,6 @@ mod write;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use ipnet::IpNet;
 use keelson_machinery::meta;
 use keelson_machinery::status::Status;
 use keelson_store::SharedStore;
@@ -50,7 +51,9 @@ pub use resources::{
     ColumnDefinition, KindRules, ResourceEntry, Resources, ScalePaths, SchemaRef, SubresourceEntry,
 };
 use selection::Selection;
-use service_ip::{ServiceConfig, Services};
+pub use service_ip::ServiceConfig;
+use service_ip::Services;
+pub(crate) use service_repair::Suspects;
 use write::Write;
 
 /// The engine. One per server; `handle` may be called from any number of tasks.
@@ -85,7 +88,7 @@ impl Registry {
         store: SharedStore,
         resources: Arc<Resources>,
         admission: Arc<AdmissionChain>,
-        service_cidr: IpNet,
+        service_config: ServiceConfig,
     ) -> Result<Arc<Self>, Status> {
         let stored = resources
             .all()
@@ -94,7 +97,7 @@ impl Registry {
         let (caches, follower) = Caches::start(Arc::clone(&store), stored)
             .await
             .map_err(write::store_error)?;
-        let services = Services::new(ServiceConfig::new(service_cidr), Arc::clone(&caches));
+        let services = Services::new(service_config, Arc::clone(&caches));
         let expiry = tokio::spawn(expire::run(
             Arc::clone(&store),
             Arc::clone(&caches),

@@ -24,7 +24,7 @@ pub(super) fn fill(
     let selects = service["spec"]["selector"]
         .as_object()
         .is_some_and(|selector| !selector.is_empty());
-    if text(service, "ipFamilyPolicy").is_empty() {
+    if service["spec"]["ipFamilyPolicy"].is_null() {
         let before = old.map_or("", |old| text(old, "ipFamilyPolicy"));
         let policy = match before {
             "" if headless && !selects => REQUIRE,
@@ -223,6 +223,8 @@ mod tests {
         ] {
             assert_eq!(filled(spec, configured), Ok(expected));
         }
+        let empty = filled(json!({"ipFamilyPolicy": ""}), both).unwrap_err();
+        assert!(empty[0].contains("Unsupported value: \"\""), "{empty:?}");
         let lacking = filled(json!({"ipFamilyPolicy": REQUIRE}), &both[..1]).unwrap_err();
         assert_eq!(
             lacking,

@@ -1,7 +1,6 @@
-//! Cluster IPs and node ports of Services: which are chosen. An address is taken when there is an
-//! IPAddress of its name (see [`super::service_address`]) or a write in flight that was given it;
-//! ports follow from the Services there are. Specified as upstream's ipallocator and
-//! portallocator do it.
+//! Cluster IPs of Services: which are chosen. An address is taken when there is an IPAddress of its
+//! name (see [`super::service_claim`]) or a write in flight that was given it. Specified as
+//! upstream's ipallocator does it.
 
 use std::collections::HashSet;
 use std::net::IpAddr;
@@ -15,8 +14,9 @@ use keelson_machinery::status::Status;
 use serde_json::{Value, json};
 
 use super::resources::ResourceEntry;
-use super::service_address::is_owner;
+use super::service_claim::is_owner;
 use super::service_families;
+use super::service_port::PortRound;
 use crate::cache::{Caches, WatchCache};
 
 /// Random picks before the range is searched in order.
@@ -24,16 +24,16 @@ const RANDOM_ATTEMPTS: usize = 32;
 
 /// From where Services are given addresses and ports.
 #[derive(Debug, Clone)]
-pub(crate) struct ServiceConfig {
-    /// The first is the family of single-stack Services.
-    pub(crate) cidrs: Vec<IpNet>,
-    pub(crate) node_ports: RangeInclusive<u16>,
+pub struct ServiceConfig {
+    /// One for each family; the first is the family of single-stack Services.
+    pub cidrs: Vec<IpNet>,
+    pub node_ports: RangeInclusive<u16>,
 }
 
 impl ServiceConfig {
-    pub(crate) fn new(cidr: IpNet) -> Self {
+    pub fn new(cidrs: &[IpNet]) -> Self {
         Self {
-            cidrs: vec![cidr],
+            cidrs: cidrs.to_vec(),
             node_ports: 30000..=32767,
         }
     }
@@ -46,10 +46,10 @@ pub(crate) struct Services {
 }
 
 #[derive(Debug, Clone, Default)]
-struct Taken {
-    addresses: HashSet<IpAddr>,
+pub(super) struct Taken {
+    pub(super) addresses: HashSet<IpAddr>,
     /// One Service may have a number in several protocols, two may not share it.
-    ports: HashSet<u16>,
+    pub(super) ports: HashSet<u16>,
 }
 
 /// Holds what a write was given until the write can be seen in the cache, or failed.
@@ -74,9 +74,9 @@ impl Drop for Reservation {
 }
 
 impl Reservation {
-    /// The addresses that the object did not have before.
-    pub(crate) fn addresses(&self) -> impl Iterator<Item = IpAddr> {
-        self.taken.addresses.iter().copied()
+    /// What the object did not have before.
+    pub(super) fn taken(&self) -> &Taken {
+        &self.taken
     }
 }
 
@@ -89,35 +89,40 @@ impl Services {
         }
     }
 
-    /// Completes a Service that is about to be written; other kinds pass untouched. With `shared`
-    /// a claim in the name of this very Service is no obstacle: servers that start together all
-    /// make the one Service that leads to them.
-    pub(crate) fn reserve(
+    pub(super) fn config(&self) -> &ServiceConfig {
+        &self.config
+    }
+
+    /// Whether a write of this Service may take node ports.
+    pub(super) fn may_need_ports(&self, object: &Value, old: Option<&Value>) -> bool {
+        matches!(service_type(object), "NodePort" | "LoadBalancer")
+            && old.is_none_or(|old| {
+                [
+                    "type",
+                    "ports",
+                    "externalTrafficPolicy",
+                    "healthCheckNodePort",
+                ]
+                .iter()
+                .any(|field| object["spec"][field] != old["spec"][field])
+            })
+    }
+
+    /// Completes a Service that is about to be written. `ports` are claimed. With `shared` a claim
+    /// of an address in the name of this very Service is no obstacle: servers that start together
+    /// all make the one Service that leads to them.
+    pub(super) fn reserve(
         &self,
-        entry: &ResourceEntry,
         object: &mut Value,
         old: Option<&Value>,
         shared: bool,
-    ) -> Result<Option<Reservation>, Status> {
-        if !is_service(entry) || !object["spec"].is_object() {
-            return Ok(None);
-        }
-        if let Some(old) = old {
-            keep_allocated(object, old);
-        }
-        release(object, old);
+        ports: &HashSet<u16>,
+    ) -> Result<Reservation, Status> {
         // One allocation at a time: what is taken may not change between looking and taking.
         let mut in_flight = self
             .in_flight
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
-        let mut taken = Taken {
-            addresses: in_flight.addresses.clone(),
-            ports: in_flight.ports.clone(),
-        };
-        if needs_node_ports(object) || needs_health_check_port(object) {
-            taken.ports.extend(self.ports_of_others(object));
-        }
         let mut round = Round {
             config: &self.config,
             ranges: self.ranges(),
@@ -126,71 +131,106 @@ impl Services {
                 let name = meta::name(object).to_owned();
                 (meta::namespace(object).to_owned(), name)
             }),
-            taken,
-            given: Taken::default(),
+            taken: &in_flight.addresses,
+            given: HashSet::new(),
         };
-        round
-            .addresses(object, old)
-            .and_then(|()| round.ports(object, old))
-            .map_err(|error| {
-                let name = meta::name(object).to_owned();
-                match error {
-                    Refused::Invalid(error) => Status::invalid("", "Service", &name, &vec![*error]),
-                    Refused::All(errors) => Status::invalid("", "Service", &name, &errors),
-                    Refused::Exhausted(message) => Status::internal(message),
-                }
-            })?;
-        in_flight
-            .addresses
-            .extend(round.given.addresses.iter().copied());
-        in_flight.ports.extend(round.given.ports.iter().copied());
-        Ok(Some(Reservation {
-            taken: round.given,
+        let taken: HashSet<u16> = ports.union(&in_flight.ports).copied().collect();
+        let mut port_round = PortRound {
+            range: &self.config.node_ports,
+            taken: &taken,
+            given: HashSet::new(),
+        };
+        if object["spec"].is_object() {
+            round
+                .addresses(object, old)
+                .and_then(|()| port_round.fill(object, old))
+                .map_err(|error| {
+                    let name = meta::name(object).to_owned();
+                    match error {
+                        Refused::Invalid(error) => {
+                            Status::invalid("", "Service", &name, &vec![*error])
+                        }
+                        Refused::All(errors) => Status::invalid("", "Service", &name, &errors),
+                        Refused::Failed(message) => Status::internal(message),
+                        Refused::Unclassified(message) => Status::unclassified(message),
+                    }
+                })?;
+        }
+        let given = Taken {
+            addresses: round.given,
+            ports: port_round.given,
+        };
+        in_flight.addresses.extend(given.addresses.iter().copied());
+        in_flight.ports.extend(given.ports.iter().copied());
+        Ok(Reservation {
+            taken: given,
             in_flight: Arc::clone(&self.in_flight),
-        }))
+        })
     }
 
-    /// The ranges of all ServiceCIDRs that are not going away, those of this server first.
+    /// The ranges of the ServiceCIDRs that are ready and stay, those of this server first; its own
+    /// as long as it has not published them.
     fn ranges(&self) -> Vec<IpNet> {
-        let mut ranges = self.config.cidrs.clone();
-        let Some(cache) = self.caches.get("networking.k8s.io", "servicecidrs") else {
-            return ranges;
-        };
-        for object in cache.list("") {
-            let value = cache.decode(&object);
-            if meta::deletion_timestamp(&value).is_some() {
-                continue;
-            }
-            let cidrs = texts(&value["spec"]["cidrs"]);
-            for cidr in cidrs.iter().filter_map(|cidr| cidr.parse::<IpNet>().ok()) {
-                if !ranges.contains(&cidr) {
-                    ranges.push(cidr);
-                }
+        let own = &self.config.cidrs;
+        let published = self.service_cidrs();
+        if published.is_empty() {
+            return own.clone();
+        }
+        let mut ranges: Vec<IpNet> = Vec::new();
+        for cidr in published
+            .iter()
+            .filter(|range| is_ready(range))
+            .flat_map(|range| cidrs_of(range))
+        {
+            if !ranges.contains(&cidr) {
+                ranges.push(cidr);
             }
         }
+        ranges.sort_by_key(|cidr| own.iter().position(|own| own == cidr).unwrap_or(own.len()));
         ranges
     }
 
-    fn ports_of_others(&self, object: &Value) -> HashSet<u16> {
-        let Some(cache) = self.caches.get("", "services") else {
-            return HashSet::new();
-        };
-        let (namespace, name) = (meta::namespace(object), meta::name(object));
-        let others = cache.list("");
-        let others = others
-            .iter()
-            .filter(|other| other.namespace() != namespace || other.name() != name);
-        others
-            .flat_map(|other| ports_of(&cache.decode(other)))
-            .map(|(_, port)| port)
-            .collect()
+    fn service_cidrs(&self) -> Vec<Arc<Value>> {
+        let cache = self.caches.get("networking.k8s.io", "servicecidrs");
+        cache.map_or_else(Vec::new, |cache| {
+            let objects = cache.list("");
+            objects.iter().map(|object| cache.decode(object)).collect()
+        })
+    }
+
+    /// Whether any ServiceCIDR has the address, be it ready or not.
+    pub(super) fn is_in_a_range(&self, address: IpAddr) -> bool {
+        let published = self.service_cidrs();
+        let mut published = published.iter().flat_map(|range| cidrs_of(range));
+        let mut own = self.config.cidrs.iter();
+        published.any(|cidr| is_host_of(&cidr, address))
+            || own.any(|cidr| is_host_of(cidr, address))
     }
 }
 
-enum Refused {
+fn cidrs_of(range: &Value) -> impl Iterator<Item = IpNet> {
+    let cidrs = range["spec"]["cidrs"].as_array().into_iter().flatten();
+    cidrs.filter_map(|cidr| cidr.as_str()?.parse().ok())
+}
+
+/// A range that nobody has said anything of is ready, since there may be no controller to say it.
+fn is_ready(range: &Value) -> bool {
+    let conditions = range["status"]["conditions"].as_array();
+    let ready = conditions
+        .into_iter()
+        .flatten()
+        .find(|condition| condition["type"] == "Ready");
+    meta::deletion_timestamp(range).is_none()
+        && ready.is_none_or(|condition| condition["status"] == "True")
+}
+
+pub(super) enum Refused {
     Invalid(Box<FieldError>),
     All(ErrorList),
-    Exhausted(String),
+    /// No fault of the request's.
+    Failed(String),
+    /// An error that upstream gives no reason.
+    Unclassified(String),
 }
 
 struct Round<'a> {
@@ -200,14 +240,14 @@ struct Round<'a> {
     known: Option<Arc<WatchCache>>,
     /// Namespace and name of the Service whose claims are no obstacle.
     sharer: Option<(String, String)>,
-    taken: Taken,
-    given: Taken,
+    taken: &'a HashSet<IpAddr>,
+    given: HashSet<IpAddr>,
 }
 
 impl Round<'_> {
     fn is_taken(&self, address: IpAddr) -> bool {
-        self.taken.addresses.contains(&address)
-            || self.given.addresses.contains(&address)
+        self.taken.contains(&address)
+            || self.given.contains(&address)
             || self.known.as_ref().is_some_and(|known| {
                 let claim = known.get("", &address.to_string());
                 claim.is_some_and(|claim| match &self.sharer {
@@ -222,25 +262,30 @@ impl Round<'_> {
             return Ok(());
         }
         let families = self.families(object, old)?;
-        let held: HashSet<IpAddr> = old
-            .map(addresses_of)
-            .unwrap_or_default()
-            .into_iter()
-            .collect();
         let mut given = texts(&object["spec"]["clusterIPs"]);
         let single = text(&object["spec"]["clusterIP"]);
         if given.is_empty() && !single.is_empty() {
             given.push(single.to_owned());
         }
-        if given.first().is_some_and(|first| first == "None") {
-            object["spec"]["clusterIP"] = "None".into();
-            object["spec"]["clusterIPs"] = json!(["None"]);
-            object["spec"]["ipFamilies"] = json!(families);
-            return Ok(());
-        }
-        for (index, family) in families.iter().enumerate() {
+        let before = old.filter(|old| needs_address(old));
+        let first = match before {
+            _ if given.first().is_some_and(|first| first == "None") => {
+                object["spec"]["clusterIP"] = "None".into();
+                object["spec"]["clusterIPs"] = json!(["None"]);
+                return Ok(());
+            }
+            None => 0,
+            // Of a second family the Service has no address yet.
+            Some(old) if texts(&old["spec"]["ipFamilies"]).len() == 1 && families.len() == 2 => 1,
+            // What it has does not change, and when it does, the validation says so.
+            Some(_) => return Ok(()),
+        };
+        let name = meta::name(object).to_owned();
+        let mut asked = given.clone();
+        asked.resize(given.len().max(families.len()), String::new());
+        for (index, family) in families.iter().enumerate().skip(first) {
             let Some(wanted) = given.get(index).cloned() else {
-                let address = self.any_address(family)?;
+                let address = self.any_address(family, &name)?;
                 given.push(address.to_string());
                 continue;
             };
@@ -248,14 +293,10 @@ impl Round<'_> {
             let Ok(address) = wanted.parse::<IpAddr>() else {
                 return Ok(());
             };
-            if held.contains(&address) {
-                continue;
-            }
-            self.this_address(address, &given)?;
+            self.this_address(address, &asked)?;
         }
         object["spec"]["clusterIP"] = given.first().cloned().unwrap_or_default().into();
         object["spec"]["clusterIPs"] = json!(given);
-        object["spec"]["ipFamilies"] = json!(families);
         Ok(())
     }
 
@@ -287,34 +328,33 @@ impl Round<'_> {
         if self.is_taken(address) {
             return refuse("provided IP is already allocated".to_owned());
         }
-        self.given.addresses.insert(address);
+        self.given.insert(address);
         Ok(())
     }
 
     /// From the upper part of the range while it lasts: the lower part is for addresses that
     /// people choose.
-    fn any_address(&mut self, family: &str) -> Result<IpAddr, Refused> {
+    fn any_address(&mut self, family: &str, service: &str) -> Result<IpAddr, Refused> {
         let own = self
             .ranges
             .iter()
             .filter(|cidr| family_of(cidr.addr()) == family);
         match own.into_iter().find_map(|cidr| self.free_in(cidr)) {
             Some(address) => {
-                self.given.addresses.insert(address);
+                self.given.insert(address);
                 Ok(address)
             }
-            None => Err(Refused::Exhausted(
-                "failed to allocate a serviceIP: range is full".to_owned(),
-            )),
+            None => Err(Refused::Failed(format!(
+                "failed to allocate a serviceIP for Service {service:?}: range is full"
+            ))),
         }
     }
 
     fn free_in(&self, cidr: &IpNet) -> Option<IpAddr> {
         let size = usable(cidr);
-        let reserved = if size < 32 {
-            0
-        } else {
-            (size / 16).clamp(16, 256)
+        let reserved = match size + if cidr.addr().is_ipv4() { 2 } else { 1 } {
+            0..=16 => 0,
+            all => (all / 16).clamp(16, 256).min(size),
         };
         let is_own = self.config.cidrs.contains(cidr);
         let free = |offset: u64| {
@@ -329,208 +369,9 @@ impl Round<'_> {
             .or_else(|| (reserved + 1..=size).find_map(free))
             .or_else(|| (1..=reserved).find_map(free))
     }
-
-    fn ports(&mut self, object: &mut Value, old: Option<&Value>) -> Result<(), Refused> {
-        if !needs_node_ports(object) {
-            return Ok(());
-        }
-        let held: HashSet<(String, u16)> =
-            old.map(ports_of).unwrap_or_default().into_iter().collect();
-        let had: HashSet<u16> = held.iter().map(|(_, port)| *port).collect();
-        let mut own: HashSet<(String, u16)> = HashSet::new();
-        let Some(ports) = object["spec"]["ports"].as_array_mut() else {
-            return Ok(());
-        };
-        for (index, port) in ports.iter_mut().enumerate() {
-            let Some(wanted) = port["nodePort"].as_u64().filter(|port| *port != 0) else {
-                continue;
-            };
-            let Ok(wanted) = u16::try_from(wanted) else {
-                continue;
-            };
-            let path = Path::new("spec")
-                .child("ports")
-                .index(index)
-                .child("nodePort");
-            let again = !own.insert((protocol_of(port), wanted));
-            if again || !had.contains(&wanted) && !self.given.ports.contains(&wanted) {
-                self.this_port(wanted, again, &path)?;
-            }
-        }
-        let mut ports_before: Vec<(Value, u16)> = ports
-            .iter()
-            .filter_map(|port| {
-                let chosen = u16::try_from(port["nodePort"].as_u64()?).ok()?;
-                (chosen != 0).then(|| (port["port"].clone(), chosen))
-            })
-            .collect();
-        for port in ports.iter_mut() {
-            if port["nodePort"].as_u64().unwrap_or(0) != 0 {
-                continue;
-            }
-            // A Service with one port in two protocols gets one number for both.
-            let protocol = protocol_of(port);
-            let sibling = ports_before
-                .iter()
-                .filter(|(number, _)| *number == port["port"])
-                .find_map(|(_, chosen)| {
-                    (!own.contains(&(protocol.clone(), *chosen))).then_some(*chosen)
-                });
-            let chosen = match sibling {
-                Some(port) => port,
-                None => self.any_port()?,
-            };
-            self.given.ports.insert(chosen);
-            own.insert((protocol, chosen));
-            ports_before.push((port["port"].clone(), chosen));
-            port["nodePort"] = chosen.into();
-        }
-        self.health_check_port(object, &had)
-    }
-
-    fn this_port(&mut self, port: u16, again: bool, path: &Path) -> Result<(), Refused> {
-        let refuse = |reason: String| {
-            Err(Refused::Invalid(Box::new(FieldError::invalid(
-                path, port, reason,
-            ))))
-        };
-        if !self.config.node_ports.contains(&port) {
-            return refuse(format!(
-                "provided port is not in the valid range. The range of valid ports is {}-{}",
-                self.config.node_ports.start(),
-                self.config.node_ports.end()
-            ));
-        }
-        if again || self.taken.ports.contains(&port) || !self.given.ports.insert(port) {
-            return refuse("provided port is already allocated".to_owned());
-        }
-        Ok(())
-    }
-
-    /// From the upper part of the range while it lasts, as with addresses.
-    fn any_port(&self) -> Result<u16, Refused> {
-        let range = self.config.node_ports.clone();
-        let size = u16::try_from(range.len()).unwrap_or(u16::MAX);
-        let reserved = if size < 32 {
-            0
-        } else {
-            (size / 32).clamp(16, 128)
-        };
-        let dynamic = range.start() + reserved..=*range.end();
-        let free =
-            |port: &u16| !self.taken.ports.contains(port) && !self.given.ports.contains(port);
-        (0..RANDOM_ATTEMPTS)
-            .map(|_| rand::random_range(dynamic.clone()))
-            .find(free)
-            .or_else(|| dynamic.clone().find(free))
-            .or_else(|| range.clone().find(free))
-            .ok_or_else(|| {
-                Refused::Exhausted("failed to allocate a nodePort: range is full".to_owned())
-            })
-    }
-
-    fn health_check_port(&mut self, object: &mut Value, had: &HashSet<u16>) -> Result<(), Refused> {
-        if !needs_health_check_port(object) {
-            return Ok(());
-        }
-        let asked = object["spec"]["healthCheckNodePort"].as_u64().unwrap_or(0);
-        let range = &self.config.node_ports;
-        let wanted = u16::try_from(asked).unwrap_or(0);
-        if asked != 0 && !range.contains(&wanted) {
-            return Err(Refused::Exhausted(format!(
-                "failed to allocate requested HealthCheck NodePort {asked}: provided port is not in the valid range. The range of valid ports is {}-{}",
-                range.start(),
-                range.end()
-            )));
-        }
-        if wanted == 0 {
-            let port = self.any_port()?;
-            self.given.ports.insert(port);
-            object["spec"]["healthCheckNodePort"] = port.into();
-            return Ok(());
-        }
-        if had.contains(&wanted) {
-            return Ok(());
-        }
-        let path = Path::new("spec").child("healthCheckNodePort");
-        self.this_port(wanted, false, &path)
-    }
 }
 
-/// An update that leaves out what the server allocated keeps it.
-fn keep_allocated(object: &mut Value, old: &Value) {
-    if needs_address(object) && needs_address(old) && text(&object["spec"]["clusterIP"]).is_empty()
-    {
-        let empty = texts(&object["spec"]["clusterIPs"]).is_empty();
-        object["spec"]["clusterIP"] = old["spec"]["clusterIP"].clone();
-        if empty {
-            object["spec"]["clusterIPs"] = old["spec"]["clusterIPs"].clone();
-        }
-    }
-    if needs_node_ports(object) && needs_node_ports(old) {
-        let known = old["spec"]["ports"].as_array().cloned().unwrap_or_default();
-        let used: HashSet<(String, u16)> = ports_of(object).into_iter().collect();
-        for port in object["spec"]["ports"].as_array_mut().into_iter().flatten() {
-            if port["nodePort"].as_u64().unwrap_or(0) != 0 {
-                continue;
-            }
-            let same = known
-                .iter()
-                .find(|k| protocol_of(k) == protocol_of(port) && k["port"] == port["port"]);
-            let kept = same.and_then(|same| u16::try_from(same["nodePort"].as_u64()?).ok());
-            if let Some(kept) =
-                kept.filter(|kept| *kept != 0 && !used.contains(&(protocol_of(port), *kept)))
-            {
-                port["nodePort"] = kept.into();
-            }
-        }
-    }
-    if needs_health_check_port(object)
-        && needs_health_check_port(old)
-        && object["spec"]["healthCheckNodePort"].as_u64().unwrap_or(0) == 0
-    {
-        object["spec"]["healthCheckNodePort"] = old["spec"]["healthCheckNodePort"].clone();
-    }
-}
-
-/// A change of type gives back what the new type does not have, unless the client changed it.
-fn release(object: &mut Value, old: Option<&Value>) {
-    let Some(old) = old else { return };
-    if needs_address(old)
-        && !needs_address(object)
-        && object["spec"]["clusterIP"] == old["spec"]["clusterIP"]
-        && let Some(spec) = object["spec"].as_object_mut()
-    {
-        for field in ["clusterIP", "clusterIPs", "ipFamilies", "ipFamilyPolicy"] {
-            spec.remove(field);
-        }
-    }
-    // A load balancer that stops asking for node ports keeps those it has.
-    let of_nodes = |service| matches!(service_type(service), "NodePort" | "LoadBalancer");
-    if of_nodes(old) && !of_nodes(object) {
-        let before: HashSet<(String, u16)> = ports_of(old).into_iter().collect();
-        for port in object["spec"]["ports"].as_array_mut().into_iter().flatten() {
-            let number = port["nodePort"]
-                .as_u64()
-                .and_then(|p| u16::try_from(p).ok())
-                .unwrap_or(0);
-            if before.contains(&(protocol_of(port), number))
-                && let Some(port) = port.as_object_mut()
-            {
-                port.remove("nodePort");
-            }
-        }
-    }
-    if needs_health_check_port(old)
-        && !needs_health_check_port(object)
-        && object["spec"]["healthCheckNodePort"] == old["spec"]["healthCheckNodePort"]
-        && let Some(spec) = object["spec"].as_object_mut()
-    {
-        spec.remove("healthCheckNodePort");
-    }
-}
-
-fn text(value: &Value) -> &str {
+pub(super) fn text(value: &Value) -> &str {
     value.as_str().unwrap_or_default()
 }
 
@@ -543,7 +384,7 @@ fn texts(value: &Value) -> Vec<String> {
         .collect()
 }
 
-fn service_type(service: &Value) -> &str {
+pub(super) fn service_type(service: &Value) -> &str {
     match text(&service["spec"]["type"]) {
         "" => "ClusterIP",
         kind => kind,
@@ -557,18 +398,6 @@ fn needs_address(service: &Value) -> bool {
     )
 }
 
-fn needs_node_ports(service: &Value) -> bool {
-    match service_type(service) {
-        "NodePort" => true,
-        "LoadBalancer" => service["spec"]["allocateLoadBalancerNodePorts"] != false,
-        _ => false,
-    }
-}
-
-fn needs_health_check_port(service: &Value) -> bool {
-    service_type(service) == "LoadBalancer" && service["spec"]["externalTrafficPolicy"] == "Local"
-}
-
 pub(crate) fn is_service(entry: &ResourceEntry) -> bool {
     entry.storage_group.is_empty() && entry.resource == "services"
 }
@@ -579,38 +408,6 @@ pub(crate) fn addresses_of(service: &Value) -> Vec<IpAddr> {
     all.iter()
         .filter_map(|address| address.parse().ok())
         .collect()
-}
-
-fn ports_of(service: &Value) -> Vec<(String, u16)> {
-    let mut all = Vec::new();
-    for port in service["spec"]["ports"]
-        .as_array()
-        .map(Vec::as_slice)
-        .unwrap_or_default()
-    {
-        if let Some(number) = port["nodePort"]
-            .as_u64()
-            .and_then(|p| u16::try_from(p).ok())
-            .filter(|p| *p != 0)
-        {
-            all.push((protocol_of(port), number));
-        }
-    }
-    let health = service["spec"]["healthCheckNodePort"]
-        .as_u64()
-        .and_then(|p| u16::try_from(p).ok());
-    if let Some(number) = health.filter(|p| *p != 0) {
-        all.push(("TCP".to_owned(), number));
-    }
-    all
-}
-
-fn protocol_of(port: &Value) -> String {
-    match text(&port["protocol"]) {
-        "" => "TCP",
-        protocol => protocol,
-    }
-    .to_owned()
 }
 
 pub(crate) fn family_of(address: IpAddr) -> &'static str {

@@ -15,7 +15,7 @@ use super::change::Change;
 use super::options::WriteOptions;
 use super::resources::ResourceEntry;
 use super::scale::{scale_of, scaled};
-use super::service_address::Allocation;
+use super::service_claim::Allocation;
 use super::service_ip::is_service;
 use super::{Registry, codec, managed};
 use crate::admission::{Attributes, Operation};
@@ -345,7 +345,7 @@ impl Registry {
                 waited?;
                 if is_service(entry) {
                     let new = codec::parse(&kv.value)?;
-                    self.release_addresses(&old, Some(&new)).await?;
+                    self.release(&old, Some(&new)).await?;
                 }
                 Ok(Some(kv.value))
             }

@@ -39,35 +39,61 @@ impl Kubelets {
         Ok(Self { tls })
     }
 
-    /// A connection to the node's kubelet, with its `host:port`.
-    pub(super) async fn dial(
+    /// Where the node's kubelet is; nothing when there is no such node.
+    pub(super) fn locate(
         &self,
         objects: &Arc<dyn Objects>,
         node: &str,
-        port: Option<u16>,
-    ) -> Result<(TlsStream<TcpStream>, String), Status> {
-        let object = objects
-            .get("", "nodes", "", node)
-            .ok_or_else(|| Status::not_found("", "nodes", node))?;
+    ) -> Result<Option<Kubelet>, Status> {
+        let Some(object) = objects.get("", "nodes", "", node) else {
+            return Ok(None);
+        };
         let host = kubelet_host(&object).ok_or_else(|| {
-            Status::internal(format!(
-                "no preferred addresses found; known addresses: [] of node {node}"
+            let known = object["status"]["addresses"]
+                .as_array()
+                .into_iter()
+                .flatten();
+            let text = |address: &Value, field: &str| {
+                address[field].as_str().unwrap_or_default().to_owned()
+            };
+            let known: Vec<String> = known
+                .map(|a| format!("{{{} {}}}", text(a, "type"), text(a, "address")))
+                .collect();
+            Status::unclassified(format!(
+                "no preferred addresses found; known addresses: [{}]",
+                known.join(" ")
             ))
         })?;
-        let default = object["status"]["daemonEndpoints"]["kubeletEndpoint"]["Port"].as_u64();
+        let port = object["status"]["daemonEndpoints"]["kubeletEndpoint"]["Port"].as_u64();
         let port = port
-            .or(default.and_then(|p| u16::try_from(p).ok()))
-            .filter(|p| *p != 0)
+            .and_then(|port| u16::try_from(port).ok())
+            .filter(|port| *port != 0)
             .unwrap_or(10250);
-        let authority = if host.contains(':') {
-            format!("[{host}]:{port}")
-        } else {
-            format!("{host}:{port}")
-        };
-        let stream = dial_tls(&authority, &host, Arc::clone(&self.tls))
-            .await
-            .map_err(|reason| Status::internal(format!("error dialing backend: {reason}")))?;
-        Ok((stream, authority))
+        Ok(Some(Kubelet { host, port }))
+    }
+
+    /// A connection that shows this server's certificate.
+    pub(super) async fn dial(&self, kubelet: &Kubelet) -> Result<TlsStream<TcpStream>, String> {
+        dial_tls(&kubelet.authority(), &kubelet.host, Arc::clone(&self.tls)).await
+    }
+}
+
+pub(super) struct Kubelet {
+    pub(super) host: String,
+    pub(super) port: u16,
+}
+
+impl Kubelet {
+    pub(super) fn authority(&self) -> String {
+        authority(&self.host, self.port)
+    }
+}
+
+pub(super) fn authority(host: &str, port: u16) -> String {
+    if host.contains(':') {
+        format!("[{host}]:{port}")
+    } else {
+        format!("{host}:{port}")
     }
 }
 
@@ -75,16 +101,15 @@ impl Kubelets {
 fn kubelet_host(node: &Value) -> Option<String> {
     let addresses = node["status"]["addresses"].as_array()?;
     [
-        "Hostname",
         "InternalDNS",
         "InternalIP",
         "ExternalDNS",
         "ExternalIP",
+        // Upstream tries it first; names of hosts are seldom known where this server runs.
+        "Hostname",
     ]
     .iter()
-    .filter(|kind| **kind != "Hostname")
     .find_map(|kind| addresses.iter().find(|a| a["type"] == **kind))
-    .or_else(|| addresses.iter().find(|a| a["type"] == "Hostname"))
     .and_then(|a| a["address"].as_str())
     .map(ToOwned::to_owned)
 }
@@ -95,9 +120,24 @@ pub(super) async fn dial(authority: &str) -> Result<TcpStream, String> {
             let _ = stream.set_nodelay(true);
             Ok(stream)
         }
-        Ok(Err(error)) => Err(format!("dial tcp {authority}: {error}")),
+        Ok(Err(error)) => Err(format!("dial tcp {authority}: {}", reason(&error))),
         Err(_) => Err(format!("dial tcp {authority}: i/o timeout")),
     }
+}
+
+/// Why a connection could not be made, as upstream's messages say it.
+fn reason(error: &std::io::Error) -> String {
+    use std::io::ErrorKind;
+    let known = match error.kind() {
+        ErrorKind::ConnectionRefused => "connection refused",
+        ErrorKind::ConnectionReset => "connection reset by peer",
+        ErrorKind::HostUnreachable => "no route to host",
+        ErrorKind::NetworkUnreachable => "network is unreachable",
+        ErrorKind::TimedOut => "connection timed out",
+        ErrorKind::AddrNotAvailable => "cannot assign requested address",
+        _ => return error.to_string(),
+    };
+    format!("connect: {known}")
 }
 
 pub(crate) async fn dial_tls(

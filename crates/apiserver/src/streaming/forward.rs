@@ -1,25 +1,93 @@
 //! One request passed on over a connection of its own; upgrades are piped byte for byte.
 
+use std::net::IpAddr;
+
 use bytes::Bytes;
-use http::header::{CONNECTION, HOST, HeaderName, HeaderValue, SEC_WEBSOCKET_PROTOCOL, UPGRADE};
+use http::header::{
+    CONNECTION, CONTENT_LENGTH, HOST, HeaderName, HeaderValue, SEC_WEBSOCKET_PROTOCOL, TE, UPGRADE,
+};
 use http::request::Parts;
-use http::{HeaderMap, Request, StatusCode};
+use http::{HeaderMap, Method, Request, StatusCode};
 use http_body_util::{BodyExt, Full};
 use hyper_util::rt::TokioIo;
-use keelson_machinery::status::Status;
+use thiserror::Error;
 use tokio::io::{AsyncRead, AsyncWrite};
 
 use crate::http::RequestBody;
 use crate::request::{Body, BoxError, Response, UserInfo, empty};
 
-const HOP_BY_HOP: [&str; 6] = [
+const HOP_BY_HOP: [&str; 8] = [
     "connection",
     "keep-alive",
     "proxy-authenticate",
     "proxy-authorization",
+    "proxy-connection",
     "te",
+    "trailer",
     "transfer-encoding",
 ];
+/// What a page may do with this server is this server's to say.
+const CORS: [&str; 4] = [
+    "access-control-allow-credentials",
+    "access-control-allow-headers",
+    "access-control-allow-methods",
+    "access-control-allow-origin",
+];
+const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+
+/// Where a request came from, as an extension of it.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct ClientAddress(pub(crate) IpAddr);
+
+/// Why there is no answer, in the words of upstream's HTTP library.
+#[derive(Debug, Error)]
+pub(super) enum Failure {
+    #[error("EOF")]
+    Closed,
+    #[error("malformed HTTP response")]
+    Malformed,
+    #[error("invalid upgrade response: status code {}", .0.as_u16())]
+    NotUpgraded(StatusCode),
+    #[error("{0}")]
+    Other(String),
+}
+
+impl From<hyper::Error> for Failure {
+    fn from(error: hyper::Error) -> Self {
+        if error.is_parse() {
+            Failure::Malformed
+        } else if error.is_incomplete_message() || error.is_closed() || error.is_canceled() {
+            Failure::Closed
+        } else {
+            let ended = std::error::Error::source(&error)
+                .and_then(|cause| cause.downcast_ref::<std::io::Error>())
+                .is_some_and(|cause| cause.kind() == std::io::ErrorKind::UnexpectedEof);
+            match ended {
+                true => Failure::Closed,
+                false => Failure::Other(error.to_string()),
+            }
+        }
+    }
+}
+
+/// Whether the client wants another protocol on this connection.
+pub(super) fn is_upgrade(headers: &HeaderMap) -> bool {
+    let named = headers.get_all(CONNECTION).iter();
+    let mut tokens = named
+        .filter_map(|value| value.to_str().ok())
+        .flat_map(|value| value.split(','));
+    tokens.any(|token| token.trim().eq_ignore_ascii_case("upgrade"))
+        && headers.contains_key(UPGRADE)
+}
+
+/// The host that the client asked, which is passed on.
+pub(super) fn host_of(parts: &Parts) -> Option<String> {
+    let authority = parts.uri.authority().map(ToString::to_string);
+    authority.or_else(|| {
+        let host = parts.headers.get(HOST)?.to_str().ok()?;
+        (!host.is_empty()).then(|| host.to_owned())
+    })
+}
 
 /// Sends the request to `stream` as `uri` and returns the answer, streaming.
 pub(super) async fn forward<S>(
@@ -28,36 +96,38 @@ pub(super) async fn forward<S>(
     uri: &str,
     host: &str,
     body: RequestBody,
-) -> Result<Response, Status>
+) -> Result<Response, Failure>
 where
     S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
 {
-    let failed = |e: String| Status::internal(format!("error trying to reach backend: {e}"));
-    let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
-        .await
-        .map_err(|e| failed(e.to_string()))?;
+    let (mut sender, connection) =
+        hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
     tokio::spawn(async move {
         if let Err(error) = connection.with_upgrades().await {
             tracing::debug!(%error, "backend connection ended");
         }
     });
-    let upgrading = parts.headers.contains_key(UPGRADE);
+    let upgrading = is_upgrade(&parts.headers);
+    let mut headers = headers(&parts, upgrading, host);
+    let sends = [Method::POST, Method::PUT, Method::PATCH].contains(&parts.method);
+    if sends && matches!(&body, RequestBody::Whole(bytes) if bytes.is_empty()) {
+        headers.insert(CONTENT_LENGTH, HeaderValue::from_static("0"));
+    }
     let client =
         upgrading.then(|| hyper::upgrade::on(Request::from_parts(upgrade_parts(&mut parts), ())));
-    let request = Request::builder()
+    let mut request = Request::builder()
         .method(parts.method.clone())
         .uri(uri)
         .body(outgoing(body))
-        .map_err(|e| failed(e.to_string()))?;
-    let mut request = request;
-    *request.headers_mut() = headers(&parts.headers, upgrading, host);
-    let mut response = sender
-        .send_request(request)
-        .await
-        .map_err(|e| failed(e.to_string()))?;
+        .map_err(|error| Failure::Other(error.to_string()))?;
+    *request.headers_mut() = headers;
+    let mut response = sender.send_request(request).await?;
+    response
+        .extensions_mut()
+        .remove::<hyper::ext::ReasonPhrase>();
     if response.status() == StatusCode::SWITCHING_PROTOCOLS {
         let Some(client) = client else {
-            return Err(failed("an upgrade nobody asked for".to_owned()));
+            return Err(Failure::NotUpgraded(StatusCode::SWITCHING_PROTOCOLS));
         };
         let backend = hyper::upgrade::on(&mut response);
         tokio::spawn(async move {
@@ -76,9 +146,17 @@ where
         let (parts, _) = response.into_parts();
         return Ok(http::Response::from_parts(parts, empty()));
     }
+    if upgrading && response.status().as_u16() < 400 {
+        return Err(Failure::NotUpgraded(response.status()));
+    }
     let (mut parts, body) = response.into_parts();
-    for name in HOP_BY_HOP {
-        parts.headers.remove(name);
+    for name in HOP_BY_HOP.iter().chain(&CORS) {
+        parts.headers.remove(*name);
+    }
+    if upgrading {
+        parts
+            .headers
+            .insert(CONNECTION, HeaderValue::from_static("close"));
     }
     let body: Body = Sending {
         body,
@@ -106,30 +184,59 @@ fn outgoing(body: RequestBody) -> Body {
     }
 }
 
-fn headers(original: &HeaderMap, upgrading: bool, host: &str) -> HeaderMap {
+fn headers(parts: &Parts, upgrading: bool, host: &str) -> HeaderMap {
+    let original = &parts.headers;
+    // What `Connection` names is for this connection alone.
+    let named: Vec<String> = original
+        .get_all(CONNECTION)
+        .iter()
+        .filter_map(|value| value.to_str().ok())
+        .flat_map(|value| value.split(','))
+        .map(|name| name.trim().to_ascii_lowercase())
+        .collect();
     let mut out = HeaderMap::with_capacity(original.len());
     for (name, value) in original {
-        if HOP_BY_HOP.contains(&name.as_str()) || *name == HOST || *name == UPGRADE {
+        let text = name.as_str();
+        if HOP_BY_HOP.contains(&text)
+            || *name == HOST
+            || *name == UPGRADE
+            || *name == FORWARDED_FOR
+            || named.iter().any(|named| named == text)
+        {
             continue;
         }
         if *name == SEC_WEBSOCKET_PROTOCOL {
             // The caller's token is for this server alone.
             let text = value.to_str().unwrap_or_default();
-            let kept: Vec<_> = text
-                .split(',')
-                .map(str::trim)
-                .filter(|p| !p.starts_with("base64url.bearer."))
-                .collect();
-            if let Ok(value) = HeaderValue::from_str(&kept.join(", ")) {
-                out.append(name, value);
+            let is_token = |p: &str| p.trim().starts_with("base64url.bearer.");
+            if text.split(',').any(is_token) {
+                let kept: Vec<_> = text.split(',').filter(|p| !is_token(p)).collect();
+                if let Ok(value) = HeaderValue::from_str(kept.join(",").trim()) {
+                    out.append(name, value);
+                }
+                continue;
             }
-            continue;
         }
         out.append(name, value.clone());
+    }
+    let te = original.get(TE).and_then(|value| value.to_str().ok());
+    if te.is_some_and(|te| te.split(',').any(|te| te.trim() == "trailers")) {
+        out.insert(TE, HeaderValue::from_static("trailers"));
     }
     if upgrading && let Some(protocol) = original.get(UPGRADE) {
         out.insert(CONNECTION, HeaderValue::from_static("Upgrade"));
         out.insert(UPGRADE, protocol.clone());
+    }
+    let before = original.get_all(FORWARDED_FOR).iter();
+    let mut through: Vec<String> = before
+        .filter_map(|value| value.to_str().ok().map(str::to_owned))
+        .collect();
+    let client = parts.extensions.get::<ClientAddress>();
+    through.extend(client.map(|client| client.0.to_string()));
+    if let Ok(value) = HeaderValue::from_str(&through.join(", "))
+        && !through.is_empty()
+    {
+        out.insert(FORWARDED_FOR, value);
     }
     if let Ok(value) = HeaderValue::from_str(host) {
         out.insert(HOST, value);
@@ -137,8 +244,8 @@ fn headers(original: &HeaderMap, upgrading: bool, host: &str) -> HeaderMap {
     out
 }
 
-/// Tells an aggregated server who is asking.
-pub(super) fn set_identity(headers: &mut HeaderMap, user: &UserInfo) {
+/// Drops what only this server may say of a caller.
+pub(super) fn strip_identity(headers: &mut HeaderMap) {
     let names: Vec<HeaderName> = headers
         .keys()
         .filter(|name| name.as_str().starts_with("x-remote-"))
@@ -147,6 +254,11 @@ pub(super) fn set_identity(headers: &mut HeaderMap, user: &UserInfo) {
     for name in names {
         headers.remove(name);
     }
+}
+
+/// Tells an aggregated server who is asking.
+pub(super) fn set_identity(headers: &mut HeaderMap, user: &UserInfo) {
+    strip_identity(headers);
     let mut add = |name: &str, value: &str| {
         if let (Ok(name), Ok(value)) = (HeaderName::try_from(name), HeaderValue::from_str(value)) {
             headers.append(name, value);

@@ -17,12 +17,13 @@ use crate::admission::{Attributes as Admission, Operation};
 use crate::aggregation::Remote;
 use crate::authz::Attributes;
 use crate::http::RequestBody;
-use crate::request::{RequestContext, RequestInfo, Response};
+use crate::request::{RequestContext, RequestInfo, Response, respond_text};
 use crate::server::Server;
 
 pub(crate) use backend::{
     Kubelets, ServiceAddress, dial_tls, resolve_service, unverified_tls, verified_tls,
 };
+pub(crate) use forward::ClientAddress;
 
 /// A subresource that is a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -70,29 +71,30 @@ pub(crate) async fn connect(
     server: &Arc<Server>,
     context: &RequestContext,
     connect: Connect,
-    parts: Parts,
+    mut parts: Parts,
     body: RequestBody,
 ) -> Result<Response, Status> {
-    let info = &context.info;
+    let proxies = matches!(
+        connect,
+        Connect::PodProxy | Connect::ServiceProxy | Connect::NodeProxy
+    );
+    if !proxies && context.info.parts.len() > 3 {
+        return Err(Status::path_not_found());
+    }
+    let methods: &[&str] = match connect {
+        Connect::Log => &["GET"],
+        Connect::Exec | Connect::Attach | Connect::PortForward => &["GET", "POST"],
+        _ => &["GET", "POST", "PUT", "PATCH", "DELETE", "HEAD", "OPTIONS"],
+    };
+    if !methods.contains(&parts.method.as_str()) {
+        return Err(Status::method_not_allowed(
+            "the server does not allow this method on the requested resource",
+        ));
+    }
+    forward::strip_identity(&mut parts.headers);
     match connect {
-        Connect::Log => {
-            if info.verb != "get" {
-                return Err(Status::method_not_supported(
-                    &info.group,
-                    &info.resource,
-                    &info.verb,
-                ));
-            }
-            pods::log(server, context, parts).await
-        }
+        Connect::Log => pods::log(server, context, parts).await,
         Connect::Exec | Connect::Attach | Connect::PortForward => {
-            if !matches!(info.verb.as_str(), "get" | "create") {
-                return Err(Status::method_not_supported(
-                    &info.group,
-                    &info.resource,
-                    &info.verb,
-                ));
-            }
             require_create(server, context).await?;
             admit(server, context, connect).await?;
             pods::stream(server, context, connect, parts, body).await
@@ -174,20 +176,50 @@ pub(crate) async fn forward_to_aggregated(
     mut parts: Parts,
     body: RequestBody,
 ) -> Result<Response, Status> {
-    let unavailable = |reason: String| {
-        tracing::debug!(%reason, service = %target.service_name(), "aggregated server not reached");
-        Status::service_unavailable("service unavailable")
+    let unavailable = || {
+        let mut response = respond_text(503, "service unavailable\n");
+        response.headers_mut().insert(
+            http::header::X_CONTENT_TYPE_OPTIONS,
+            http::HeaderValue::from_static("nosniff"),
+        );
+        Ok(response)
     };
-    let address = target.address(&server.objects).map_err(&unavailable)?;
-    let tls = target.tls(server).map_err(&unavailable)?;
+    if !target.available {
+        return unavailable();
+    }
+    let Ok(address) = target.address(&server.objects) else {
+        return unavailable();
+    };
+    let tls = target.tls(server).map_err(Status::unclassified)?;
+    let failed = |reason: String| {
+        Status::service_unavailable(format!("error trying to reach service: {reason}"))
+    };
     let stream = backend::dial_tls(&address.to_string(), &target.host(), tls)
         .await
-        .map_err(unavailable)?;
+        .map_err(failed)?;
     forward::set_identity(&mut parts.headers, &context.user);
     let uri = parts
         .uri
         .path_and_query()
         .map_or("/", |p| p.as_str())
         .to_owned();
-    forward::forward(stream, parts, &uri, &target.host(), body).await
+    let upgrading = forward::is_upgrade(&parts.headers);
+    let host = address.to_string();
+    let answer = forward::forward(stream, parts, &uri, &host, body).await;
+    answer.map_err(|failure| refused(&failure, upgrading))
+}
+
+/// What a client is told when the other side gave no answer.
+fn refused(failure: &forward::Failure, upgrading: bool) -> Status {
+    use forward::Failure;
+    match (failure, upgrading) {
+        (Failure::Closed, true) => Status::unclassified("unexpected EOF"),
+        (failure, true) => Status::unclassified(failure),
+        (Failure::Malformed, false) => Status::service_unavailable(format!(
+            "error trying to reach service: net/http: HTTP/1.x transport connection broken: {failure}"
+        )),
+        (failure, false) => {
+            Status::service_unavailable(format!("error trying to reach service: {failure}"))
+        }
+    }
 }

@@ -4,15 +4,17 @@
 use std::fmt::Write;
 use std::sync::Arc;
 
+use http::header::{CONTENT_TYPE, HeaderValue};
 use http::request::Parts;
 use keelson_machinery::field::{ErrorList, FieldError, Path};
 use keelson_machinery::status::Status;
 use keelson_machinery::time;
 use serde_json::Value;
 
-use super::{Connect, forward};
+use super::backend::Kubelet;
+use super::{Connect, forward, refused};
 use crate::http::RequestBody;
-use crate::request::{Query, RequestContext, Response, read_up_to, respond_text};
+use crate::request::{Query, RequestContext, Response, empty, read_up_to};
 use crate::server::Server;
 
 /// What of a kubelet's refusal is passed on.
@@ -26,10 +28,11 @@ pub(super) async fn stream(
     body: RequestBody,
 ) -> Result<Response, Status> {
     let info = &context.info;
+    let mut options = stream_options(connect, &info.query)?;
     let pod = read_pod(server, context).await?;
     let node = pod["spec"]["nodeName"].as_str().unwrap_or_default();
     let name = &info.name;
-    let mut uri = match connect {
+    let path = match connect {
         Connect::PortForward => format!("/portForward/{}/{name}", info.namespace),
         _ => {
             let container = container(&pod, name, info.query.get("container").unwrap_or_default())?;
@@ -46,59 +49,89 @@ pub(super) async fn stream(
             "pod {name} does not have a host assigned"
         )));
     }
-    let query = stream_query(connect, &info.query)?;
-    if !query.is_empty() {
-        uri.push('?');
-        uri.push_str(&query);
+    let kubelet = kubelet(server, node)?;
+    if !forward::is_upgrade(&parts.headers) {
+        return Err(Status::bad_request("Upgrade request required"));
     }
-    let (kubelet, authority) = server.kubelets.dial(&server.objects, node, None).await?;
-    forward::forward(kubelet, parts, &uri, &authority, body).await
+    let uri = with_query(path, &mut options);
+    let connection = server.kubelets.dial(&kubelet).await;
+    let connection = connection
+        .map_err(|reason| Status::unclassified(format!("error dialing backend: {reason}")))?;
+    let host = forward::host_of(&parts).unwrap_or_else(|| kubelet.authority());
+    let answer = forward::forward(connection, parts, &uri, &host, body).await;
+    answer.map_err(|failure| refused(&failure, true))
+}
+
+fn kubelet(server: &Arc<Server>, node: &str) -> Result<Kubelet, Status> {
+    let found = server.kubelets.locate(&server.objects, node)?;
+    // Upstream answers of the pod's resource, with the name of the node.
+    found.ok_or_else(|| Status::not_found("", "pods", node))
+}
+
+/// In the order of their names, as upstream writes them.
+fn with_query(mut path: String, options: &mut [(&'static str, String)]) -> String {
+    options.sort_by_key(|(name, _)| *name);
+    for (index, (name, value)) in options.iter().enumerate() {
+        let separator = if index == 0 { '?' } else { '&' };
+        let _ = write!(path, "{separator}{name}={}", encode(value));
+    }
+    path
 }
 
 /// The kubelet's names for the options of a stream.
-fn stream_query(connect: Connect, query: &Query) -> Result<String, Status> {
-    let mut out = String::new();
-    let mut add = |name: &str, value: &str| {
-        let separator = if out.is_empty() { "" } else { "&" };
-        let _ = write!(out, "{separator}{name}={}", encode(value));
-    };
+fn stream_options(connect: Connect, query: &Query) -> Result<Vec<(&'static str, String)>, Status> {
     if connect == Connect::PortForward {
-        for ports in query.all("ports") {
-            for port in ports.split(',') {
-                let valid = port.parse::<u16>().is_ok_and(|p| p != 0);
-                if !valid {
-                    return Err(Status::bad_request(format!("invalid port {port:?}")));
-                }
-                add("port", port);
+        let listed: Vec<&str> = query
+            .all("ports")
+            .flat_map(|ports| ports.split(','))
+            .collect();
+        for port in &listed {
+            if let Err(reason) = port_number(port) {
+                return Err(Status::bad_request(format!(
+                    "cannot convert to []int32: strconv.ParseUint: parsing {port:?}: {reason}"
+                )));
             }
         }
-        return Ok(out);
+        return Ok(match listed.is_empty() {
+            true => Vec::new(),
+            false => vec![("port", listed.join(","))],
+        });
     }
-    for (option, name) in [
+    let named = [
         ("stdin", "input"),
         ("stdout", "output"),
         ("stderr", "error"),
         ("tty", "tty"),
-    ] {
-        if query.flag(option) {
-            add(name, "1");
-        }
-    }
+    ];
+    let mut options: Vec<(&'static str, String)> = named
+        .into_iter()
+        .filter(|(option, _)| query.flag(option))
+        .map(|(_, name)| (name, "1".to_owned()))
+        .collect();
     if connect == Connect::Exec {
-        for argument in query.all("command") {
-            add("command", argument);
-        }
+        options.extend(query.all("command").map(|c| ("command", c.to_owned())));
     }
-    Ok(out)
+    Ok(options)
+}
+
+fn port_number(text: &str) -> Result<u16, &'static str> {
+    text.parse().map_err(|_| {
+        let is_number = !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
+        if is_number {
+            "value out of range"
+        } else {
+            "invalid syntax"
+        }
+    })
 }
 
 pub(super) async fn log(
     server: &Arc<Server>,
     context: &RequestContext,
-    parts: Parts,
+    mut parts: Parts,
 ) -> Result<Response, Status> {
     let info = &context.info;
-    let query = log_query(&info.query, &info.name)?;
+    let mut options = log_options(&info.query, &info.name)?;
     let pod = read_pod(server, context).await?;
     let container = container(
         &pod,
@@ -108,35 +141,41 @@ pub(super) async fn log(
     let node = pod["spec"]["nodeName"].as_str().unwrap_or_default();
     if node.is_empty() {
         // A pod that runs nowhere yet has said nothing yet.
-        return Ok(respond_text(200, ""));
+        let mut response = http::Response::new(empty());
+        *response.status_mut() = http::StatusCode::NO_CONTENT;
+        return Ok(response);
     }
-    let mut uri = format!(
+    let path = format!(
         "/containerLogs/{}/{}/{container}",
         info.namespace, info.name
     );
-    if !query.is_empty() {
-        uri.push('?');
-        uri.push_str(&query);
+    let kubelet = kubelet(server, node)?;
+    let uri = with_query(path, &mut options);
+    let failed = |reason: String| {
+        let url = format!("https://{}{uri}", kubelet.authority());
+        Status::unclassified(format!("Get {url:?}: {reason}"))
+    };
+    let connection = server.kubelets.dial(&kubelet).await.map_err(failed)?;
+    let upgrading = forward::is_upgrade(&parts.headers);
+    if !upgrading {
+        // The kubelet is asked by this server, whatever the client said about itself.
+        parts.headers.clear();
     }
-    let (kubelet, authority) = server.kubelets.dial(&server.objects, node, None).await?;
-    let response = forward::forward(
-        kubelet,
-        parts,
-        &uri,
-        &authority,
-        RequestBody::Whole(bytes::Bytes::new()),
-    )
-    .await?;
+    let nothing = RequestBody::Whole(bytes::Bytes::new());
+    let host = kubelet.authority();
+    let answer = forward::forward(connection, parts, &uri, &host, nothing).await;
+    let response = answer.map_err(|failure| match upgrading {
+        true => refused(&failure, true),
+        false => failed(failure.to_string()),
+    })?;
     if response.status() == http::StatusCode::SWITCHING_PROTOCOLS {
         return Ok(response);
     }
     if response.status().is_success() {
-        let (mut parts, body) = response.into_parts();
-        parts.headers.insert(
-            http::header::CONTENT_TYPE,
-            http::HeaderValue::from_static("text/plain"),
-        );
-        return Ok(http::Response::from_parts(parts, body));
+        let mut logs = http::Response::new(response.into_body());
+        logs.headers_mut()
+            .insert(CONTENT_TYPE, HeaderValue::from_static("text/plain"));
+        return Ok(logs);
     }
     Err(refusal(response).await)
 }
@@ -159,22 +198,19 @@ async fn refusal(response: Response) -> Status {
     }
 }
 
-fn log_query(query: &Query, pod: &str) -> Result<String, Status> {
+fn log_options(query: &Query, pod: &str) -> Result<Vec<(&'static str, String)>, Status> {
     let mut errors = ErrorList::new();
-    let mut out = String::new();
-    let mut add = |name: &str, value: &str| {
-        let separator = if out.is_empty() { "" } else { "&" };
-        let _ = write!(out, "{separator}{name}={}", encode(value));
-    };
+    let mut options = Vec::new();
     for name in ["follow", "previous", "timestamps"] {
         if query.flag(name) {
-            add(name, "true");
+            options.push((name, "true".to_owned()));
         }
     }
+    let has_time = query.get("sinceTime").is_some();
     for (name, minimum, complaint) in [
         ("tailLines", 0, "must be greater than or equal to 0"),
-        ("sinceSeconds", 1, "must be greater than 0"),
         ("limitBytes", 1, "must be greater than 0"),
+        ("sinceSeconds", 1, "must be greater than 0"),
     ] {
         let Some(text) = query.get(name) else {
             continue;
@@ -184,43 +220,33 @@ fn log_query(query: &Query, pod: &str) -> Result<String, Status> {
                 "strconv.ParseInt: parsing {text:?}: invalid syntax"
             )));
         };
-        if value < minimum {
-            errors.push(FieldError::invalid(&Path::new(name), value, complaint));
-        }
-        add(name, text);
-    }
-    if let Some(text) = query.get("sinceTime") {
-        if time::parse(text).is_none() {
-            return Err(Status::bad_request(format!(
-                "parsing time {text:?} as RFC 3339 failed"
-            )));
-        }
-        if query.get("sinceSeconds").is_some() {
+        if name == "sinceSeconds" && has_time {
             errors.push(FieldError::forbidden(
-                &Path::root(),
+                &Path::new("[]"),
                 "at most one of `sinceTime` or `sinceSeconds` may be specified",
             ));
+        } else if value < minimum {
+            errors.push(FieldError::invalid(&Path::new(name), value, complaint));
         }
-        add("sinceTime", text);
+        options.push((name, text.to_owned()));
     }
-    if let Some(stream) = query.get("stream") {
-        if !matches!(stream, "All" | "Stdout" | "Stderr") {
-            errors.push(FieldError::not_supported(
-                &Path::new("stream"),
-                stream,
-                &["All", "Stdout", "Stderr"],
-            ));
-        }
-        if stream != "All" && query.get("tailLines").is_some() {
-            errors.push(FieldError::forbidden(
-                &Path::new("tailLines"),
-                "`tailLines` and specific `stream` are mutually exclusive for now",
-            ));
-        }
-        add("stream", stream);
+    if let Some(text) = query.get("sinceTime") {
+        let Some(at) = time::parse_unix(text) else {
+            return Err(Status::bad_request(format!(
+                "parsing time {text:?} as \"2006-01-02T15:04:05Z07:00\": cannot parse {text:?} as \"2006\""
+            )));
+        };
+        options.push(("sinceTime", time::format_unix(at)));
+    }
+    // Choosing one of the streams is behind a gate that is closed.
+    if query.get("stream").is_some() {
+        errors.push(FieldError::forbidden(
+            &Path::new("stream"),
+            "may not be specified",
+        ));
     }
     if errors.is_empty() {
-        Ok(out)
+        Ok(options)
     } else {
         Err(Status::invalid("", "PodLogOptions", pod, &errors))
     }
@@ -263,30 +289,27 @@ fn container(pod: &Value, name: &str, wanted: &str) -> Result<String, Status> {
         };
     }
     match main.as_slice() {
-        [only] if init.is_empty() && ephemeral.is_empty() => Ok((*only).to_owned()),
+        [only] => Ok((*only).to_owned()),
         [] => Err(Status::bad_request(format!(
             "a container name must be specified for pod {name}"
         ))),
-        [only] if init.is_empty() => Ok((*only).to_owned()),
-        [only] => Ok((*only).to_owned()),
-        several => {
-            let mut text = format!(
-                "a container name must be specified for pod {name}, choose one of: [{}]",
-                several.join(" ")
-            );
-            if !init.is_empty() {
-                let _ = write!(text, " or one of the init containers: [{}]", init.join(" "));
-            }
-            Err(Status::bad_request(text))
+        _ => {
+            let all = [init, main, ephemeral].concat().join(" ");
+            Err(Status::bad_request(format!(
+                "a container name must be specified for pod {name}, choose one of: [{all}]"
+            )))
         }
     }
 }
 
+/// As a form's values are written.
 fn encode(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     for byte in text.bytes() {
         if byte.is_ascii_alphanumeric() || b"-_.~".contains(&byte) {
             out.push(byte as char);
+        } else if byte == b' ' {
+            out.push('+');
         } else {
             let _ = write!(out, "%{byte:02X}");
         }
@@ -304,7 +327,7 @@ mod tests {
         let pod = json!({"spec": {"containers": [{"name": "a"}, {"name": "b"}], "initContainers": [{"name": "i"}]}});
         assert_eq!(
             container(&pod, "p", "").unwrap_err().message,
-            "a container name must be specified for pod p, choose one of: [a b] or one of the init containers: [i]"
+            "a container name must be specified for pod p, choose one of: [i a b]"
         );
         assert_eq!(container(&pod, "p", "i").unwrap(), "i");
         assert_eq!(
@@ -319,37 +342,56 @@ mod tests {
 
     #[test]
     fn options_are_renamed_for_the_kubelet() {
-        let query = Query::parse(
-            "stdin=true&stdout=1&stderr=false&command=sh&command=-c&command=a%20b&container=x",
+        let uri = |connect: Connect, query: &str| {
+            let options = stream_options(connect, &Query::parse(query));
+            options.map(|mut options| with_query("/x".to_owned(), &mut options))
+        };
+        let query = "stdin=true&stdout=1&stderr=false&tty=&command=sh&command=-c&command=a%20b%26!&container=x";
+        assert_eq!(
+            uri(Connect::Exec, query).unwrap(),
+            "/x?command=sh&command=-c&command=a+b%26%21&input=1&output=1&tty=1"
         );
         assert_eq!(
-            stream_query(Connect::Exec, &query).unwrap(),
-            "input=1&output=1&command=sh&command=-c&command=a%20b"
+            uri(Connect::PortForward, "ports=80,81&ports=82").unwrap(),
+            "/x?port=80%2C81%2C82"
         );
-        assert_eq!(
-            stream_query(Connect::PortForward, &Query::parse("ports=80,81")).unwrap(),
-            "port=80&port=81"
-        );
-        assert!(stream_query(Connect::PortForward, &Query::parse("ports=0")).is_err());
+        assert_eq!(uri(Connect::PortForward, "").unwrap(), "/x");
+        for (ports, reason) in [
+            ("zz", "invalid syntax"),
+            ("", "invalid syntax"),
+            ("70000", "value out of range"),
+        ] {
+            let refused = uri(Connect::PortForward, &format!("ports={ports}"));
+            assert_eq!(
+                refused.unwrap_err().message,
+                format!(
+                    "cannot convert to []int32: strconv.ParseUint: parsing {ports:?}: {reason}"
+                )
+            );
+        }
     }
 
     #[test]
     fn log_options_are_checked() {
+        let checked = |query: &str| log_options(&Query::parse(query), "p");
+        let mut options = checked("tailLines=5&follow=true&sinceTime=2020-01-01T00:00:00%2B02:00");
         assert_eq!(
-            log_query(&Query::parse("follow=true&tailLines=5"), "p").unwrap(),
-            "follow=true&tailLines=5"
+            with_query(String::new(), options.as_mut().unwrap()),
+            "?follow=true&sinceTime=2019-12-31T22%3A00%3A00Z&tailLines=5"
         );
-        assert_eq!(
-            log_query(&Query::parse("sinceSeconds=0"), "p")
-                .unwrap_err()
-                .code,
-            422
-        );
-        assert_eq!(
-            log_query(&Query::parse("tailLines=x"), "p")
-                .unwrap_err()
-                .code,
-            400
-        );
+        for (query, code, text) in [
+            ("sinceSeconds=0", 422, "sinceSeconds: Invalid value: 0"),
+            ("stream=All", 422, "stream: Forbidden: may not be specified"),
+            (
+                "sinceTime=2020-01-01T00:00:00Z&sinceSeconds=3",
+                422,
+                "[]: Forbidden: at most one of `sinceTime` or `sinceSeconds` may be specified",
+            ),
+            ("tailLines=x", 400, "strconv.ParseInt: parsing \"x\""),
+        ] {
+            let status = checked(query).unwrap_err();
+            assert_eq!(status.code, code, "{query}");
+            assert!(status.message.contains(text), "{}", status.message);
+        }
     }
 }

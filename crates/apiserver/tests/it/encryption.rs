@@ -133,7 +133,8 @@ async fn a_key_management_service_guards_secrets() {
     let service = plugin(&socket, &state);
     let store = keelson_testkit_etcd::store().await;
     let file = configuration(&socket);
-    let cluster = Cluster::start_on(&store, |config| config.encryption_file = Some(file)).await;
+    let cluster =
+        Cluster::start_on(&store, |config| config.encryption_file = Some(file.clone())).await;
     write(&cluster, "first").await;
     let first = raw(&store, "first").await;
     assert!(first.starts_with(b"k8s:enc:kms:v2:test:"));
@@ -181,7 +182,9 @@ async fn a_key_management_service_guards_secrets() {
     );
     cluster.stop().await;
     service.abort();
-    let _ = std::fs::remove_file(socket);
+    for file in [socket, file] {
+        let _ = std::fs::remove_file(file);
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -189,7 +192,8 @@ async fn a_service_that_is_not_there_lets_nothing_be_written() {
     let socket = temporary("kms");
     let store = keelson_testkit_etcd::store().await;
     let file = configuration(&socket);
-    let cluster = Cluster::start_on(&store, |config| config.encryption_file = Some(file)).await;
+    let cluster =
+        Cluster::start_on(&store, |config| config.encryption_file = Some(file.clone())).await;
     let secret = json!({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "a"}});
     let refused = post(&cluster.admin(), SECRETS, secret).await;
     assert_eq!(code(&refused), 500);
@@ -202,4 +206,5 @@ async fn a_service_that_is_not_there_lets_nothing_be_written() {
     .await
     .unwrap();
     cluster.stop().await;
+    let _ = std::fs::remove_file(file);
 }

@@ -183,75 +183,32 @@ fn prepare_update(new: &mut Value, old: &Value, ctx: &UpdateContext) {
         return rules::only_status(new, old);
     }
     new.put("status", old.at("status").clone());
-    sync_cluster_ips(new, old);
     keep_allocated(new, old);
+    sync_cluster_ips(new, old);
     drop_of_former_type(new, old);
 }
 
-/// A change of one of the two address fields is meant for both.
-fn sync_cluster_ips(new: &mut Value, old: &Value) {
-    let (one, was) = (
-        new.text("spec.clusterIP").to_owned(),
-        old.text("spec.clusterIP"),
-    );
-    let same_list = new.at("spec.clusterIPs") == old.at("spec.clusterIPs");
-    if one != was && same_list {
-        if one.is_empty() {
-            new.remove("spec.clusterIPs");
-        } else {
-            let mut list = new.list("spec.clusterIPs").to_vec();
-            if let Some(first) = list.first_mut() {
-                *first = one.into();
-                new.put("spec.clusterIPs", list);
-            }
-        }
-    } else if one == was && !same_list {
-        // A list that was emptied takes the single address with it.
-        if new.list("spec.clusterIPs").is_empty() {
-            if !one.is_empty() && !old.list("spec.clusterIPs").is_empty() {
-                new.put("spec.clusterIPs", old.at("spec.clusterIPs").clone());
-            }
-        } else {
-            new.put("spec.clusterIP", new.list("spec.clusterIPs")[0].clone());
-        }
-    }
-    normalize_cluster_ips(new);
-}
-
-/// What was allocated stays when an update leaves it out.
+/// What was allocated stays when an update leaves it out; ports are known by their names.
 fn keep_allocated(new: &mut Value, old: &Value) {
     let both = |test: fn(&Value) -> bool, new: &Value| test(old) && test(new);
     if both(|o| needs_cluster_ip(o.text("spec.type")), new) {
-        if new.text("spec.clusterIP").is_empty() && new.list("spec.clusterIPs").is_empty() {
-            for field in ["spec.clusterIP", "spec.clusterIPs"] {
-                new.put(field, old.at(field).clone());
-            }
+        if new.text("spec.clusterIP").is_empty() {
+            new.put("spec.clusterIP", old.at("spec.clusterIP").clone());
         }
-        for field in ["spec.ipFamilies", "spec.ipFamilyPolicy"] {
-            new.fill(field, old.at(field).clone());
+        if new.list("spec.clusterIPs").is_empty() && !old.list("spec.clusterIPs").is_empty() {
+            new.put("spec.clusterIPs", old.at("spec.clusterIPs").clone());
         }
     }
     if both(needs_node_ports, new) {
-        let mut used: BTreeSet<(String, i64)> = BTreeSet::new();
-        let key = |p: &Value| (p.text("protocol").to_owned(), p.num("nodePort"));
-        used.extend(
-            new.list("spec.ports")
-                .iter()
-                .filter(|p| p.num("nodePort") != 0)
-                .map(key),
-        );
-        for port in new
-            .list_mut("spec.ports")
-            .iter_mut()
-            .filter(|p| p.num("nodePort") == 0)
-        {
-            let twin = old.list("spec.ports").iter().find(|o| {
-                o.text("protocol") == port.text("protocol") && o.num("port") == port.num("port")
-            });
-            if let Some(twin) = twin.filter(|t| t.num("nodePort") != 0)
-                && used.insert(key(twin))
-            {
-                port.put("nodePort", twin.at("nodePort").clone());
+        let before = node_ports(old);
+        let used: BTreeSet<i64> = node_ports(new).intersection(&before).copied().collect();
+        let missing = |port: &&mut Value| port.num("nodePort") == 0;
+        for port in new.list_mut("spec.ports").iter_mut().filter(missing) {
+            let ports = old.list("spec.ports");
+            let twin = ports.iter().find(|o| o.text("name") == port.text("name"));
+            let kept = twin.map_or(0, |twin| twin.num("nodePort"));
+            if kept != 0 && !used.contains(&kept) {
+                port.put("nodePort", kept);
             }
         }
     }
@@ -263,30 +220,48 @@ fn keep_allocated(new: &mut Value, old: &Value) {
     }
 }
 
+fn node_ports(obj: &Value) -> BTreeSet<i64> {
+    let ports = obj.list("spec.ports").iter().map(|p| p.num("nodePort"));
+    ports.filter(|port| *port != 0).collect()
+}
+
+/// A client that knows only the single address means both fields with it.
+fn sync_cluster_ips(new: &mut Value, old: &Value) {
+    let (one, was) = (
+        new.text("spec.clusterIP").to_owned(),
+        old.text("spec.clusterIP"),
+    );
+    let before = old.list("spec.clusterIPs");
+    if one == was {
+        if new.list("spec.clusterIPs").is_empty() && !before.is_empty() {
+            new.put("spec.clusterIPs", before.to_vec());
+        }
+    } else if new.list("spec.clusterIPs") == before {
+        if one.is_empty() {
+            new.remove("spec.clusterIPs");
+        } else {
+            new.put("spec.clusterIPs", json!([one]));
+        }
+    }
+}
+
 /// Fields that the new type has no use for go with the old type, unless they were just set.
 fn drop_of_former_type(new: &mut Value, old: &Value) {
     let (kind, was) = (new.text("spec.type").to_owned(), old.text("spec.type"));
     let mut drop = |fields: &[&str]| {
-        for field in fields {
-            if new.at(field) == old.at(field) {
-                new.remove(field);
-            }
+        if fields.iter().all(|field| new.at(field) == old.at(field)) {
+            fields.iter().for_each(|field| new.remove(field));
         }
     };
     if needs_cluster_ip(was) && !needs_cluster_ip(&kind) {
-        drop(&[
-            "spec.clusterIP",
-            "spec.clusterIPs",
-            "spec.ipFamilies",
-            "spec.ipFamilyPolicy",
-            "spec.internalTrafficPolicy",
-        ]);
+        drop(&["spec.clusterIP", "spec.clusterIPs"]);
+        drop(&["spec.ipFamilies"]);
+        drop(&["spec.ipFamilyPolicy"]);
+        drop(&["spec.internalTrafficPolicy"]);
     }
     if was == "LoadBalancer" && kind != "LoadBalancer" {
-        drop(&[
-            "spec.allocateLoadBalancerNodePorts",
-            "spec.loadBalancerClass",
-        ]);
+        drop(&["spec.allocateLoadBalancerNodePorts"]);
+        drop(&["spec.loadBalancerClass"]);
         new.put("status", json!({"loadBalancer": {}}));
     }
     if externally_accessible(old)
@@ -302,16 +277,9 @@ fn drop_of_former_type(new: &mut Value, old: &Value) {
         new.remove("spec.healthCheckNodePort");
     }
     let of_nodes = |kind: &str| matches!(kind, "NodePort" | "LoadBalancer");
-    if of_nodes(was) && !of_nodes(&kind) {
-        let old_ports: Vec<_> = old
-            .list("spec.ports")
-            .iter()
-            .map(|p| p.num("nodePort"))
-            .collect();
+    if of_nodes(was) && !of_nodes(&kind) && node_ports(new).is_subset(&node_ports(old)) {
         for port in new.list_mut("spec.ports") {
-            if old_ports.contains(&port.num("nodePort")) {
-                port.remove("nodePort");
-            }
+            port.remove("nodePort");
         }
     }
 }

@@ -1,8 +1,15 @@
 //! Cluster IPs are claimed by IPAddress objects.
 
+use std::collections::HashSet;
+
+use futures::future::join_all;
+use keelson_store::Expect;
 use serde_json::{Value, json};
 
-use super::{Cluster, cluster};
+use super::{Cluster, cluster, cluster_over, server_over};
+use crate::objects::Objects;
+use crate::registry::Suspects;
+use crate::registry::service_claim::port_key;
 
 const SERVICES: &str = "/api/v1/namespaces/default/services";
 const ADDRESSES: &str = "/apis/networking.k8s.io/v1/ipaddresses";
@@ -133,11 +140,160 @@ async fn a_lost_claim_is_made_again_and_told() {
     .await;
     let claim = format!("{ADDRESSES}/10.96.0.12");
     assert_eq!(c.call("DELETE", &claim, Value::Null).await.code, 200);
-    c.registry.repair_addresses().await.unwrap();
+    c.registry
+        .repair_services(&mut Suspects::default())
+        .await
+        .unwrap();
     assert_eq!(c.get(&claim).await.code, 200);
     let events = c.get("/api/v1/namespaces/default/events").await.body;
     assert_eq!(
         events["items"][0]["reason"], "ClusterIPNotAllocated",
         "{events}"
     );
+}
+
+fn node_port(name: &str, port: u16) -> Value {
+    service(
+        name,
+        json!({"type": "NodePort", "ports": [{"port": 80, "nodePort": port}]}),
+    )
+}
+
+#[tokio::test]
+async fn two_servers_on_one_store_never_give_out_the_same() {
+    let store = keelson_testkit_etcd::store().await;
+    let a = cluster_over(std::sync::Arc::clone(&store)).await;
+    let b = server_over(store).await;
+    let servers = [&a, &b];
+    let creations = (0..40).map(|i| {
+        let body = service(&format!("s{i}"), json!({"type": "NodePort"}));
+        servers[i % 2].call("POST", SERVICES, body)
+    });
+    let (mut ports, mut addresses) = (HashSet::new(), HashSet::new());
+    for created in join_all(creations).await {
+        assert_eq!(created.code, 201, "{}", created.body);
+        let spec = &created.body["spec"];
+        assert!(
+            ports.insert(spec["ports"][0]["nodePort"].to_string()),
+            "{spec}"
+        );
+        assert!(addresses.insert(spec["clusterIP"].to_string()), "{spec}");
+    }
+    // Of those who ask for one number, one gets it, and when it is gone another.
+    let asking =
+        (0..6).map(|i| servers[i % 2].call("POST", SERVICES, node_port(&format!("n{i}"), 30099)));
+    let answers = join_all(asking).await;
+    let refused = answers.iter().filter(|answer| {
+        let text = answer.body["message"].as_str().unwrap_or_default();
+        answer.code == 422
+            && text.contains(
+                "spec.ports[0].nodePort: Invalid value: 30099: provided port is already allocated",
+            )
+    });
+    assert_eq!(refused.count(), 5);
+    let winner = answers.iter().find(|answer| answer.code == 201).unwrap();
+    let name = winner.body["metadata"]["name"].as_str().unwrap();
+    let path = format!("{SERVICES}/{name}");
+    assert_eq!(b.call("DELETE", &path, Value::Null).await.code, 200);
+    assert_eq!(
+        a.call("POST", SERVICES, node_port("next", 30099))
+            .await
+            .code,
+        201
+    );
+    // A Service that moves to another port leaves its own to others.
+    let moved = a
+        .call("PUT", &format!("{SERVICES}/next"), node_port("next", 30098))
+        .await;
+    assert_eq!(moved.code, 200, "{}", moved.body);
+    assert_eq!(
+        b.call("POST", SERVICES, node_port("after", 30099))
+            .await
+            .code,
+        201
+    );
+}
+
+#[tokio::test]
+async fn lost_and_leaked_claims_of_ports_are_mended() {
+    let c = cluster().await;
+    for (name, port) in [("p", 30070), ("q", 30071)] {
+        assert_eq!(
+            c.call("POST", SERVICES, node_port(name, port)).await.code,
+            201
+        );
+    }
+    let store = c.registry.store();
+    let (lost, leaked) = (port_key(30070), port_key(30072));
+    store.delete(&lost, Expect::Any).await.unwrap();
+    let value = keelson_store::Value {
+        bytes: "default/gone".into(),
+        stamp_at: None,
+    };
+    store.put(&leaked, value, Expect::Absent).await.unwrap();
+    let mut suspects = Suspects::default();
+    c.registry.repair_services(&mut suspects).await.unwrap();
+    assert!(store.get(&lost, 0).await.unwrap().is_some());
+    // It may belong to a Service that is just being written.
+    assert!(store.get(&leaked, 0).await.unwrap().is_some());
+    assert_eq!(
+        c.call("POST", SERVICES, node_port("r", 30072)).await.code,
+        422
+    );
+    c.registry.repair_services(&mut suspects).await.unwrap();
+    assert_eq!(
+        c.call("POST", SERVICES, node_port("r", 30072)).await.code,
+        201
+    );
+    c.registry.repair_services(&mut suspects).await.unwrap();
+    let events = c.get("/api/v1/namespaces/default/events").await.body;
+    let events = events["items"].as_array().unwrap();
+    assert_eq!(events.len(), 1, "{events:?}");
+    assert_eq!(events[0]["reason"], "PortNotAllocated");
+    assert_eq!(
+        events[0]["message"],
+        "Port 30070 is not allocated; repairing"
+    );
+}
+
+#[tokio::test]
+async fn ranges_that_are_not_ready_or_going_give_nothing() {
+    let c = cluster().await;
+    let path = "/apis/networking.k8s.io/v1/servicecidrs";
+    let range = |name: &str, cidr: &str| {
+        json!({"apiVersion": "networking.k8s.io/v1", "kind": "ServiceCIDR",
+        "metadata": {"name": name, "finalizers": ["example.com/f"]}, "spec": {"cidrs": [cidr]}})
+    };
+    let mut more = c
+        .call("POST", path, range("more", "10.250.0.0/24"))
+        .await
+        .body;
+    let wanted =
+        |name: &str, ip: &str| c.call("POST", SERVICES, service(name, json!({"clusterIP": ip})));
+    assert_eq!(wanted("a", "10.250.0.5").await.code, 201);
+    more["status"] = json!({"conditions": [{"type": "Ready", "status": "False", "reason": "R",
+        "message": "", "lastTransitionTime": "2026-01-01T00:00:00Z"}]});
+    let told = c.call("PUT", &format!("{path}/more/status"), more).await;
+    assert_eq!(told.code, 200, "{}", told.body);
+    let refused = wanted("b", "10.250.0.6").await;
+    let text = refused.body["message"].as_str().unwrap();
+    let reason =
+        "failed to allocate IP 10.250.0.6: the provided network does not match the current range";
+    assert!(text.contains(reason), "{text}");
+    let none = c.call("POST", SERVICES, service("b", json!({}))).await;
+    assert_eq!(
+        none.body["message"],
+        "Internal error occurred: failed to allocate a serviceIP for Service \"b\": range is full"
+    );
+    // One ready range of those that have the address is enough, until it is to go.
+    assert_eq!(
+        c.call("POST", path, range("same", "10.250.0.0/25"))
+            .await
+            .code,
+        201
+    );
+    assert_eq!(wanted("b", "10.250.0.6").await.code, 201);
+    c.call("DELETE", &format!("{path}/same"), Value::Null).await;
+    assert_eq!(wanted("d", "10.250.0.7").await.code, 422);
+    assert_eq!(c.registry.count("networking.k8s.io", "servicecidrs", ""), 2);
 }

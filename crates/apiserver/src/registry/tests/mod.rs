@@ -36,23 +36,8 @@ async fn cluster() -> Cluster {
 }
 
 async fn cluster_over(store: SharedStore) -> Cluster {
-    let admission = AdmissionChain::new();
-    let cidr = "10.96.0.0/24".parse().unwrap();
-    let registry = Registry::start(
-        store,
-        Resources::builtin(&crate::RuntimeConfig::everything()),
-        Arc::clone(&admission),
-        cidr,
-    )
-    .await
-    .unwrap();
-    let objects: Arc<dyn Objects> = Arc::clone(&registry) as Arc<dyn Objects>;
-    let authorizer = Arc::new(Authorizer::new(Arc::clone(&objects)));
-    admission.bind(Arc::downgrade(&objects), Arc::downgrade(&authorizer));
-    let cluster = Cluster {
-        registry,
-        _authorizer: authorizer,
-    };
+    let cluster = server_over(store).await;
+    let objects: &dyn Objects = &*cluster.registry;
     for name in ["default", "other"] {
         let object = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}});
         objects.create("", "namespaces", "", object).await.unwrap();
@@ -64,6 +49,27 @@ async fn cluster_over(store: SharedStore) -> Cluster {
         .await
         .unwrap();
     cluster
+}
+
+/// A server over a store that others may use as well.
+async fn server_over(store: SharedStore) -> Cluster {
+    let admission = AdmissionChain::new();
+    let cidrs = ["10.96.0.0/24".parse().unwrap()];
+    let registry = Registry::start(
+        store,
+        Resources::builtin(&crate::RuntimeConfig::everything()),
+        Arc::clone(&admission),
+        ServiceConfig::new(&cidrs),
+    )
+    .await
+    .unwrap();
+    let objects: Arc<dyn Objects> = Arc::clone(&registry) as Arc<dyn Objects>;
+    let authorizer = Arc::new(Authorizer::new(Arc::clone(&objects)));
+    admission.bind(Arc::downgrade(&objects), Arc::downgrade(&authorizer));
+    Cluster {
+        registry,
+        _authorizer: authorizer,
+    }
 }
 
 fn context(method: &str, uri: &str, content_type: &str, accept: &str) -> RequestContext {

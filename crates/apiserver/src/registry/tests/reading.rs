@@ -260,7 +260,7 @@ async fn everything_is_there_after_a_restart() {
         store,
         Resources::builtin(&crate::RuntimeConfig::everything()),
         admission,
-        "10.96.0.0/24".parse().unwrap(),
+        ServiceConfig::new(&["10.96.0.0/24".parse().unwrap()]),
     )
     .await
     .unwrap();

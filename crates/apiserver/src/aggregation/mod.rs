@@ -1,16 +1,16 @@
 //! Aggregation: APIServices for the groups served here are kept, those of other servers are
 //! watched over and their requests passed on.
 
+mod local;
+mod openapi;
+mod probe;
+
 use std::collections::BTreeMap;
 use std::sync::{Arc, RwLock};
 use std::time::Duration;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use bytes::Bytes;
-use http::Request;
-use http_body_util::{BodyExt, Empty, Limited};
-use hyper_util::rt::TokioIo;
 use keelson_machinery::{meta, time};
 use rustls::ClientConfig;
 use rustls::pki_types::CertificateDer;
@@ -24,12 +24,8 @@ use crate::streaming::{ServiceAddress, resolve_service, unverified_tls, verified
 
 const GROUP: &str = "apiregistration.k8s.io";
 const RESOURCE: &str = "apiservices";
-const AUTOMANAGED: &str = "kube-aggregator.kubernetes.io/automanaged";
-const PROBE_TIMEOUT: Duration = Duration::from_secs(5);
 /// Another server going away is no event here, so remote ones are asked again now and then.
 const PROBE_INTERVAL: Duration = Duration::from_secs(30);
-/// Bound of a discovery document of another server.
-const DISCOVERY_BYTES: usize = 4 << 20;
 
 pub(crate) struct Aggregation {
     /// By group and version; swapped whole when APIServices change.
@@ -37,6 +33,7 @@ pub(crate) struct Aggregation {
     /// What each group version said it serves when it was last asked, in the form of aggregated
     /// discovery.
     resources: RwLock<BTreeMap<(String, String), Value>>,
+    pub(crate) documents: openapi::Documents,
     objects: Arc<dyn Objects>,
 }
 
@@ -53,6 +50,8 @@ pub(crate) struct Remote {
     insecure: bool,
     group_priority: i64,
     version_priority: i64,
+    /// Whether the last look at it found it in order.
+    pub(crate) available: bool,
 }
 
 impl Remote {
@@ -76,11 +75,8 @@ impl Remote {
             insecure: spec["insecureSkipTLSVerify"] == true,
             group_priority: spec["groupPriorityMinimum"].as_i64().unwrap_or(0),
             version_priority: spec["versionPriority"].as_i64().unwrap_or(0),
+            available: is_available(api_service),
         })
-    }
-
-    pub(crate) fn service_name(&self) -> String {
-        format!("{}/{}", self.namespace, self.service)
     }
 
     /// The name its certificate must bear.
@@ -118,6 +114,7 @@ impl Aggregation {
         Self {
             remotes: RwLock::default(),
             resources: RwLock::default(),
+            documents: openapi::Documents::default(),
             objects,
         }
     }
@@ -140,20 +137,12 @@ impl Aggregation {
             .cloned()
     }
 
-    /// Groups of available other servers, as `/apis` lists them.
+    /// Groups of other servers, available or not, as `/apis` lists them.
     pub(crate) fn groups(&self) -> Vec<Value> {
         let mut groups: BTreeMap<String, Vec<Remote>> = BTreeMap::new();
         for remote in self.current().values() {
-            let available = self
-                .objects
-                .get(GROUP, RESOURCE, "", &remote.api_service)
-                .is_some_and(|service| condition(&service).is_some_and(|c| c["status"] == "True"));
-            if available {
-                groups
-                    .entry(remote.group.clone())
-                    .or_default()
-                    .push(remote.clone());
-            }
+            let versions = groups.entry(remote.group.clone()).or_default();
+            versions.push(remote.clone());
         }
         let mut groups: Vec<(String, Vec<Remote>)> = groups.into_iter().collect();
         groups.sort_by_key(|(name, remotes)| {
@@ -175,16 +164,19 @@ impl Aggregation {
             .collect()
     }
 
-    /// The same for aggregated discovery. What a server has not said yet is marked stale.
+    /// The same for aggregated discovery. What a server does not say now is marked stale.
     pub(crate) fn aggregated_groups(&self) -> Vec<Value> {
         let known = self.resources.read().unwrap_or_else(|e| e.into_inner());
+        let remotes = self.current();
         let version = |group: &Value, version: &Value| {
             let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
-            match known.get(&(text(group), text(version))) {
+            let served = (text(group), text(version));
+            let available = remotes.get(&served).is_some_and(|remote| remote.available);
+            match known.get(&served).filter(|_| available) {
                 Some(resources) => {
                     json!({"version": version, "freshness": "Current", "resources": resources})
                 }
-                None => json!({"version": version, "freshness": "Stale", "resources": []}),
+                None => json!({"version": version, "freshness": "Stale"}),
             }
         };
         let aggregated = |group: Value| {
@@ -192,7 +184,7 @@ impl Aggregation {
             let versions: Vec<Value> = listed
                 .map(|v| version(&group["name"], &v["version"]))
                 .collect();
-            json!({"metadata": {"name": group["name"], "creationTimestamp": null}, "versions": versions})
+            json!({"metadata": {"name": group["name"]}, "versions": versions})
         };
         self.groups().into_iter().map(aggregated).collect()
     }
@@ -216,6 +208,7 @@ impl Aggregation {
             .write()
             .unwrap_or_else(|e| e.into_inner())
             .retain(|served, _| remotes.contains_key(served));
+        self.documents.retain(|served| remotes.contains_key(served));
         *self.remotes.write().unwrap_or_else(|e| e.into_inner()) = Arc::new(remotes);
     }
 }
@@ -225,16 +218,19 @@ pub(crate) async fn run(server: Arc<Server>) {
     let objects = Arc::clone(&server.objects);
     let mut api_services = objects.changes(GROUP, RESOURCE);
     let mut slices = objects.changes("discovery.k8s.io", "endpointslices");
+    let mut services = objects.changes("", "services");
     let mut served = server.resources.changes();
+    let mut registration = local::Registration::new(&objects);
     loop {
         api_services.mark_unchanged();
         slices.mark_unchanged();
+        services.mark_unchanged();
         served.mark_unchanged();
         server.aggregation.refresh();
-        register_local(&server).await;
+        registration.keep(&server).await;
         let remotes = server.aggregation.current();
         for remote in remotes.values() {
-            judge(&server, remote).await;
+            probe::judge(&server, remote).await;
         }
         let idle = remotes.is_empty();
         tokio::select! {
@@ -242,77 +238,10 @@ pub(crate) async fn run(server: Arc<Server>) {
             changed = api_services.changed() => if changed.is_err() { return },
             changed = served.changed() => if changed.is_err() { return },
             changed = slices.changed(), if !idle => if changed.is_err() { return },
+            changed = services.changed(), if !idle => if changed.is_err() { return },
             () = tokio::time::sleep(PROBE_INTERVAL), if !idle => {}
         }
     }
-}
-
-/// Keeps an automanaged APIService for every group version served here.
-async fn register_local(server: &Arc<Server>) {
-    let snapshot = server.discovery.current(server);
-    let objects = &server.objects;
-    let mut wanted = BTreeMap::new();
-    for (rank, group) in snapshot.groups.iter().enumerate() {
-        for version in &group.versions {
-            let custom = version.resources.iter().all(|r| r.custom);
-            let (group_priority, version_priority) = if custom {
-                (1000, 100)
-            } else {
-                (
-                    18_000 - 10 * rank as i64,
-                    if version.version.contains("alpha") {
-                        1
-                    } else if version.version.contains("beta") {
-                        9
-                    } else {
-                        15
-                    },
-                )
-            };
-            let name = format!("{}.{}", version.version, group.name);
-            let spec = json!({
-                "group": group.name, "version": version.version,
-                "groupPriorityMinimum": group_priority, "versionPriority": version_priority,
-            });
-            wanted.insert(name, spec);
-        }
-    }
-    for object in objects.list(GROUP, RESOURCE, "") {
-        let name = meta::name(&object);
-        let automanaged = meta::label(&object, AUTOMANAGED).is_some();
-        if wanted.remove(name).is_none() && automanaged && object["spec"]["service"].is_null() {
-            report(
-                objects
-                    .delete(GROUP, RESOURCE, "", name)
-                    .await
-                    .map(|()| Value::Null),
-                name,
-            );
-        }
-    }
-    let creations = wanted.into_iter().map(|(name, spec)| async move {
-        let object = json!({
-            "apiVersion": "apiregistration.k8s.io/v1", "kind": "APIService",
-            "metadata": {"name": name, "labels": {AUTOMANAGED: "onstart"}},
-            "spec": spec,
-        });
-        let created = objects.create(GROUP, RESOURCE, "", object).await;
-        let outcome = match created {
-            Ok(mut created) => {
-                let condition = available(
-                    "True",
-                    "Local",
-                    "Local APIServices are always available",
-                    &time::now(),
-                );
-                created["status"] = json!({"conditions": [condition]});
-                objects.update(GROUP, RESOURCE, "", created).await
-            }
-            failed => failed,
-        };
-        report(outcome, &name);
-    });
-    futures::future::join_all(creations).await;
 }
 
 fn report(outcome: Result<Value, keelson_machinery::status::Status>, name: &str) {
@@ -336,17 +265,13 @@ fn condition(object: &Value) -> Option<&Value> {
         .find(|c| c["type"] == "Available")
 }
 
-/// Sets the Available condition of another server's APIService by asking it for discovery.
-async fn judge(server: &Arc<Server>, remote: &Remote) {
-    let (status, reason, message) = match probe(server, remote).await {
-        Ok(resources) => {
-            // Known before the condition says that it is there to be asked for.
-            server.aggregation.learn(remote, resources);
-            ("True", "Passed", "all checks passed".to_owned())
-        }
-        Err((reason, message)) => ("False", reason, message),
-    };
-    let Some(object) = server.objects.get(GROUP, RESOURCE, "", &remote.api_service) else {
+fn is_available(object: &Value) -> bool {
+    condition(object).is_some_and(|condition| condition["status"] == "True")
+}
+
+/// Writes the condition when it says something else than before.
+async fn tell(server: &Server, name: &str, status: &str, reason: &str, message: &str) {
+    let Some(object) = server.objects.get(GROUP, RESOURCE, "", name) else {
         return;
     };
     let before = condition(&object);
@@ -360,110 +285,11 @@ async fn judge(server: &Arc<Server>, remote: &Remote) {
         .and_then(|c| c["lastTransitionTime"].as_str())
         .map_or_else(time::now, ToOwned::to_owned);
     let mut updated = Value::clone(&object);
-    updated["status"] = json!({"conditions": [available(status, reason, &message, &since)]});
+    updated["status"] = json!({"conditions": [available(status, reason, message, &since)]});
     report(
         server.objects.update(GROUP, RESOURCE, "", updated).await,
-        &remote.api_service,
+        name,
     );
-}
-
-/// Asks another server what it serves; the resources, as aggregated discovery lists them.
-async fn probe(server: &Arc<Server>, remote: &Remote) -> Result<Value, (&'static str, String)> {
-    let objects = &server.objects;
-    if objects
-        .get("", "services", &remote.namespace, &remote.service)
-        .is_none()
-    {
-        let message = format!(
-            "service/{} in {:?} is not present",
-            remote.service, remote.namespace
-        );
-        return Err(("ServiceNotFound", message));
-    }
-    let address = remote
-        .address(objects)
-        .map_err(|reason| ("MissingEndpoints", reason))?;
-    let failed = |reason: String| ("FailedDiscoveryCheck", reason);
-    let tls = remote.tls(server).map_err(failed)?;
-    let path = format!("/apis/{}/{}", remote.group, remote.version);
-    let ask = async {
-        let stream = crate::streaming::dial_tls(&address.to_string(), &remote.host(), tls).await?;
-        let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
-            .await
-            .map_err(|e| e.to_string())?;
-        tokio::spawn(connection);
-        let request = Request::get(&path)
-            .header("host", remote.host())
-            .header("accept", "application/json")
-            .header("x-remote-user", "system:kube-aggregator")
-            .header("x-remote-group", "system:masters")
-            .body(Empty::<Bytes>::new())
-            .map_err(|e| e.to_string())?;
-        let response = sender
-            .send_request(request)
-            .await
-            .map_err(|e| e.to_string())?;
-        if !response.status().is_success() {
-            return Err(format!(
-                "bad status from https://{address}{path}: {}",
-                response.status().as_u16()
-            ));
-        }
-        let body = Limited::new(response.into_body(), DISCOVERY_BYTES);
-        let bytes = body.collect().await.map_err(|e| e.to_string())?.to_bytes();
-        let list: Value = serde_json::from_slice(&bytes).map_err(|e| e.to_string())?;
-        Ok(aggregated_resources(&list))
-    };
-    let outcome = tokio::time::timeout(PROBE_TIMEOUT, ask)
-        .await
-        .unwrap_or_else(|_| Err("timed out".to_owned()));
-    outcome.map_err(|reason| {
-        failed(format!(
-            "failing or missing response from https://{address}{path}: {reason}"
-        ))
-    })
-}
-
-/// The resources of an `APIResourceList` with their subresources under them.
-fn aggregated_resources(list: &Value) -> Value {
-    let text = |r: &Value, field: &str| r[field].as_str().unwrap_or_default().to_owned();
-    let kind = |r: &Value| json!({"group": text(r, "group"), "version": text(r, "version"), "kind": text(r, "kind")});
-    let mut resources: BTreeMap<String, Value> = BTreeMap::new();
-    let listed = || list["resources"].as_array().into_iter().flatten();
-    for r in listed().filter(|r| !text(r, "name").contains('/')) {
-        let scope = if r["namespaced"] == true {
-            "Namespaced"
-        } else {
-            "Cluster"
-        };
-        let mut out = json!({
-            "resource": text(r, "name"),
-            "responseKind": kind(r),
-            "scope": scope,
-            "singularResource": text(r, "singularName"),
-            "verbs": r["verbs"],
-        });
-        for field in ["shortNames", "categories"] {
-            if r[field].is_array() {
-                out[field] = r[field].clone();
-            }
-        }
-        resources.insert(text(r, "name"), out);
-    }
-    for r in listed() {
-        let name = text(r, "name");
-        let parent = name.split_once('/');
-        if let Some((parent, sub)) = parent
-            && let Some(out) = resources.get_mut(parent)
-        {
-            let sub = json!({"subresource": sub, "responseKind": kind(r), "verbs": r["verbs"]});
-            match out["subresources"].as_array_mut() {
-                Some(subresources) => subresources.push(sub),
-                None => out["subresources"] = json!([sub]),
-            }
-        }
-    }
-    Value::Array(resources.into_values().collect())
 }
 
 #[cfg(test)]
@@ -481,24 +307,6 @@ mod tests {
         assert_eq!(
             (remote.host().as_str(), remote.port, remote.insecure),
             ("s.n.svc", 443, true)
-        );
-    }
-
-    #[test]
-    fn subresources_stand_under_their_resource() {
-        let list = json!({"kind": "APIResourceList", "resources": [
-            {"name": "flunders/status", "namespaced": true, "kind": "Flunder", "verbs": ["get"]},
-            {"name": "flunders", "singularName": "flunder", "namespaced": true, "kind": "Flunder",
-             "verbs": ["get", "list"], "shortNames": ["fl"]},
-        ]});
-        let own = json!({"group": "", "version": "", "kind": "Flunder"});
-        assert_eq!(
-            aggregated_resources(&list),
-            json!([{
-                "resource": "flunders", "singularResource": "flunder", "scope": "Namespaced",
-                "responseKind": own, "verbs": ["get", "list"], "shortNames": ["fl"],
-                "subresources": [{"subresource": "status", "responseKind": own, "verbs": ["get"]}],
-            }])
         );
     }
 }
