@@ -1,3 +1,6 @@
 #![no_main]
 
-libfuzzer_sys::fuzz_target!(|data: &[u8]| keelson_fuzz_targets::run("store", data));
+libfuzzer_sys::fuzz_target!(
+    init: keelson_fuzz_targets::plant("store"),
+    |data: &[u8]| keelson_fuzz_targets::run("store", data)
+);

@@ -118,6 +118,9 @@ pub(crate) struct ApiServerArgs {
     /// api/all, api/ga, api/beta, api/alpha, GROUP/VERSION or GROUP/VERSION/RESOURCE.
     #[arg(long, value_name = "KEY=true|false,…", value_delimiter = ',')]
     pub(crate) runtime_config: Vec<String>,
+    /// Features to switch on or off, by upstream's names: CBORServingAndStorage.
+    #[arg(long, value_name = "NAME=true|false,…", value_delimiter = ',')]
+    pub(crate) feature_gates: Vec<String>,
 }
 
 impl ApiServerArgs {
@@ -152,10 +155,12 @@ impl ApiServerArgs {
             audit_webhook_batch_max_size,
             audit_webhook_batch_max_wait_seconds,
             runtime_config,
+            feature_gates,
         } = self.clone();
         config.enable_admission_plugins = enable_admission_plugins;
         config.disable_admission_plugins = disable_admission_plugins;
         config.runtime_config = runtime_config;
+        config.feature_gates = feature_gates;
         let oidc_ca = match oidc_ca_file {
             Some(file) => Some(
                 std::fs::read_to_string(&file)

@@ -15,6 +15,7 @@ mod discovery;
 mod duration;
 pub mod encryption;
 mod events;
+mod feature_gates;
 mod http;
 mod in_process;
 pub mod objects;
@@ -31,6 +32,7 @@ mod streaming;
 
 pub use audit::AuditOptions;
 pub use authz::AuthorizationOptions;
+pub use feature_gates::FeatureGates;
 pub use registry::ServiceConfig;
 pub use request::UserInfo;
 pub use runtime_config::RuntimeConfig;

@@ -10,6 +10,8 @@ use http_body_util::{BodyExt, Full};
 use keelson_machinery::status::Status;
 use serde_json::{Value, json};
 
+use crate::feature_gates::FeatureGates;
+
 pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
 /// A response body: whole, or a stream of frames (watch, log, proxy).
@@ -364,6 +366,7 @@ pub struct RequestContext {
     pub warnings: Warnings,
     pub annotations: Annotations,
     pub audit_id: Arc<str>,
+    pub features: FeatureGates,
     /// The request's place in the audit log, once its user is known and if the policy wants it.
     pub(crate) record: Option<Arc<crate::audit::Record>>,
 }

@@ -24,6 +24,7 @@ use crate::bootstrap::{self, DefaultServiceCidr, Peers, ServerAddress};
 use crate::crd;
 use crate::discovery::Discovery;
 use crate::encryption::{self, Encryption};
+use crate::feature_gates::FeatureGates;
 use crate::http::{FlowControl, Health, Metrics, listen, server_config};
 use crate::in_process::InProcess;
 use crate::objects::Objects;
@@ -61,6 +62,8 @@ pub struct Config {
     pub encryption_file: Option<PathBuf>,
     /// Which versions are served that are not by default, and the other way round: `api/beta=true`.
     pub runtime_config: Vec<String>,
+    /// `CBORServingAndStorage=true`.
+    pub feature_gates: Vec<String>,
     /// Whether kubelets must show a serving certificate of the cluster's authority. Upstream's
     /// kubelets sign their own, so that upstream's default is not to.
     pub verify_kubelets: bool,
@@ -86,6 +89,7 @@ impl Config {
             audit: AuditOptions::default(),
             encryption_file: None,
             runtime_config: Vec::new(),
+            feature_gates: Vec::new(),
             verify_kubelets: false,
         }
     }
@@ -126,6 +130,8 @@ pub enum Error {
     Audit(#[source] audit::Error),
     #[error("reading the runtime configuration")]
     RuntimeConfig(#[source] crate::runtime_config::Error),
+    #[error("reading --feature-gates")]
+    FeatureGates(#[source] crate::feature_gates::Error),
     #[error("configuring TLS")]
     Tls(#[source] rustls::Error),
     #[error("loading the registry: {0}")]
@@ -156,6 +162,7 @@ pub(crate) struct Server {
     pub(crate) health: Health,
     pub(crate) encryption: Option<Arc<Encryption>>,
     pub(crate) metrics: Metrics,
+    pub(crate) features: FeatureGates,
     pub(crate) stop: CancellationToken,
 }
 
@@ -205,6 +212,7 @@ impl ApiServer {
         )
         .map_err(Error::Admission)?;
         let served = RuntimeConfig::parse(&config.runtime_config).map_err(Error::RuntimeConfig)?;
+        let features = FeatureGates::parse(&config.feature_gates).map_err(Error::FeatureGates)?;
         let resources = Resources::builtin(&served);
         let registry = Registry::start(
             store,
@@ -258,6 +266,7 @@ impl ApiServer {
             health,
             encryption,
             metrics: Metrics::default(),
+            features,
             stop: CancellationToken::new(),
             objects,
             pki,

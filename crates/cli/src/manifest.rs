@@ -3,7 +3,7 @@
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 use crate::Error;
 
@@ -86,7 +86,9 @@ fn parse(path: &Path, text: &str, objects: &mut Vec<Value>) -> Result<(), Error>
                     .is_some_and(|kind| kind.ends_with("List")) =>
             {
                 match list.remove("items") {
-                    Some(Value::Array(items)) => objects.extend(items),
+                    Some(Value::Array(items)) => {
+                        objects.extend(items.into_iter().map(|item| typed(item, &list)));
+                    }
                     _ => return Err(failed(path, &"a list without items")),
                 }
             }
@@ -95,6 +97,23 @@ fn parse(path: &Path, text: &str, objects: &mut Vec<Value>) -> Result<(), Error>
         }
     }
     Ok(())
+}
+
+/// Items of a `PodList` need not say that they are Pods.
+fn typed(mut item: Value, list: &Map<String, Value>) -> Value {
+    let text = |name| list.get(name).and_then(Value::as_str);
+    if let (Some(fields), Some(kind), Some(api_version)) = (
+        item.as_object_mut(),
+        text("kind").and_then(|kind| kind.strip_suffix("List")),
+        text("apiVersion"),
+    ) && !kind.is_empty()
+        && !fields.contains_key("kind")
+        && !fields.contains_key("apiVersion")
+    {
+        fields.insert("kind".into(), kind.into());
+        fields.insert("apiVersion".into(), api_version.into());
+    }
+    item
 }
 
 fn failed(path: &Path, reason: &dyn std::fmt::Display) -> Error {
@@ -114,6 +133,12 @@ mod tests {
         let text = "a: 1\n---\n---\nkind: ConfigMapList\nitems:\n- {b: 2}\n- {c: 3}\n";
         parse(Path::new("x"), text, &mut objects).unwrap();
         assert_eq!(objects.len(), 3);
+        let text = "kind: ConfigMapList\napiVersion: v1\nitems:\n- {b: 2}\n";
+        parse(Path::new("x"), text, &mut objects).unwrap();
+        assert_eq!(
+            (&objects[3]["kind"], &objects[3]["apiVersion"]),
+            (&"ConfigMap".into(), &"v1".into())
+        );
         assert!(parse(Path::new("x"), "- 1\n", &mut objects).is_err());
         assert!(parse(Path::new("x"), "{", &mut objects).is_err());
     }

@@ -53,6 +53,8 @@ pub struct Kind {
     pub deprecation: &'static str,
     /// The table does not begin with the name; `columns` are all there are.
     pub nameless_table: bool,
+    /// What nobody comes to own through a path, because that path does not change it.
+    pub reset_fields: ResetFields,
     /// Objects expire after this many seconds (Event: one hour).
     pub time_to_live_s: Option<u64>,
     /// Where a template's pod spec is, whose fields behind gates that are off are dropped; empty
@@ -60,7 +62,14 @@ pub struct Kind {
     pub template_spec: &'static str,
 }
 
+/// Subresources (empty for the object itself) and dotted paths of fields.
+pub type ResetFields = &'static [(&'static str, &'static [&'static str])];
+
 impl Kind {
+    /// Of kinds whose status is written with the metadata that was there before.
+    pub(crate) const STATUS_KEEPS_METADATA: ResetFields =
+        &[("", &["status"]), ("status", &["metadata", "spec"])];
+
     /// Every field error of a new object, metadata's general rules excluded.
     pub fn validate_new(&self, obj: &Value) -> ErrorList {
         let mut errors = ErrorList::new();
@@ -121,6 +130,7 @@ impl Kind {
         orphans_dependents: false,
         deprecation: "",
         nameless_table: false,
+        reset_fields: &[("", &["status"]), ("status", &["spec"])],
         time_to_live_s: None,
         template_spec: "",
     };

@@ -15,6 +15,7 @@ mod batch;
 mod cell;
 mod certificates;
 mod check;
+mod columns;
 mod coordination;
 mod core;
 pub mod custom;
@@ -34,8 +35,9 @@ mod storage;
 mod tree;
 mod workload;
 
+pub use columns::column_description;
 pub use core::service::addresses::service_addresses;
-pub use kind::{Column, Kind, UpdateContext};
+pub use kind::{Column, Kind, ResetFields, UpdateContext};
 
 /// Every kind with rules of its own, sorted by group and resource.
 pub static KINDS: &[&Kind] = &[

@@ -523,7 +523,7 @@ fn go_value_mismatch(v: &Value, wanted: &str) -> DecodeError {
 }
 
 /// The Go type of a value, as reflection prints it.
-fn go_type(s: &Schema) -> String {
+pub(crate) fn go_type(s: &Schema) -> String {
     if !s.go_type.is_empty() {
         return s.go_type.to_string();
     }

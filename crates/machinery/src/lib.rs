@@ -6,6 +6,7 @@
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
 pub mod apply;
+pub mod cbor;
 pub mod decode;
 pub mod default;
 pub mod field;

@@ -58,7 +58,13 @@ impl CustomRules {
                     name: text(&column["name"]),
                     kind: text(&column["type"]),
                     format: text(&column["format"]),
-                    description: text(&column["description"]),
+                    description: match text(&column["description"]) {
+                        own if !own.is_empty() => own,
+                        _ => format!(
+                            "Custom resource definition column (in JSONPath format): {}",
+                            text(&column["jsonPath"])
+                        ),
+                    },
                     priority: column["priority"]
                         .as_i64()
                         .and_then(|p| i32::try_from(p).ok())
@@ -72,7 +78,7 @@ impl CustomRules {
                 name: "Age".to_owned(),
                 kind: "date".to_owned(),
                 format: String::new(),
-                description: "When the object was created.".to_owned(),
+                description: keelson_kinds::column_description("", "", "Age").to_owned(),
                 priority: 0,
             };
             columns.push((age, JsonPath::parse(".metadata.creationTimestamp")));
@@ -356,6 +362,14 @@ impl KindRules for CustomRules {
             out.extend(report.ratcheted.iter().map(ToString::to_string));
         }
         out
+    }
+
+    fn reset_fields(&self, subresource: &str) -> &'static [&'static str] {
+        match subresource {
+            "" => &["status"],
+            "status" => &["metadata", "spec"],
+            _ => &[],
+        }
     }
 
     fn columns(&self) -> Vec<ColumnDefinition> {

@@ -183,6 +183,7 @@ impl Server {
             warnings: about.warnings,
             annotations: about.annotations,
             audit_id: about.audit_id,
+            features: self.features,
             record,
         };
         if !health::is_always_allowed(&context.info.path) {

@@ -2,6 +2,10 @@
 //! dropped again: they are large and rarely read.
 
 mod descriptions;
+mod general;
+mod operation;
+mod overlay;
+mod parameters;
 mod paths;
 mod render;
 pub(crate) mod v2;

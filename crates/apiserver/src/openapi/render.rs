@@ -8,7 +8,10 @@ use serde_json::{Map, Value, json};
 
 use super::Dialect;
 use super::descriptions::Descriptions;
+use super::overlay::Overlay;
 use crate::registry::ResourceEntry;
+
+const KINDS: &str = "x-kubernetes-group-version-kind";
 
 /// Collects the named types that a document needs.
 pub(super) struct Definitions {
@@ -16,15 +19,21 @@ pub(super) struct Definitions {
     words: Arc<Descriptions>,
     pub(super) done: BTreeMap<String, Value>,
     waiting: BTreeSet<String>,
+    overlay: Arc<Overlay>,
+    /// The group and version that a v3 document is about: of the many that a general type stands
+    /// in, it names that one.
+    about: Option<(String, String)>,
 }
 
 impl Definitions {
-    pub(super) fn new(dialect: Dialect) -> Self {
+    pub(super) fn new(dialect: Dialect, about: Option<(String, String)>) -> Self {
         Self {
             dialect,
             words: Descriptions::load(),
             done: BTreeMap::new(),
             waiting: BTreeSet::new(),
+            overlay: Overlay::load(),
+            about,
         }
     }
 
@@ -34,6 +43,29 @@ impl Definitions {
             self.waiting.insert(name.to_owned());
         }
         json!({"$ref": self.dialect.reference(name)})
+    }
+
+    /// A use of a type: built-in ones are rendered when they are used.
+    pub(super) fn reference(&mut self, name: &str) -> Value {
+        if keelson_api::schema(name).is_some() {
+            return self.named(name);
+        }
+        json!({"$ref": self.dialect.reference(name)})
+    }
+
+    /// Everything that this value refers to is wanted.
+    pub(super) fn refer(&mut self, value: &Value) {
+        match value {
+            Value::Object(fields) => {
+                if let Some(name) = fields.get("$ref").and_then(Value::as_str) {
+                    let name = name.rsplit('/').next().unwrap_or_default().to_owned();
+                    self.named(&name);
+                }
+                fields.values().for_each(|value| self.refer(value));
+            }
+            Value::Array(items) => items.iter().for_each(|item| self.refer(item)),
+            _ => {}
+        }
     }
 
     /// The definitions of a resource's kind and its list; returns their names.
@@ -72,9 +104,22 @@ impl Definitions {
                 "apiVersion": {"type": "string"},
                 "kind": {"type": "string"},
                 "metadata": self.named("io.k8s.apimachinery.pkg.apis.meta.v1.ListMeta"),
-                "items": {"type": "array", "items": {"$ref": self.dialect.reference(&name)}},
+                "items": {
+                    "type": "array",
+                    "items": {"$ref": self.dialect.reference(&name)},
+                    "description": format!("List of {}. {ITEMS_WORDS}", entry.resource),
+                },
             },
         });
+        if let Some(properties) = schema["properties"].as_object_mut() {
+            for (field, value) in properties {
+                let text = match field.as_str() {
+                    "metadata" => Some(LIST_METADATA_WORDS.to_owned()),
+                    field => self.words.of_root(field),
+                };
+                self.explain(value, text);
+            }
+        }
         mark(&mut schema, entry, &entry.list_kind);
         self.done.insert(list.clone(), schema);
         (name, list)
@@ -84,7 +129,9 @@ impl Definitions {
     pub(super) fn finish(mut self) -> BTreeMap<String, Value> {
         while let Some(name) = self.waiting.pop_first() {
             let Some(schema) = keelson_api::schema(&name) else {
-                self.done.insert(name, json!({"type": "object"}));
+                let mut value = json!({"type": "object"});
+                self.overlay.apply(&name, &mut value);
+                self.done.insert(name, value);
                 continue;
             };
             // Marked first, so that a type that contains itself ends.
@@ -94,11 +141,15 @@ impl Definitions {
                 .iter()
                 .map(|k| json!({"group": k.group, "version": k.version, "kind": k.kind}))
                 .collect();
+            let undescribed = self.overlay.undescribed(&name);
             if let Some(text) = self.words.of_type(&name) {
                 value["description"] = json!(text);
             }
             if let Some(properties) = value.get_mut("properties").and_then(Value::as_object_mut) {
                 for (field, value) in properties {
+                    if undescribed.contains(field) {
+                        continue;
+                    }
                     let own = self.words.of_field(&name, field);
                     let text = match own {
                         None if !kinds.is_empty() => self.words.of_root(field),
@@ -108,11 +159,28 @@ impl Definitions {
                 }
             }
             if !kinds.is_empty() {
-                value["x-kubernetes-group-version-kind"] = Value::Array(kinds);
+                value[KINDS] = Value::Array(kinds);
             }
+            self.overlay.apply(&name, &mut value);
+            self.narrow(&name, &mut value);
             self.done.insert(name, value);
         }
         self.done
+    }
+
+    /// Types of meta/v1 are kinds of every version; a document names its own and the first.
+    fn narrow(&self, name: &str, value: &mut Value) {
+        let Some((group, version)) = &self.about else {
+            return;
+        };
+        if !name.starts_with("io.k8s.apimachinery.pkg.apis.meta.v1.") {
+            return;
+        }
+        if let Some(kinds) = value.get_mut(KINDS).and_then(Value::as_array_mut) {
+            kinds.retain(|kind| {
+                kind["group"] == "" || kind["group"] == **group && kind["version"] == **version
+            });
+        }
     }
 
     /// Adds a description to a use of a type that has none.
@@ -371,6 +439,10 @@ fn describe(schema: &Schema, dialect: Dialect, out: &mut Map<String, Value>) {
         );
     }
 }
+
+/// What lists of custom resources say of their fields.
+const ITEMS_WORDS: &str = "More info: https://git.k8s.io/community/contributors/devel/sig-architecture/api-conventions.md";
+const LIST_METADATA_WORDS: &str = "Standard list metadata. More info: https://git.k8s.io/community/contributors/devel/sig-architecture/api-conventions.md#types-kinds";
 
 fn mark(schema: &mut Value, entry: &ResourceEntry, kind: &str) {
     schema["x-kubernetes-group-version-kind"] =

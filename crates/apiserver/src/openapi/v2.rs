@@ -7,6 +7,8 @@ use serde_json::{Map, Value, json};
 use sha2::{Digest, Sha256};
 
 use super::Dialect;
+use super::general;
+use super::parameters;
 use super::paths;
 use super::render::Definitions;
 use super::v2_protobuf;
@@ -62,18 +64,22 @@ pub(crate) fn answer(server: &Arc<Server>, context: &RequestContext) -> Result<R
 }
 
 fn render(snapshot: &Snapshot) -> Value {
-    let mut definitions = Definitions::new(Dialect::V2);
+    let mut definitions = Definitions::new(Dialect::V2, None);
     let mut all = Map::new();
     for group in &snapshot.groups {
         for version in &group.versions {
             paths::add(Dialect::V2, group, version, &mut all, &mut definitions);
         }
     }
+    for (_, at, path) in general::all(Dialect::V2, snapshot, &mut definitions) {
+        all.insert(at, path);
+    }
     json!({
         "swagger": "2.0",
-        "info": {"title": "Kubernetes", "version": "v1.36.2"},
+        "info": {"title": "Kubernetes", "version": "1.36"},
         "paths": all,
         "definitions": definitions.finish(),
+        "parameters": parameters::shared(),
         "security": [{"BearerToken": []}],
         "securityDefinitions": {"BearerToken": {
             "description": "Bearer Token authentication", "in": "header", "name": "authorization", "type": "apiKey",

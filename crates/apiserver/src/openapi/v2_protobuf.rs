@@ -30,6 +30,7 @@ enum Form {
     /// A flag or a schema.
     SchemaOrFlag,
     Parameters,
+    Parameter,
     Response,
 }
 
@@ -55,6 +56,7 @@ static DOCUMENT: Message = Message {
         ("info", 2, Form::One(&INFO)),
         ("paths", 8, Form::Named(&Form::One(&PATH_ITEM), 2)),
         ("definitions", 9, Form::Named(&Form::One(&SCHEMA), 1)),
+        ("parameters", 10, Form::Named(&Form::Parameter, 1)),
     ],
     extensions: 16,
 };
@@ -253,6 +255,7 @@ fn field(out: &mut Vec<u8>, number: u32, form: &Form, value: &Value) {
                 bytes(out, number, &parameters_item(parameter));
             }
         }
+        Form::Parameter => bytes(out, number, &parameter_message(value)),
         Form::Response => {
             let (inner, shape) = match value.get("$ref") {
                 Some(_) => (2, &REFERENCE),
@@ -277,21 +280,24 @@ fn named(map: &Map<String, Value>, form: &Form, number: u32) -> Vec<u8> {
 }
 
 fn parameters_item(parameter: &Value) -> Vec<u8> {
-    let wrap = |number: u32, inner: &[u8]| {
-        let mut out = Vec::new();
-        bytes(&mut out, number, inner);
-        out
-    };
     if parameter.get("$ref").is_some() {
         return wrap(2, &message(&REFERENCE, parameter));
     }
-    let place = parameter.get("in").and_then(Value::as_str);
-    let inner = match place {
+    wrap(1, &parameter_message(parameter))
+}
+
+fn parameter_message(parameter: &Value) -> Vec<u8> {
+    match parameter.get("in").and_then(Value::as_str) {
         Some("body") => wrap(1, &message(&BODY_PARAMETER, parameter)),
         Some("path") => wrap(2, &wrap(4, &message(&PATH_PARAMETER, parameter))),
         _ => wrap(2, &wrap(3, &message(&QUERY_PARAMETER, parameter))),
-    };
-    wrap(1, &inner)
+    }
+}
+
+fn wrap(number: u32, inner: &[u8]) -> Vec<u8> {
+    let mut out = Vec::new();
+    bytes(&mut out, number, inner);
+    out
 }
 
 fn one_or_many(value: &Value) -> &[Value] {

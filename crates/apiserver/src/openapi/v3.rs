@@ -7,6 +7,7 @@ use serde_json::{Map, Value, json};
 use sha2::{Digest, Sha256};
 
 use super::Dialect;
+use super::general;
 use super::paths;
 use super::render::Definitions;
 use crate::discovery::{Group, Version};
@@ -24,6 +25,12 @@ fn name_of(group: &Group, version: &Version) -> String {
 pub(crate) fn index(server: &Arc<Server>) -> Result<Response, Status> {
     let snapshot = server.discovery.current(server);
     let mut listed = Map::new();
+    let mut scratch = Definitions::new(Dialect::V3, None);
+    for (name, ..) in general::all(Dialect::V3, &snapshot, &mut scratch) {
+        let hash = general_fingerprint(&name);
+        let url = format!("/openapi/v3/{name}?hash={hash}");
+        listed.insert(name, json!({"serverRelativeURL": url}));
+    }
     for group in &snapshot.groups {
         for version in &group.versions {
             let name = name_of(group, version);
@@ -49,18 +56,27 @@ pub(crate) fn document(
         .iter()
         .flat_map(|g| g.versions.iter().map(move |v| (g, v)))
         .find(|(g, v)| name_of(g, v) == name);
-    let (group, version) = found.ok_or_else(Status::path_not_found)?;
-    let hash = fingerprint(server, group, version);
+    let (hash, general) = match found {
+        Some((group, version)) => (fingerprint(server, group, version), None),
+        None => {
+            let document = general::document(&snapshot, name).ok_or_else(Status::path_not_found)?;
+            (general_fingerprint(name), Some(document))
+        }
+    };
     let etag = format!("\"{hash}\"");
     let mut response = if context.header("if-none-match") == Some(etag.as_str()) {
         let mut response = http::Response::new(empty());
         *response.status_mut() = http::StatusCode::NOT_MODIFIED;
         response
     } else {
+        let document = match found {
+            Some((group, version)) => render(group, version),
+            None => general.unwrap_or_default(),
+        };
         respond(
             200,
             "application/json",
-            serde_json::to_vec(&render(group, version)).unwrap_or_default(),
+            serde_json::to_vec(&document).unwrap_or_default(),
         )
     };
     let immutable = context.query().get("hash") == Some(hash.as_str());
@@ -82,15 +98,39 @@ pub(crate) fn document(
 }
 
 fn render(group: &Group, version: &Version) -> Value {
-    let mut definitions = Definitions::new(Dialect::V3);
+    let about = (group.name.clone(), version.version.clone());
+    let custom = version.resources.iter().all(|entry| entry.custom);
+    let mut definitions = Definitions::new(Dialect::V3, (!custom).then_some(about));
     let mut all = Map::new();
     paths::add(Dialect::V3, group, version, &mut all, &mut definitions);
-    json!({
+    document_of(all, definitions, custom)
+}
+
+/// Documents of custom resources are another program's upstream.
+pub(super) fn document_of(
+    paths: Map<String, Value>,
+    definitions: Definitions,
+    custom: bool,
+) -> Value {
+    let mut out = json!({
         "openapi": "3.0.0",
-        "info": {"title": "Kubernetes", "version": "v1.36.2"},
-        "paths": all,
+        "info": {"title": "Kubernetes", "version": "1.36"},
+        "paths": paths,
         "components": {"schemas": definitions.finish()},
-    })
+    });
+    if custom {
+        out["info"] = json!({"title": "Kubernetes CRD Swagger", "version": "v0.1.0"});
+        return out;
+    }
+    out["components"]["securitySchemes"] = json!({"BearerToken": {
+        "type": "apiKey", "in": "header", "name": "authorization",
+        "description": "Bearer Token authentication",
+    }});
+    out
+}
+
+fn general_fingerprint(name: &str) -> String {
+    hex(format!("{} {name}", env!("CARGO_PKG_VERSION")).as_bytes())
 }
 
 /// Built-in groups change with the program alone, custom ones with their definitions.

@@ -1,13 +1,15 @@
-//! Between bytes and objects: request bodies in their three encodings, the stored form, and the
+//! Between bytes and objects: request bodies in their encodings, the stored form, and the
 //! place in it where the store stamps the resourceVersion. Adding an encoding is adding it here.
 
 use bytes::{BufMut, Bytes, BytesMut};
+use keelson_api::Schema;
+use keelson_machinery::cbor::{self, CborError};
 use keelson_machinery::status::Status;
-use keelson_machinery::{default, go, json_text, meta, protobuf};
+use keelson_machinery::{decode, default, go, json_text, meta, protobuf};
 use keelson_store::{Revision, Value as StoreValue};
 use serde_json::Value;
 
-use super::negotiate::Encoding;
+use super::negotiate::{Encoding, Offered};
 use super::options::FieldValidation;
 use super::resources::ResourceEntry;
 use crate::request::{RequestContext, Response, Warnings};
@@ -17,6 +19,15 @@ pub(crate) const BODY_LIMIT: usize = 3 << 20;
 
 /// A request's body as a tree, before any schema is looked at.
 pub(crate) fn body_value(body: &Bytes, encoding: Encoding) -> Result<Value, Status> {
+    body_value_as(body, encoding, None)
+}
+
+/// The same where the type is known, which tells bytes from texts in CBOR.
+pub(crate) fn body_value_as(
+    body: &Bytes,
+    encoding: Encoding,
+    schema: Option<&Schema>,
+) -> Result<Value, Status> {
     check_size(body)?;
     match encoding {
         Encoding::Json => {
@@ -27,7 +38,19 @@ pub(crate) fn body_value(body: &Bytes, encoding: Encoding) -> Result<Value, Stat
         Encoding::Yaml => yaml(body),
         Encoding::Protobuf => protobuf::decode(body, protobuf_type)
             .map_err(|err| Status::bad_request(err.to_string())),
+        Encoding::Cbor => cbor::decode(body, schema)
+            .map(|decoded| decoded.object)
+            .map_err(|err| cbor_error(&err)),
     }
+}
+
+fn cbor_error(err: &CborError) -> Status {
+    Status::bad_request(match err {
+        CborError::Malformed(problem) => {
+            format!("unable to determine group/version/kind: {problem}")
+        }
+        CborError::Value(problem) => problem.clone(),
+    })
 }
 
 /// The message of a type as clients name it. A few types of meta/v1 go by any group's version.
@@ -50,7 +73,7 @@ fn protobuf_type(api_version: &str, kind: &str) -> Option<&'static str> {
 
 /// The encoding of a media type, when objects come in it.
 pub(crate) fn encoding_of(media_type: &str) -> Option<Encoding> {
-    Encoding::of(media_type, true)
+    Encoding::of(media_type, Offered::ALL)
 }
 
 /// What a client sent, for the audit log: an object or a patch as it came; nothing when it cannot
@@ -60,6 +83,9 @@ pub(crate) fn sent_object(ctx: &RequestContext, body: &Bytes) -> Option<Value> {
         return None;
     }
     let media_type = ctx.header("content-type").unwrap_or_default();
+    if media_type.contains("patch+cbor") {
+        return cbor::decode_map(body).ok().map(Value::Object);
+    }
     if media_type.contains("patch+") {
         return yaml(body).ok();
     }
@@ -75,6 +101,13 @@ pub(crate) fn to_protobuf(value: &Value) -> Result<Bytes, Status> {
     protobuf::encode(value, type_name)
         .map(Bytes::from)
         .map_err(Status::internal)
+}
+
+/// The same in CBOR; what no built-in type describes is sent as it is.
+pub(crate) fn to_cbor(value: &Value) -> Bytes {
+    let schema =
+        protobuf_type(meta::api_version(value), meta::kind(value)).and_then(keelson_api::schema);
+    cbor::encode(value, schema).into()
 }
 
 pub(crate) fn check_size(body: &Bytes) -> Result<(), Status> {
@@ -242,6 +275,18 @@ pub(crate) fn decode_object(
                 body_value(body, encoding).map_err(|err| unrecognized(entry, body, &err))?;
             super::strict::value(entry, value, validation, warnings)?
         }
+        Encoding::Cbor => {
+            let schema = (!entry.custom).then_some(&*entry.schema);
+            let decoded = cbor::decode(body, schema).map_err(|err| match err {
+                CborError::Malformed(_) => unrecognized(entry, body, &cbor_error(&err)),
+                CborError::Value(problem) => Status::bad_request(decode::cannot_handle(
+                    &entry.kind,
+                    &entry.version,
+                    &problem,
+                )),
+            })?;
+            super::strict::cbor(entry, decoded, validation, warnings)?
+        }
     };
     finish_object(entry, &mut value)?;
     Ok(value)
@@ -341,7 +386,8 @@ pub(crate) fn decode_body(
     let schema = keelson_api::kind_type(group, version, kind)
         .and_then(keelson_api::schema)
         .ok_or_else(|| Status::internal(format!("no type {kind} in {api_version}")))?;
-    let value = body_value(body, super::negotiate::input(ctx, true)?)?;
+    let encoding = super::negotiate::input(ctx, true)?;
+    let value = body_value_as(body, encoding, Some(schema))?;
     let given = |field| value.get(field).and_then(Value::as_str).unwrap_or_default();
     let (given_version, given_kind) = (given("apiVersion").to_owned(), given("kind").to_owned());
     if !given_kind.is_empty() && given_kind != kind {
@@ -354,12 +400,8 @@ pub(crate) fn decode_body(
             "the API version in the data ({given_version}) does not match the expected API version ({api_version})"
         )));
     }
-    let decoded = keelson_machinery::decode::normalize(value, schema).map_err(|err| {
-        Status::bad_request(keelson_machinery::decode::cannot_handle(
-            kind,
-            version,
-            &err.to_string(),
-        ))
+    let decoded = decode::normalize(value, schema).map_err(|err| {
+        Status::bad_request(decode::cannot_handle(kind, version, &err.to_string()))
     })?;
     let mut object = decoded.object;
     meta::set_type(&mut object, api_version, kind);
@@ -382,7 +424,14 @@ pub(crate) fn parse(bytes: &[u8]) -> Result<Value, Status> {
         .map_err(|err| Status::internal(format!("a stored object cannot be decoded: {err}")))
 }
 
-/// The canonical bytes of an object without its resourceVersion, and where the store puts it.
+/// How the canonical bytes of an object of this type begin, so that a list can leave it out.
+pub(crate) fn head(api_version: &str, kind: &str) -> String {
+    let (kind, api_version) = (Value::from(kind), Value::from(api_version));
+    format!("{{\"kind\":{kind},\"apiVersion\":{api_version},")
+}
+
+/// The canonical bytes of an object without its resourceVersion, and where the store puts it. The
+/// type comes first, as [`head`] has it, then the other fields by name.
 pub(crate) fn stamped(mut object: Value) -> Result<StoreValue, Status> {
     meta::metadata_mut(&mut object).insert("resourceVersion".into(), Value::String(String::new()));
     // The store copies it to its exact size.
@@ -391,7 +440,12 @@ pub(crate) fn stamped(mut object: Value) -> Result<StoreValue, Status> {
     let fields = object
         .as_object()
         .ok_or_else(|| Status::internal("an object is no JSON object"))?;
-    write_map(&mut out, fields.iter(), |out, key, value| {
+    let typed = ["kind", "apiVersion"];
+    let first = typed.iter().filter_map(|name| fields.get_key_value(*name));
+    let others = fields
+        .iter()
+        .filter(|(name, _)| !typed.contains(&name.as_str()));
+    write_map(&mut out, first.chain(others), |out, key, value| {
         if key != "metadata" {
             return write(out, value);
         }

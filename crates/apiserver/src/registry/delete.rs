@@ -30,6 +30,7 @@ const RETURN_OBJECT: &[(&str, &str)] = &[
     ("", "serviceaccounts"),
     ("", "services"),
     ("resource.k8s.io", "deviceclasses"),
+    ("resource.k8s.io", "resourcepoolstatusrequests"),
     ("resource.k8s.io", "devicetaintrules"),
     ("resource.k8s.io", "resourceclaims"),
     ("resource.k8s.io", "resourceclaimtemplates"),
@@ -406,10 +407,17 @@ fn finalizers<'a>(
     if same { present } else { wanted }
 }
 
+impl ResourceEntry {
+    /// Whether a deletion answers with the object.
+    pub(crate) fn returns_deleted(&self) -> bool {
+        RETURN_OBJECT.contains(&(self.storage_group.as_str(), self.resource.as_str()))
+    }
+}
+
 /// The Status that answers for a deleted object of most kinds; `None` for those that send the
 /// object itself.
 pub(crate) fn status_of(entry: &ResourceEntry, name: &str, object: &[u8]) -> Option<Status> {
-    if RETURN_OBJECT.contains(&(entry.storage_group.as_str(), entry.resource.as_str())) {
+    if entry.returns_deleted() {
         return None;
     }
     let uid = codec::parse(object)

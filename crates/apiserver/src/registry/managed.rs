@@ -68,11 +68,10 @@ pub(crate) fn apply(
 
 /// Fields that this path cannot change and therefore nobody owns through it.
 fn reset_fields(entry: &ResourceEntry, subresource: &str) -> FieldSet {
-    match subresource {
-        "" if entry.subresource("status").is_some() => FieldSet::of(&["status"]),
-        "status" => FieldSet::of(&["spec"]),
-        _ => FieldSet::default(),
+    if subresource.is_empty() && entry.subresource("status").is_none() {
+        return FieldSet::default();
     }
+    FieldSet::of(entry.rules.reset_fields(subresource))
 }
 
 /// A write that changes nothing but the times of managers is no write.

@@ -252,6 +252,9 @@ impl Registry {
 
     async fn serve_get(&self, call: &Call<'_>) -> Result<Response, Status> {
         let output = negotiate::output(call.ctx, false, call.entry.has_protobuf())?;
+        // What is read is the newest there is; a revision asks that it be no older.
+        let revision = options::revision_of_get(call.ctx)?;
+        self.caches.wait(revision).await?;
         let kv = self.get(&call.entry, call.namespace, call.name).await?;
         Renderer::new(Arc::clone(&call.entry), output).object(200, &kv.value)
     }
@@ -455,7 +458,9 @@ fn delete_options(ctx: &RequestContext, body: &Bytes) -> Result<DeleteOptions, S
     let body = if body.is_empty() {
         None
     } else {
-        Some(codec::body_value(body, negotiate::input(ctx, true)?)?)
+        let schema = keelson_api::schema("io.k8s.apimachinery.pkg.apis.meta.v1.DeleteOptions");
+        let encoding = negotiate::input(ctx, true)?;
+        Some(codec::body_value_as(body, encoding, schema)?)
     };
     DeleteOptions::parse(ctx.query(), body.filter(|body| !body.is_null()))
 }

@@ -2,14 +2,9 @@
 //! encoding its body has.
 
 use keelson_machinery::status::Status;
+use keelson_machinery::{cbor, go};
 
 use crate::request::RequestContext;
-
-const WITH_PROTOBUF: &str =
-    "application/json, application/yaml, application/vnd.kubernetes.protobuf";
-const STREAMS: &str =
-    ", application/json;stream=watch, application/vnd.kubernetes.protobuf;stream=watch";
-const WITHOUT_PROTOBUF: &str = "application/json, application/yaml";
 
 /// The bytes on the wire.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -17,14 +12,61 @@ pub(crate) enum Encoding {
     Json,
     Yaml,
     Protobuf,
+    Cbor,
+}
+
+/// Which encodings an endpoint has besides JSON and YAML.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Offered {
+    /// Custom resources have no messages.
+    protobuf: bool,
+    /// Behind a feature gate.
+    cbor: bool,
+}
+
+impl Offered {
+    pub(crate) const ALL: Self = Self {
+        protobuf: true,
+        cbor: true,
+    };
+
+    fn at(ctx: &RequestContext, protobuf: bool) -> Self {
+        Self {
+            protobuf,
+            cbor: ctx.features.cbor_serving_and_storage,
+        }
+    }
+
+    /// As upstream lists them in its errors.
+    fn objects(self) -> String {
+        let mut out = "application/json, application/yaml".to_owned();
+        if self.protobuf {
+            out.push_str(", application/vnd.kubernetes.protobuf");
+        }
+        if self.cbor {
+            out.push_str(", application/cbor");
+        }
+        out
+    }
+
+    fn streams(self) -> String {
+        let mut out =
+            "application/json;stream=watch, application/vnd.kubernetes.protobuf;stream=watch"
+                .to_owned();
+        if self.cbor {
+            out.push_str(", application/cbor-seq");
+        }
+        out
+    }
 }
 
 impl Encoding {
-    pub(crate) fn of(media_type: &str, protobuf: bool) -> Option<Self> {
+    pub(crate) fn of(media_type: &str, offered: Offered) -> Option<Self> {
         match media_type {
             "application/json" => Some(Self::Json),
             "application/yaml" => Some(Self::Yaml),
-            "application/vnd.kubernetes.protobuf" if protobuf => Some(Self::Protobuf),
+            "application/vnd.kubernetes.protobuf" if offered.protobuf => Some(Self::Protobuf),
+            cbor::CONTENT_TYPE if offered.cbor => Some(Self::Cbor),
             _ => None,
         }
     }
@@ -34,6 +76,7 @@ impl Encoding {
             Self::Json => "application/json",
             Self::Yaml => "application/yaml",
             Self::Protobuf => "application/vnd.kubernetes.protobuf",
+            Self::Cbor => cbor::CONTENT_TYPE,
         }
     }
 }
@@ -109,11 +152,16 @@ fn choose(
             ..Output::JSON
         });
     }
+    let offered = Offered::at(ctx, protobuf);
     // Upstream's router comes first for what it serves, and knows no `application/*`.
+    let is_routed = |clause| is_routed(clause, offered);
     if protobuf && !header.split(',').take(64).any(is_routed) {
-        let streams = if list { STREAMS } else { "" };
+        let mut available = offered.objects();
+        if list {
+            available = format!("{available}, {}", offered.streams());
+        }
         return Err(Status::not_acceptable(format!(
-            "406: Not Acceptable\n\nAvailable representations: {WITH_PROTOBUF}{streams}"
+            "406: Not Acceptable\n\nAvailable representations: {available}"
         ))
         .with_details("", "", ""));
     }
@@ -128,17 +176,17 @@ fn choose(
     for clause in &clauses {
         let encoding = match clause.media_type {
             "*/*" | "application/*" => Some(Encoding::Json),
-            media_type => Encoding::of(media_type, protobuf),
+            media_type => Encoding::of(media_type, offered),
         };
         let Some(encoding) = encoding else { continue };
         // YAML has no frames.
         if watch && encoding == Encoding::Yaml {
             continue;
         }
-        if let Some((form, meta_version)) = form(ctx, &clause.parameters, list) {
-            // Tables have no message.
+        if let Some((form, meta_version)) = form(ctx, &clause.parameters, list)? {
+            // Tables have no message, and upstream does not send them as CBOR.
             let table = matches!(form, Form::Table(_));
-            if table && (!tables || encoding == Encoding::Protobuf) {
+            if table && (!tables || matches!(encoding, Encoding::Protobuf | Encoding::Cbor)) {
                 continue;
             }
             return Ok(Output {
@@ -150,26 +198,18 @@ fn choose(
         }
     }
     let accepted = if watch {
-        STREAMS.trim_start_matches(", ")
+        offered.streams()
     } else {
-        supported(protobuf)
+        offered.objects()
     };
     Err(Status::not_acceptable(format!(
         "only the following media types are accepted: {accepted}"
     )))
 }
 
-fn is_routed(clause: &str) -> bool {
+fn is_routed(clause: &str, offered: Offered) -> bool {
     let media_type = clause.split(';').next().unwrap_or_default().trim();
-    media_type == "*/*" || Encoding::of(media_type, true).is_some()
-}
-
-fn supported(protobuf: bool) -> &'static str {
-    if protobuf {
-        WITH_PROTOBUF
-    } else {
-        WITHOUT_PROTOBUF
-    }
+    media_type == "*/*" || Encoding::of(media_type, offered).is_some()
 }
 
 /// The body's encoding; 415 when it is unknown.
@@ -184,10 +224,11 @@ pub(crate) fn input(ctx: &RequestContext, protobuf: bool) -> Result<Encoding, St
     if media_type.is_empty() {
         return Ok(Encoding::Json);
     }
-    Encoding::of(&media_type, protobuf).ok_or_else(|| {
+    let offered = Offered::at(ctx, protobuf);
+    Encoding::of(&media_type, offered).ok_or_else(|| {
         Status::unsupported_media_type(format!(
             "the body of the request was in an unknown format - accepted media types include: {}",
-            supported(protobuf)
+            offered.objects()
         ))
     })
 }
@@ -213,21 +254,30 @@ fn parse_clause(clause: &str) -> Option<Accept<'_>> {
 }
 
 /// The form the parameters ask for; nothing when this endpoint does not have it.
-fn form(ctx: &RequestContext, parameters: &[(&str, &str)], list: bool) -> Option<(Form, String)> {
+fn form(
+    ctx: &RequestContext,
+    parameters: &[(&str, &str)],
+    list: bool,
+) -> Result<Option<(Form, String)>, Status> {
     let get = |name| parameters.iter().find(|(n, _)| *n == name).map(|(_, v)| *v);
     let Some(kind) = get("as") else {
-        return Some((Form::Object, String::new()));
+        return Ok(Some((Form::Object, String::new())));
     };
     let version = get("v").unwrap_or_default();
     if get("g") != Some("meta.k8s.io") || !matches!(version, "v1" | "v1beta1") {
-        return None;
+        return Ok(None);
     }
     let form = match kind {
         "Table" => Form::Table(match ctx.query().get("includeObject") {
             None | Some("" | "Metadata") => IncludeObject::Metadata,
             Some("None") => IncludeObject::None,
             Some("Object") => IncludeObject::Object,
-            Some(_) => return None,
+            Some(other) => {
+                return Err(Status::bad_request(format!(
+                    "Unable to convert to Table as requested: includeObject: Invalid value: {}: must be 'Metadata', 'Object', 'None', or empty",
+                    go::quote(other)
+                )));
+            }
         }),
         "PartialObjectMetadata" if !list => Form::Metadata,
         "PartialObjectMetadataList" if list => Form::Metadata,
@@ -235,9 +285,9 @@ fn form(ctx: &RequestContext, parameters: &[(&str, &str)], list: bool) -> Option
         "PartialObjectMetadata" | "PartialObjectMetadataList" if ctx.info.verb == "watch" => {
             Form::Metadata
         }
-        _ => return None,
+        _ => return Ok(None),
     };
-    Some((form, version.to_owned()))
+    Ok(Some((form, version.to_owned())))
 }
 
 fn pretty(ctx: &RequestContext) -> bool {

@@ -29,22 +29,6 @@ impl WriteOptions {
     pub(crate) fn parse(ctx: &RequestContext, kind: &'static str) -> Result<Self, Status> {
         let query = ctx.query();
         let mut errors = ErrorList::new();
-        let dry_run = dry_run(query.all("dryRun").map(str::to_owned), &mut errors);
-        let given = query.get("fieldValidation").unwrap_or_default();
-        let field_validation = match given {
-            "" | "Warn" => FieldValidation::Warn,
-            "Ignore" => FieldValidation::Ignore,
-            "Strict" => FieldValidation::Strict,
-            other => {
-                let allowed = ["", "Ignore", "Strict", "Warn"];
-                errors.push(FieldError::not_supported(
-                    &Path::new("fieldValidation"),
-                    other,
-                    &allowed,
-                ));
-                FieldValidation::Warn
-            }
-        };
         let manager = query.get("fieldManager").unwrap_or_default();
         if manager.len() > 128 {
             errors.push(FieldError::too_long(&Path::new("fieldManager"), 128));
@@ -62,6 +46,22 @@ impl WriteOptions {
                 ),
             ));
         }
+        let dry_run = dry_run(query.all("dryRun").map(str::to_owned), &mut errors);
+        let given = query.get("fieldValidation").unwrap_or_default();
+        let field_validation = match given {
+            "" | "Warn" => FieldValidation::Warn,
+            "Ignore" => FieldValidation::Ignore,
+            "Strict" => FieldValidation::Strict,
+            other => {
+                let allowed = ["", "Ignore", "Strict", "Warn"];
+                errors.push(FieldError::not_supported(
+                    &Path::new("fieldValidation"),
+                    other,
+                    &allowed,
+                ));
+                FieldValidation::Warn
+            }
+        };
         if !errors.is_empty() {
             return Err(Status::invalid("meta.k8s.io", kind, "", &errors));
         }
@@ -146,7 +146,7 @@ impl DeleteOptions {
                 if kind != "DeleteOptions" {
                     let given = body.get("apiVersion").and_then(Value::as_str);
                     return Err(Status::bad_request(format!(
-                        "no kind {} is registered for version {}",
+                        "no kind {} is registered for version {} in scheme \"k8s.io/apimachinery/pkg/apis/meta/internalversion/scheme/register.go:27\"",
                         go::quote(kind),
                         go::quote(given.unwrap_or("meta.k8s.io/v1"))
                     )));
@@ -261,6 +261,24 @@ fn invalid_number(text: &str) -> Status {
     ))
 }
 
+/// The resourceVersion of a get; 0 when unset.
+pub(crate) fn revision_of_get(ctx: &RequestContext) -> Result<u64, Status> {
+    let text = ctx.query().get("resourceVersion").unwrap_or_default();
+    parse_revision(text).map_err(Status::unclassified)
+}
+
+fn parse_revision(text: &str) -> Result<u64, String> {
+    if text.is_empty() {
+        return Ok(0);
+    }
+    text.parse().map_err(|_| {
+        let value = go::quote(text);
+        format!(
+            "resourceVersion: Invalid value: {value}: strconv.ParseUint: parsing {value}: invalid syntax"
+        )
+    })
+}
+
 /// ListOptions of a list, watch or deletecollection.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct ListOptions {
@@ -315,14 +333,7 @@ impl ListOptions {
 
     /// 0 when unset.
     pub(crate) fn revision(&self) -> Result<u64, Status> {
-        if self.resource_version.is_empty() {
-            return Ok(0);
-        }
-        self.resource_version.parse().map_err(|_| {
-            let value = go::quote(&self.resource_version);
-            let message = format!(
-                "resourceVersion: Invalid value: {value}: strconv.ParseUint: parsing {value}: invalid syntax"
-            );
+        parse_revision(&self.resource_version).map_err(|message| {
             // A watch hears of it by an error that upstream gives no reason.
             if self.watch {
                 Status::unclassified(message)

@@ -5,7 +5,7 @@ use bytes::Bytes;
 use keelson_api::Schema;
 use keelson_machinery::field::{FieldError, Path};
 use keelson_machinery::status::Status;
-use keelson_machinery::{decode, go, json_text, meta, patch};
+use keelson_machinery::{cbor, decode, go, json_text, meta, patch};
 use serde_json::Value;
 
 use super::Call;
@@ -17,6 +17,8 @@ use crate::request::Warnings;
 
 const CUSTOM_TYPES: &str =
     "application/json-patch+json, application/merge-patch+json, application/apply-patch+yaml";
+
+const APPLY_CBOR: &str = "application/apply-patch+cbor";
 
 pub(crate) struct Patch<'a> {
     entry: &'a ResourceEntry,
@@ -48,15 +50,11 @@ impl PatchKind {
         body: &Bytes,
     ) -> Result<Self, Status> {
         codec::check_size(body)?;
-        let header = call.ctx.header("content-type").unwrap_or_default();
-        let media_type = header
-            .split(';')
-            .next()
-            .unwrap_or_default()
-            .trim()
-            .to_ascii_lowercase();
+        let media_type = media_type(call);
+        let with_cbor = call.ctx.features.cbor_serving_and_storage;
         let custom = call.entry.custom && media_type == "application/strategic-merge-patch+json";
-        let apply = media_type == "application/apply-patch+yaml";
+        let apply =
+            media_type == "application/apply-patch+yaml" || with_cbor && media_type == APPLY_CBOR;
         if !apply && options.force.is_some() {
             return Err(options_error(
                 "force",
@@ -73,7 +71,7 @@ impl PatchKind {
             "application/strategic-merge-patch+json" if !custom => json_text::parse(body)
                 .map(Self::Strategic)
                 .map_err(Status::bad_request),
-            "application/apply-patch+yaml" => {
+            _ if apply => {
                 if call
                     .ctx
                     .query()
@@ -83,12 +81,20 @@ impl PatchKind {
                 {
                     return Err(options_error("fieldManager", "is required for apply patch"));
                 }
-                Ok(Self::Apply(applied(body)?))
+                Ok(Self::Apply(match media_type.as_str() {
+                    APPLY_CBOR => applied_cbor(body)?,
+                    _ => applied(body)?,
+                }))
             }
             // Custom kinds are told what they can do, built-in ones are stopped by the router.
             "application/strategic-merge-patch+json" => {
+                let cbor = if with_cbor {
+                    ", application/apply-patch+cbor"
+                } else {
+                    ""
+                };
                 Err(Status::unsupported_media_type(format!(
-                    "the body of the request was in an unknown format - accepted media types include: {CUSTOM_TYPES}"
+                    "the body of the request was in an unknown format - accepted media types include: {CUSTOM_TYPES}{cbor}"
                 )))
             }
             _ => Err(
@@ -132,7 +138,7 @@ impl<'a> Patch<'a> {
             entry: &call.entry,
             subresource: call.subresource,
             name: call.name,
-            yaml_problem: if strict && applies {
+            yaml_problem: if strict && applies && media_type(call) != APPLY_CBOR {
                 codec::yaml_problem(body)
             } else {
                 None
@@ -271,6 +277,19 @@ impl<'a> Patch<'a> {
         }
         Ok(())
     }
+}
+
+fn media_type(call: &Call<'_>) -> String {
+    let header = call.ctx.header("content-type").unwrap_or_default();
+    let media_type = header.split(';').next().unwrap_or_default();
+    media_type.trim().to_ascii_lowercase()
+}
+
+/// Upstream calls it YAML whatever it is.
+fn applied_cbor(body: &Bytes) -> Result<Value, Status> {
+    cbor::decode_map(body)
+        .map(Value::Object)
+        .map_err(|problem| Status::bad_request(format!("error decoding YAML: {problem}")))
 }
 
 /// An applied configuration; no text at all is an empty one.

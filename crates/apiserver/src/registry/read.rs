@@ -88,16 +88,19 @@ impl Registry {
         } else {
             options.limit
         };
-        let mut matching = objects
-            .into_iter()
-            .filter(|object| selection.matches(entry, object));
-        let page: Vec<_> = matching.by_ref().take(limit).collect();
+        let mut rest = objects.into_iter();
+        let page: Vec<_> = rest
+            .by_ref()
+            .filter(|object| selection.matches(entry, object))
+            .take(limit)
+            .collect();
         let mut meta = ListMeta {
             revision: reached,
             ..ListMeta::default()
         };
         if page.len() == limit {
-            let rest = matching.count();
+            // Whether any of the rest matches is for the next page to find out.
+            let rest = rest.len();
             if rest > 0 {
                 meta.continue_token = token(reached, &page);
                 meta.remaining = selection.is_everything().then_some(rest);
@@ -125,7 +128,7 @@ impl Registry {
             serde_json::from_value(token).map_err(|err| invalid(&err.to_string()))?;
         if token.v != TOKEN_VERSION {
             return Err(invalid(&format!(
-                "server does not recognize this encoded version {:?}",
+                "server does not recognize this encoded version {}",
                 token.v
             )));
         }
@@ -139,8 +142,13 @@ impl Registry {
                 "specifying resource version is not allowed when using continue",
             ));
         }
-        if token.start.is_empty() || token.start.split('/').any(|part| part == "..") {
-            return Err(invalid("encoded start key is empty or leaves the resource"));
+        if token.start.is_empty() {
+            return Err(invalid(&format!(
+                "encoded start key empty (version {TOKEN_VERSION})"
+            )));
+        }
+        if token.start.split('/').any(|part| part == "..") {
+            return Err(invalid(&token.start));
         }
         let start = format!(
             "{}{}",

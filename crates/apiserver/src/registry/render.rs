@@ -126,7 +126,11 @@ impl Renderer {
             Form::Object | Form::Metadata => {
                 let mut items = Vec::with_capacity(objects.len());
                 for object in &objects {
-                    items.push(self.item(object)?);
+                    let mut item = self.item(object)?;
+                    if !self.items_have_type() {
+                        drop_type(&mut item);
+                    }
+                    items.push(item);
                 }
                 let (api_version, kind) = self.list_type();
                 self.value(200, &json!({"kind": kind, "apiVersion": api_version, "metadata": list.to_json(false), "items": items}))
@@ -159,6 +163,7 @@ impl Renderer {
         head.put_slice(list.to_json(self.entry.custom).to_string().as_bytes());
         head.put_slice(b",\"items\":[");
         let renderer = Self::new(Arc::clone(&self.entry), self.output.clone());
+        let item_head = codec::head(&self.entry.api_version(), &self.entry.kind);
         let mut state = Some((renderer, objects.into_iter(), head, true));
         let mut next = move || -> Option<Result<Bytes, BoxError>> {
             let (renderer, mut objects, mut out, mut first) = state.take()?;
@@ -172,9 +177,8 @@ impl Renderer {
                 }
                 first = false;
                 // The status line is sent: cutting the body is how an error reaches the client.
-                match renderer.item_bytes(&object) {
-                    Ok(bytes) => out.put_slice(&bytes),
-                    Err(status) => return Some(Err(Box::new(status))),
+                if let Err(status) = renderer.put_item(&mut out, &object, &item_head) {
+                    return Some(Err(Box::new(status)));
                 }
                 if out.len() >= CHUNK {
                     let mut rest = BytesMut::with_capacity(ROOM);
@@ -198,13 +202,28 @@ impl Renderer {
         response(200, &self.output, body)
     }
 
-    fn item_bytes(&self, object: &Object) -> Result<Bytes, Status> {
-        if self.output.form == Form::Object && self.entry.is_sent_as_stored() {
-            return Ok(object.bytes().clone());
+    /// One item of a list; `head` is the beginning of stored bytes that it may have to lose.
+    fn put_item(&self, out: &mut BytesMut, object: &Object, head: &str) -> Result<(), Status> {
+        let as_stored = self.output.form == Form::Object && self.entry.is_sent_as_stored();
+        if as_stored && self.items_have_type() {
+            out.put_slice(object.bytes());
+            return Ok(());
         }
-        serde_json::to_vec(&self.item(object)?)
-            .map(Bytes::from)
-            .map_err(Status::internal)
+        if as_stored && let Some(fields) = object.bytes().strip_prefix(head.as_bytes()) {
+            out.put_u8(b'{');
+            out.put_slice(fields);
+            return Ok(());
+        }
+        let mut item = self.item(object)?;
+        if !self.items_have_type() {
+            drop_type(&mut item);
+        }
+        serde_json::to_writer(out.writer(), &item).map_err(Status::internal)
+    }
+
+    /// Upstream's lists of built-in kinds are typed: their items do not say what they are.
+    fn items_have_type(&self) -> bool {
+        self.entry.custom || self.output.form == Form::Metadata
     }
 
     fn item(&self, object: &Object) -> Result<Value, Status> {
@@ -245,14 +264,15 @@ impl Renderer {
         self.watch_value(&value)
     }
 
-    /// Frames carry JSON trees in every encoding but protobuf.
+    /// Frames of YAML carry JSON trees too.
     fn watch_value(&self, value: &Value) -> Result<Bytes, Status> {
-        if self.output.encoding == Encoding::Protobuf {
-            return codec::to_protobuf(value);
+        match self.output.encoding {
+            Encoding::Protobuf => codec::to_protobuf(value),
+            Encoding::Cbor => Ok(codec::to_cbor(value)),
+            Encoding::Json | Encoding::Yaml => serde_json::to_vec(value)
+                .map(Bytes::from)
+                .map_err(Status::internal),
         }
-        serde_json::to_vec(value)
-            .map(Bytes::from)
-            .map_err(Status::internal)
     }
 
     pub(crate) fn watch_bookmark(&self, object: Value) -> Result<Bytes, Status> {
@@ -285,6 +305,7 @@ impl Renderer {
             Encoding::Protobuf => {
                 out.put_slice(&keelson_machinery::protobuf::watch_frame(kind, object));
             }
+            Encoding::Cbor => out.put_slice(&keelson_machinery::cbor::watch_frame(kind, object)),
             Encoding::Json => watch::json_frame(out, kind, object),
         }
     }
@@ -307,6 +328,13 @@ impl Renderer {
     }
 }
 
+fn drop_type(item: &mut Value) {
+    if let Some(fields) = item.as_object_mut() {
+        fields.remove("apiVersion");
+        fields.remove("kind");
+    }
+}
+
 /// Any value, in the encoding of the output.
 pub(crate) fn value(code: u16, output: &Output, value: &Value) -> Result<Response, Status> {
     let bytes: Bytes = match output.encoding {
@@ -320,6 +348,7 @@ pub(crate) fn value(code: u16, output: &Output, value: &Value) -> Result<Respons
             .map_err(Status::internal)?
             .into(),
         Encoding::Protobuf => codec::to_protobuf(value)?,
+        Encoding::Cbor => codec::to_cbor(value),
     };
     Ok(response(code, output, full(bytes)))
 }

@@ -60,6 +60,9 @@ pub trait KindRules: Send + Sync {
     fn nameless_table(&self) -> bool {
         false
     }
+    /// Dotted paths of what nobody comes to own through this path, the object's own or a
+    /// subresource's.
+    fn reset_fields(&self, subresource: &str) -> &'static [&'static str];
     /// Whether stored objects may lack defaults that came after them, or be in a version that was
     /// the stored one once, so that they are brought up to date when they are read.
     fn updates_on_read(&self) -> bool {
@@ -70,6 +73,11 @@ pub trait KindRules: Send + Sync {
 }
 
 impl KindRules for &'static Kind {
+    fn reset_fields(&self, subresource: &str) -> &'static [&'static str] {
+        let row = self.reset_fields.iter().find(|(of, _)| *of == subresource);
+        row.map_or(&[], |(_, fields)| fields)
+    }
+
     fn default(&self, obj: &mut Value) {
         (self.default)(obj);
     }
@@ -101,7 +109,12 @@ impl KindRules for &'static Kind {
                 name: column.name.to_owned(),
                 kind: column.kind.to_owned(),
                 format: column.format.to_owned(),
-                description: String::new(),
+                description: keelson_kinds::column_description(
+                    self.group,
+                    self.resource,
+                    column.name,
+                )
+                .to_owned(),
                 priority: column.priority,
             })
             .collect()

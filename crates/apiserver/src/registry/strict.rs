@@ -42,6 +42,23 @@ pub(crate) fn yaml(
     report(entry, decoded, validation, warnings)
 }
 
+/// As [`value`], where the reader itself has found what a strict one minds.
+pub(crate) fn cbor(
+    entry: &ResourceEntry,
+    read: Decoded,
+    validation: FieldValidation,
+    warnings: &Warnings,
+) -> Result<Value, Status> {
+    let object = match read.object {
+        Value::Null => Value::Object(serde_json::Map::new()),
+        object => object,
+    };
+    let mut decoded =
+        decode::normalize(object, &entry.schema).map_err(|err| refuse(entry, &err))?;
+    decoded.problems = read.problems;
+    report(entry, decoded, validation, warnings)
+}
+
 fn report(
     entry: &ResourceEntry,
     decoded: Decoded,

@@ -5,8 +5,6 @@ use serde_json::{Map, Value, json};
 use super::negotiate::IncludeObject;
 use super::resources::ResourceEntry;
 
-const NAME_DESCRIPTION: &str = "The name of the object, unique within its namespace.";
-
 pub(crate) fn table(
     entry: &ResourceEntry,
     meta_version: &str,
@@ -29,7 +27,7 @@ fn columns(entry: &ResourceEntry) -> Value {
         "name": "Name",
         "type": "string",
         "format": "name",
-        "description": NAME_DESCRIPTION,
+        "description": keelson_kinds::column_description(&entry.group, &entry.resource, "Name"),
         "priority": 0,
     })];
     if entry.rules.nameless_table() {

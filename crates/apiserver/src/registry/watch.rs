@@ -115,6 +115,7 @@ impl Registry {
 fn watch_content_type(output: &Output) -> String {
     match output.encoding {
         Encoding::Protobuf => format!("{};stream=watch", output.encoding.content_type()),
+        Encoding::Cbor => keelson_machinery::cbor::SEQUENCE_CONTENT_TYPE.to_owned(),
         other => other.content_type().to_owned(),
     }
 }

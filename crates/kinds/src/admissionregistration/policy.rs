@@ -26,7 +26,12 @@ pub(crate) static VALIDATING_ADMISSION_POLICY: Kind = Kind {
     default,
     prepare_create: rules::first_generation,
     validate: |obj| validating(obj, None),
-    prepare_update: rules::with_generation,
+    prepare_update: |new, old, ctx| {
+        rules::with_generation(new, old, ctx);
+        if ctx.subresource == "status" {
+            rules::keep_metadata(new, old);
+        }
+    },
     validate_update: |new, old, ctx| {
         if ctx.subresource == "status" {
             status(new)
@@ -47,6 +52,7 @@ pub(crate) static VALIDATING_ADMISSION_POLICY: Kind = Kind {
         ]
     },
     allow_unconditional_update: false,
+    reset_fields: Kind::STATUS_KEEPS_METADATA,
     ..Kind::GENERIC
 };
 

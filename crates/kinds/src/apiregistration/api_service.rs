@@ -73,6 +73,7 @@ pub(crate) static API_SERVICE: Kind = Kind {
     },
     validate_name: name_is_path_segment,
     allow_unconditional_update: false,
+    reset_fields: Kind::STATUS_KEEPS_METADATA,
     ..Kind::GENERIC
 };
 

@@ -31,6 +31,7 @@ pub(crate) static DEPLOYMENT: Kind = Kind {
     ],
     cells,
     template_spec: "spec.template.spec",
+    reset_fields: &[("", &["status"]), ("status", &["spec", "metadata.labels"])],
     ..Kind::GENERIC
 };
 

@@ -58,6 +58,11 @@ pub(crate) static CERTIFICATE_SIGNING_REQUEST: Kind = Kind {
     selectable: |obj| vec![("spec.signerName", obj.text("spec.signerName").to_owned())],
     selectable_names: &["spec.signerName"],
     validate_name: name_is_path_segment,
+    reset_fields: &[
+        ("", &["spec", "status"]),
+        ("status", &["spec", "status.conditions"]),
+        ("approval", &["spec", "status.certificate"]),
+    ],
     ..Kind::GENERIC
 };
 

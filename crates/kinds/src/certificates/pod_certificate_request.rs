@@ -62,6 +62,7 @@ pub(crate) static POD_CERTIFICATE_REQUEST: Kind = Kind {
     },
     selectable_names: &["spec.signerName", "spec.podName", "spec.nodeName"],
     allow_unconditional_update: false,
+    reset_fields: &[("status", &["spec"])],
     ..Kind::GENERIC
 };
 

@@ -28,6 +28,11 @@ pub(crate) static NAMESPACE: Kind = Kind {
     },
     selectable_names: &["status.phase", "name"],
     validate_name: check::name_is_dns1123_label,
+    reset_fields: &[
+        ("", &["status"]),
+        ("status", &["spec"]),
+        ("finalize", &["status"]),
+    ],
     ..Kind::GENERIC
 };
 

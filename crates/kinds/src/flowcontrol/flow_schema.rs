@@ -69,6 +69,7 @@ pub(crate) static FLOW_SCHEMA: Kind = Kind {
             dangling.map_or("?", |c| c.text("status")).into(),
         ]
     },
+    reset_fields: Kind::STATUS_KEEPS_METADATA,
     ..Kind::GENERIC
 };
 

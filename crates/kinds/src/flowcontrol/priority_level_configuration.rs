@@ -52,6 +52,7 @@ pub(crate) static PRIORITY_LEVEL_CONFIGURATION: Kind = Kind {
             cell::age(obj, now),
         ]
     },
+    reset_fields: Kind::STATUS_KEEPS_METADATA,
     ..Kind::GENERIC
 };
 

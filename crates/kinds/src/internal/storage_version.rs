@@ -39,5 +39,6 @@ pub(crate) static STORAGE_VERSION: Kind = Kind {
         ]
     },
     allow_unconditional_update: false,
+    reset_fields: Kind::STATUS_KEEPS_METADATA,
     ..Kind::GENERIC
 };

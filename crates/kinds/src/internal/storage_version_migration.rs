@@ -45,5 +45,6 @@ pub(crate) static STORAGE_VERSION_MIGRATION: Kind = Kind {
         vec![text.into(), status.unwrap_or("Unknown").into()]
     },
     allow_unconditional_update: false,
+    reset_fields: Kind::STATUS_KEEPS_METADATA,
     ..Kind::GENERIC
 };

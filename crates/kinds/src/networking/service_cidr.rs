@@ -30,6 +30,7 @@ pub(crate) static SERVICE_CIDR: Kind = Kind {
             cell::age(obj, now),
         ]
     },
+    reset_fields: Kind::STATUS_KEEPS_METADATA,
     ..Kind::GENERIC
 };
 

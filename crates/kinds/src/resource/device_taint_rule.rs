@@ -53,6 +53,7 @@ pub(crate) static DEVICE_TAINT_RULE: Kind = Kind {
         ]
     },
     convert: convert::convert,
+    reset_fields: Kind::STATUS_KEEPS_METADATA,
     ..Kind::GENERIC
 };
 

@@ -46,6 +46,7 @@ pub(crate) static RESOURCE_CLAIM: Kind = Kind {
         vec![states.join(",").into(), cell::age(obj, now)]
     },
     convert: convert::convert,
+    reset_fields: Kind::STATUS_KEEPS_METADATA,
     ..Kind::GENERIC
 };
 

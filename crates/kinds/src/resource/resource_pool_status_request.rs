@@ -52,6 +52,7 @@ pub(crate) static RESOURCE_POOL_STATUS_REQUEST: Kind = Kind {
     cells,
     convert: convert::convert,
     allow_unconditional_update: false,
+    reset_fields: Kind::STATUS_KEEPS_METADATA,
     ..Kind::GENERIC
 };
 

@@ -64,5 +64,6 @@ pub(crate) static POD_GROUP: Kind = Kind {
         ];
         cells
     },
+    reset_fields: Kind::STATUS_KEEPS_METADATA,
     ..Kind::GENERIC
 };

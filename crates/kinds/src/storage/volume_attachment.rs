@@ -48,6 +48,7 @@ pub(crate) static VOLUME_ATTACHMENT: Kind = Kind {
         ]
     },
     allow_unconditional_update: false,
+    reset_fields: Kind::STATUS_KEEPS_METADATA,
     ..Kind::GENERIC
 };
 

@@ -11,21 +11,12 @@ use std::fmt;
 #[derive(Debug, Clone, PartialEq)]
 pub struct Conflict {
     manager: Id,
-    time: Option<String>,
     path: Vec<String>,
 }
 
 impl Conflict {
-    pub(super) fn new(manager: Id, time: Option<String>, path: Vec<String>) -> Conflict {
-        Conflict {
-            manager,
-            time,
-            path,
-        }
-    }
-
-    pub(super) fn undated(self) -> Conflict {
-        Conflict { time: None, ..self }
+    pub(super) fn new(manager: Id, path: Vec<String>) -> Conflict {
+        Conflict { manager, path }
     }
 
     pub(super) fn elements(&self) -> &[String] {
@@ -37,7 +28,7 @@ impl Conflict {
         path::display(&self.path)
     }
 
-    /// `"kubectl" using apps/v1 at 2026-01-01T00:00:00Z`.
+    /// `"kubectl" using apps/v1`.
     pub fn manager(&self) -> String {
         let mut s = go::quote(&self.manager.manager);
         if !self.manager.subresource.is_empty() {
@@ -48,9 +39,6 @@ impl Conflict {
         }
         if self.manager.operation == super::Operation::Update {
             s.push_str(&format!(" using {}", self.manager.api_version));
-            if let Some(t) = &self.time {
-                s.push_str(&format!(" at {t}"));
-            }
         }
         s
     }

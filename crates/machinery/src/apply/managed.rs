@@ -166,10 +166,6 @@ impl ManagedFields {
         self.entries.get(id)
     }
 
-    pub(super) fn fields(&self, id: &Id) -> Option<&FieldsV1> {
-        self.entries.get(id).map(|e| &e.fields)
-    }
-
     pub(super) fn sets(&self) -> impl Iterator<Item = FieldSet> {
         self.entries.values().map(|e| e.fields.set())
     }
@@ -225,7 +221,7 @@ impl ManagedFields {
         }
         for (id, e) in self.entries.iter().filter(|(id, _)| *id != but) {
             for path in e.fields.set().intersection(changed).paths() {
-                out.push(Conflict::new(id.clone(), e.time.clone(), path));
+                out.push(Conflict::new(id.clone(), path));
             }
         }
         out

@@ -194,8 +194,7 @@ pub fn apply(
         _ => Vec::new(),
     };
     let mut managed = ManagedFields::decode(stored)?;
-    let unmanaged = managed.is_empty() && live.is_some();
-    if unmanaged {
+    if managed.is_empty() && live.is_some() {
         update(&mut managed, None, &base, request, BEFORE_FIRST_APPLY);
     }
     let outcome = match attempt(&base, config, request, managed.clone(), force) {
@@ -211,10 +210,6 @@ pub fn apply(
             }
             attempt(&base, config, request, managed, true)
         }
-        // Who was there before is told without a date.
-        Err(ApplyError::Conflicts(conflicts)) if unmanaged => Err(ApplyError::Conflicts(
-            conflicts.into_iter().map(Conflict::undated).collect(),
-        )),
         other => other,
     };
     let (mut object, managed) = outcome?;
@@ -279,10 +274,8 @@ fn attempt(
     }
     managed.take_away(&changed, &removed, Some(&id));
     managed.strip(&id, &STRIPPED);
-    let same_owner = last
-        .as_ref()
-        .is_some_and(|last| managed.fields(&id) == Some(&last.fields));
-    if object != *base || !same_owner {
+    // Who comes to own what was there already has no time, and who has one keeps it.
+    if object != *base {
         managed.touch(&id, request.now);
     }
     Ok((object, managed))

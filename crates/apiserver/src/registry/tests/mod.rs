@@ -88,6 +88,7 @@ fn context(method: &str, uri: &str, content_type: &str, accept: &str) -> Request
         annotations: Annotations::default(),
         record: None,
         audit_id: "test".into(),
+        features: crate::FeatureGates::default(),
     }
 }
 

@@ -60,6 +60,17 @@ pub(crate) static POD: Kind = Kind {
         "status.nominatedNodeName",
     ],
     graceful_deletion_seconds,
+    reset_fields: &[
+        ("", &["status"]),
+        (
+            "status",
+            &[
+                "spec",
+                "metadata.deletionTimestamp",
+                "metadata.ownerReferences",
+            ],
+        ),
+    ],
     ..Kind::GENERIC
 };
 

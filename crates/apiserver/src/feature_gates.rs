@@ -1,0 +1,80 @@
+//! `--feature-gates`: what is switched on that is off by default in this version, and the other way
+//! round. Gates of upstream's that change nothing here are unknown.
+
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+pub enum Error {
+    #[error("unrecognized feature gate: {0}")]
+    Unknown(String),
+    #[error("missing bool value for {0}")]
+    Missing(String),
+    #[error("invalid value of {name}={value}: want true or false")]
+    Value { name: String, value: String },
+}
+
+/// Off by default, all of them.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct FeatureGates {
+    /// Bodies and answers may be CBOR. What the store holds is JSON all the same.
+    pub cbor_serving_and_storage: bool,
+}
+
+type Gate = (&'static str, fn(&mut FeatureGates) -> &mut bool);
+
+const GATES: &[Gate] = &[("CBORServingAndStorage", |gates| {
+    &mut gates.cbor_serving_and_storage
+})];
+
+impl FeatureGates {
+    /// From pairs such as `CBORServingAndStorage=true`.
+    pub fn parse(pairs: &[String]) -> Result<Self, Error> {
+        let mut gates = Self::default();
+        for pair in pairs.iter().filter(|pair| !pair.is_empty()) {
+            let (name, value) = pair
+                .split_once('=')
+                .ok_or_else(|| Error::Missing(pair.clone()))?;
+            let (_, gate) = GATES
+                .iter()
+                .find(|(known, _)| *known == name.trim())
+                .ok_or_else(|| Error::Unknown(name.trim().to_owned()))?;
+            *gate(&mut gates) = match value.trim() {
+                "1" | "t" | "T" | "true" | "TRUE" | "True" => true,
+                "0" | "f" | "F" | "false" | "FALSE" | "False" => false,
+                _ => {
+                    return Err(Error::Value {
+                        name: name.to_owned(),
+                        value: value.to_owned(),
+                    });
+                }
+            };
+        }
+        Ok(gates)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn gates_are_switched_by_name() {
+        let parse = |text: &str| FeatureGates::parse(&[text.to_owned()]);
+        assert!(
+            parse("CBORServingAndStorage=true")
+                .unwrap()
+                .cbor_serving_and_storage
+        );
+        assert_eq!(
+            parse("CBORServingAndStorage=false"),
+            Ok(FeatureGates::default())
+        );
+        assert_eq!(parse("Foo=true"), Err(Error::Unknown("Foo".to_owned())));
+        assert!(matches!(
+            parse("CBORServingAndStorage"),
+            Err(Error::Missing(_))
+        ));
+        assert!(matches!(
+            parse("CBORServingAndStorage=x"),
+            Err(Error::Value { .. })
+        ));
+    }
+}
