@@ -13,8 +13,10 @@ use std::str::FromStr;
 const NANO: i128 = 1_000_000_000;
 /// Nothing is held beyond this; sums saturate. Round, so that its text is read back as itself.
 const LIMIT: i128 = 40_000_000_000_000_000_000_000_000_000_000_000_000;
-/// Digits past this are dropped; multiplying by 2⁶⁰ must still fit.
-const MANTISSA_LIMIT: i128 = 1_000_000_000_000_000_000;
+/// Digits past this are dropped: as many are kept as anything below [`LIMIT`] is written with.
+const MANTISSA_LIMIT: i128 = 1_000_000_000_000_000_000_000_000_000_000_000_000;
+/// The same before a binary suffix; multiplying by 2⁶⁰ must still fit.
+const BINARY_MANTISSA_LIMIT: i128 = 1_000_000_000_000_000_000;
 /// Longer texts are refused before they are looked at.
 const MAX_TEXT: usize = 128;
 
@@ -192,13 +194,17 @@ fn scaled(whole: &str, fraction: &str, scale: Scale) -> i128 {
     let mut exponent: i64 = 0;
     let mut lost = false;
     let mut seen_point = false;
+    let limit = match scale {
+        Scale::Ten(_) => MANTISSA_LIMIT,
+        Scale::Two(_) => BINARY_MANTISSA_LIMIT,
+    };
     for b in whole.bytes().chain([b'.']).chain(fraction.bytes()) {
         if b == b'.' {
             seen_point = true;
             continue;
         }
         let digit = i128::from(b - b'0');
-        if mantissa < MANTISSA_LIMIT {
+        if mantissa < limit {
             mantissa = mantissa * 10 + digit;
             if seen_point {
                 exponent -= 1;
@@ -383,6 +389,13 @@ impl<'de> Deserialize<'de> for Quantity {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn many_digits_are_read_back_as_they_were_written() {
+        let text = Quantity::canonical("9999999999.01999999Ki").unwrap();
+        assert_eq!(text, "10239999998996479989760n");
+        assert_eq!(Quantity::canonical(&text).unwrap(), text);
+    }
 
     #[test]
     fn canonical_forms() {

@@ -25,6 +25,7 @@ pub(crate) const QUANTITIES: &[&[u8]] = &[
     b"999999999999999999999Ki",
     b".5",
     b"+1n",
+    b"9999999999.01999999Ki",
 ];
 
 pub(crate) const EXPRESSIONS: &[&[u8]] = &[
