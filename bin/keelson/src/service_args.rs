@@ -65,6 +65,7 @@ fn port_range(text: &str) -> Result<RangeInclusive<u16>, String> {
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
 
