@@ -23,10 +23,7 @@ pub(crate) fn run(args: &DownArgs) -> Result<(), String> {
     }
     server::runtime()?.block_on(clean(&instance))?;
     remove_dir(&instance.run_dir)?;
-    // The parent goes with the last instance.
-    if let Some(parent) = instance.run_dir.parent() {
-        let _ = std::fs::remove_dir(parent);
-    }
+    instance.remove_empty_run_dirs();
     if args.purge {
         let kubeconfig = args
             .kubeconfig

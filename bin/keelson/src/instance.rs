@@ -70,8 +70,18 @@ impl Instance {
     }
 
     pub(crate) fn remove_record(&self) {
-        // `down` removes the whole directory, and a stale record is recognised.
+        // A stale record is recognised, and `down` removes the whole directory. Without pods
+        // nothing else is in it, and it goes at once.
         let _ = std::fs::remove_file(self.record_file());
+        self.remove_empty_run_dirs();
+    }
+
+    /// The parent goes with the last instance.
+    pub(crate) fn remove_empty_run_dirs(&self) {
+        let _ = std::fs::remove_dir(&self.run_dir);
+        if let Some(parent) = self.run_dir.parent() {
+            let _ = std::fs::remove_dir(parent);
+        }
     }
 
     fn record(&self) -> Option<Record> {

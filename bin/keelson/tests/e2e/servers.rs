@@ -24,10 +24,17 @@ struct Pair {
 
 impl Drop for Pair {
     fn drop(&mut self) {
-        for child in self.children.iter_mut().chain([&mut self.holder]) {
+        for child in &mut self.children {
             let _ = child.kill();
             let _ = child.wait();
         }
+        for index in 0..SERVERS.len() {
+            let mut down = self.inside(env!("CARGO_BIN_EXE_keelson"));
+            down.args(["down", "--data-dir"]).arg(self.data_dir(index));
+            let _ = down.output();
+        }
+        let _ = self.holder.kill();
+        let _ = self.holder.wait();
         let _ = std::fs::remove_dir_all(&self.dir);
     }
 }
@@ -75,7 +82,7 @@ impl Pair {
                 .args(["--service-cidr", "10.96.0.0/24"])
                 .args(["--service-node-port-range", "30000-30127"])
                 .arg("--data-dir")
-                .arg(pair.dir.join(format!("data{index}")))
+                .arg(pair.data_dir(index))
                 .arg("--kubeconfig")
                 .arg(pair.kubeconfig(index))
                 .stdout(log.try_clone().unwrap())
@@ -100,6 +107,10 @@ impl Pair {
         command.arg(namespace).arg(program).stdin(Stdio::null());
         command.env("HOME", &self.dir);
         command
+    }
+
+    fn data_dir(&self, server: usize) -> PathBuf {
+        self.dir.join(format!("data{server}"))
     }
 
     fn kubeconfig(&self, server: usize) -> PathBuf {
