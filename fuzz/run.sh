@@ -9,7 +9,10 @@ host=$(rustc -vV | sed -n 's/^host: //p')
 export RUSTC_BOOTSTRAP=1
 export RUSTFLAGS="--cfg fuzzing -Zsanitizer=address -Cpasses=sancov-module -Cllvm-args=-sanitizer-coverage-level=4 -Cllvm-args=-sanitizer-coverage-inline-8bit-counters -Cllvm-args=-sanitizer-coverage-pc-table"
 features=
-if [ "$target" = store ]; then features="--features store"; fi
+case $target in
+store) features="--features store" ;;
+parameters) features="--features server" ;;
+esac
 # shellcheck disable=SC2086
 cargo build --release --target "$host" --bin "$target" $features
 fuzzer=${CARGO_TARGET_DIR:-target}/$host/release/$target

@@ -372,6 +372,21 @@ pub struct RequestContext {
 }
 
 impl RequestContext {
+    /// A request of `user` that nobody records.
+    pub fn new(method: Method, uri: &Uri, headers: HeaderMap, user: UserInfo) -> Self {
+        Self {
+            info: Arc::new(RequestInfo::parse(&method, uri)),
+            method,
+            user: Arc::new(user),
+            headers: Arc::new(headers),
+            warnings: Warnings::default(),
+            annotations: Annotations::default(),
+            audit_id: "".into(),
+            features: FeatureGates::default(),
+            record: None,
+        }
+    }
+
     pub fn header(&self, name: &str) -> Option<&str> {
         self.headers.get(name).and_then(|v| v.to_str().ok())
     }

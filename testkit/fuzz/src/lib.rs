@@ -3,6 +3,8 @@
 //!
 //! A target also asserts the laws that hold for whatever it accepts.
 
+#[cfg(feature = "server")]
+mod asking;
 mod decoding;
 mod patching;
 mod selecting;
@@ -28,6 +30,8 @@ pub static TARGETS: &[Target] = &[
     Target { name: "cel", run: selecting::cel, seeds: selecting::EXPRESSIONS },
     #[cfg(feature = "store")]
     Target { name: "store", run: storing::store, seeds: storing::PROGRAMS },
+    #[cfg(feature = "server")]
+    Target { name: "parameters", run: asking::parameters, seeds: asking::REQUESTS },
 ];
 
 /// Runs the target of this name.

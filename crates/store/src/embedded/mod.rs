@@ -12,7 +12,7 @@ mod index;
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use tokio::sync::{mpsc, oneshot};
@@ -84,6 +84,7 @@ pub struct Embedded {
     index: Arc<RwLock<Index>>,
     commands: Option<mpsc::Sender<Command>>,
     thread: Mutex<Option<JoinHandle<()>>>,
+    retention: Retention,
 }
 
 impl Embedded {
@@ -101,11 +102,21 @@ impl Embedded {
             index,
             commands: Some(commands),
             thread: Mutex::new(Some(thread)),
+            retention,
         })
     }
 
     fn read<T>(&self, f: impl FnOnce(&Index) -> T) -> T {
         f(&self.index.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Reads as of `revision`, 0 for now. History ends where it should even when no write has come
+    /// for long that would have cut it off.
+    fn read_at<T>(&self, revision: Revision, f: impl FnOnce(&Index) -> T) -> T {
+        if revision > 0 {
+            self.write(|index| index.trim(&self.retention, Instant::now()));
+        }
+        self.read(f)
     }
 
     fn write<T>(&self, f: impl FnOnce(&mut Index) -> T) -> T {
@@ -150,7 +161,7 @@ impl Store for Embedded {
     }
 
     async fn get(&self, key: &str, revision: Revision) -> Result<Option<KeyValue>> {
-        self.read(|index| index.get(key, revision))
+        self.read_at(revision, |index| index.get(key, revision))
     }
 
     async fn range(
@@ -160,7 +171,7 @@ impl Store for Embedded {
         limit: usize,
         revision: Revision,
     ) -> Result<RangeResult> {
-        self.read(|index| index.range(start, end, limit, revision))
+        self.read_at(revision, |index| index.range(start, end, limit, revision))
     }
 
     async fn put(&self, key: &str, value: Value, expect: Expect) -> Result<KeyValue> {

@@ -149,6 +149,23 @@ async fn history_is_bounded() {
     ));
 }
 
+#[tokio::test]
+async fn history_ends_without_a_write() {
+    let store = embedded::memory_with(Retention {
+        age: Duration::from_millis(20),
+        ..Retention::default()
+    });
+    let first = store.put("/a", value("1"), Expect::Any).await.unwrap();
+    let last = store.put("/a", value("2"), Expect::Any).await.unwrap();
+    tokio::time::sleep(Duration::from_millis(60)).await;
+    assert!(matches!(
+        store.range("/", "0", 0, first.mod_revision).await,
+        Err(Error::Compacted { .. })
+    ));
+    let now = store.range("/", "0", 0, last.mod_revision).await.unwrap();
+    assert_eq!(now.items[0].value, last.value);
+}
+
 async fn a_watcher_that_sleeps_is_cut_off(store: SharedStore) {
     let mut watch = store.watch("/", 0).await.unwrap();
     let writes = (0..5000).map(|i| {

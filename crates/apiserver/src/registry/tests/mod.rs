@@ -13,7 +13,7 @@ use serde_json::json;
 use super::*;
 use crate::authz::Authorizer;
 use crate::objects::Objects;
-use crate::request::{Annotations, RequestInfo, UserInfo, Warnings};
+use crate::request::UserInfo;
 
 struct Cluster {
     registry: Arc<Registry>,
@@ -79,17 +79,7 @@ fn context(method: &str, uri: &str, content_type: &str, accept: &str) -> Request
     headers.insert("content-type", content_type.parse().unwrap());
     headers.insert("accept", accept.parse().unwrap());
     headers.insert("user-agent", "tests/1.0".parse().unwrap());
-    RequestContext {
-        info: Arc::new(RequestInfo::parse(&method, &uri)),
-        method,
-        user: Arc::new(UserInfo::admin("tests")),
-        headers: Arc::new(headers),
-        warnings: Warnings::default(),
-        annotations: Annotations::default(),
-        record: None,
-        audit_id: "test".into(),
-        features: crate::FeatureGates::default(),
-    }
+    RequestContext::new(method, &uri, headers, UserInfo::admin("tests"))
 }
 
 impl Cluster {
