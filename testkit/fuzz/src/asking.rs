@@ -48,7 +48,8 @@ pub(crate) fn parameters(data: &[u8]) {
             return;
         };
         let code = answer.status().as_u16();
-        assert!(matches!(code, 200 | 400..=499 | 504), "{uri}: {code}");
+        // A watch from a version that is no number is answered by 500, as upstream does.
+        assert!(matches!(code, 200 | 400..=500 | 504), "{uri}: {code}");
         // A watch goes on; its first events are enough.
         let mut body = answer.into_body();
         if let Ok(Some(frame)) = tokio::time::timeout(PATIENCE, body.frame()).await {
