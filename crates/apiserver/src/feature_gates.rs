@@ -1,6 +1,8 @@
 //! `--feature-gates`: what is switched on that is off by default in this version, and the other way
 //! round. Gates of upstream's that change nothing here are unknown.
 
+use keelson_machinery::go;
+
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub enum Error {
     #[error("unrecognized feature gate: {0}")]
@@ -36,16 +38,10 @@ impl FeatureGates {
                 .iter()
                 .find(|(known, _)| *known == name.trim())
                 .ok_or_else(|| Error::Unknown(name.trim().to_owned()))?;
-            *gate(&mut gates) = match value.trim() {
-                "1" | "t" | "T" | "true" | "TRUE" | "True" => true,
-                "0" | "f" | "F" | "false" | "FALSE" | "False" => false,
-                _ => {
-                    return Err(Error::Value {
-                        name: name.to_owned(),
-                        value: value.to_owned(),
-                    });
-                }
-            };
+            *gate(&mut gates) = go::parse_bool(value.trim()).ok_or_else(|| Error::Value {
+                name: name.to_owned(),
+                value: value.to_owned(),
+            })?;
         }
         Ok(gates)
     }

@@ -212,12 +212,18 @@ fn name_in_field_selector(selector: &str) -> Option<String> {
     })
 }
 
-/// Decodes `%xx`, and `+` as a space in queries. Bad escapes stay as they are; bytes that are no
-/// UTF-8 become replacement characters.
+/// Decodes `%xx`, and `+` as a space in queries; bytes that are no UTF-8 become replacement
+/// characters.
 pub(crate) fn percent_decode(text: &str, plus_is_space: bool) -> String {
     if !text.contains(['%', '+']) {
         return text.to_owned();
     }
+    String::from_utf8(percent_decode_bytes(text, plus_is_space))
+        .unwrap_or_else(|e| String::from_utf8_lossy(e.as_bytes()).into_owned())
+}
+
+/// The bytes behind [`percent_decode`]'s text. Bad escapes stay as they are.
+pub(crate) fn percent_decode_bytes(text: &str, plus_is_space: bool) -> Vec<u8> {
     let bytes = text.as_bytes();
     let mut out = Vec::with_capacity(bytes.len());
     let mut i = 0;
@@ -238,7 +244,7 @@ pub(crate) fn percent_decode(text: &str, plus_is_space: bool) -> String {
         }
         i += 1;
     }
-    String::from_utf8(out).unwrap_or_else(|e| String::from_utf8_lossy(e.as_bytes()).into_owned())
+    out
 }
 
 /// Who a request comes from.

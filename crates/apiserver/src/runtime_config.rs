@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 
 use keelson_api::ResourceFacts;
+use keelson_machinery::go;
 
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub enum Error {
@@ -62,14 +63,12 @@ impl RuntimeConfig {
         let mut config = Self::default();
         for pair in pairs.iter().filter(|pair| !pair.is_empty()) {
             let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
-            let invalid = || Error::Value {
-                key: key.to_owned(),
-                value: value.to_owned(),
-            };
             let enabled = match value {
-                "" | "1" | "t" | "T" | "true" | "TRUE" | "True" => true,
-                "0" | "f" | "F" | "false" | "FALSE" | "False" => false,
-                _ => return Err(invalid()),
+                "" => true,
+                value => go::parse_bool(value).ok_or_else(|| Error::Value {
+                    key: key.to_owned(),
+                    value: value.to_owned(),
+                })?,
             };
             if let Some(class) = CLASSES.into_iter().find(|class| *class == key) {
                 config.classes.insert(class, enabled);

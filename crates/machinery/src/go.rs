@@ -79,6 +79,28 @@ pub fn json_kind(v: &Value) -> &'static str {
     }
 }
 
+/// The type that Go's decoder gives a value where nothing says what it should be.
+pub fn dynamic_type(v: &Value) -> &'static str {
+    match v {
+        Value::Null => "<nil>",
+        Value::Bool(_) => "bool",
+        Value::Number(n) if n.is_f64() => "float64",
+        Value::Number(_) => "int64",
+        Value::String(_) => "string",
+        Value::Array(_) => "[]interface {}",
+        Value::Object(_) => "map[string]interface {}",
+    }
+}
+
+/// The words that Go's `strconv.ParseBool` knows.
+pub fn parse_bool(text: &str) -> Option<bool> {
+    match text {
+        "1" | "t" | "T" | "true" | "TRUE" | "True" => Some(true),
+        "0" | "f" | "F" | "false" | "FALSE" | "False" => Some(false),
+        _ => None,
+    }
+}
+
 /// A value as Go's `%v` prints the corresponding simple type.
 pub fn plain(v: &Value) -> String {
     match v {

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use keelson_machinery::status::Status;
-use keelson_machinery::{meta, names};
+use keelson_machinery::{go, meta, names};
 use serde_json::{Value, json};
 
 use super::{AdmissionPlugin, Attributes, Cluster, Operation};
@@ -73,7 +73,7 @@ impl AdmissionPlugin for ServiceAccount {
         }
         let account = account(attrs, cluster, name).await?;
         let limited = meta::annotation(&account, "kubernetes.io/enforce-mountable-secrets")
-            .is_some_and(|value| matches!(value, "true" | "True" | "TRUE" | "t" | "T" | "1"));
+            .is_some_and(|value| go::parse_bool(value) == Some(true));
         match limited.then(|| foreign_secret(pod, &account, created)) {
             Some(Some(message)) => Err(attrs.forbidden(message)),
             _ => Ok(()),

@@ -8,7 +8,7 @@ use keelson_kinds::UpdateContext;
 use keelson_kinds::custom::{self, Expressions};
 use keelson_machinery::field::{ErrorList, ErrorType, FieldError, Path};
 use keelson_machinery::status::Status;
-use keelson_machinery::{decode, meta, time, validation};
+use keelson_machinery::{decode, go, meta, time, validation};
 use serde_json::Value;
 
 use super::convert::Webhook;
@@ -205,15 +205,6 @@ fn nested<'v, T>(
 ) -> Result<Option<T>, String> {
     let mut here = object;
     let mut walked = String::new();
-    let kind = |value: &Value| match value {
-        Value::Null => "<nil>",
-        Value::Bool(_) => "bool",
-        Value::Number(n) if n.is_f64() => "float64",
-        Value::Number(_) => "int64",
-        Value::String(_) => "string",
-        Value::Array(_) => "[]interface {}",
-        Value::Object(_) => "map[string]interface {}",
-    };
     let shown = |value: &Value| match value {
         Value::Null => "<nil>".to_owned(),
         Value::String(text) => text.clone(),
@@ -225,7 +216,7 @@ fn nested<'v, T>(
             return Err(format!(
                 "{walked} accessor error: {} is of the type {}, expected map[string]interface{{}}",
                 shown(here),
-                kind(here)
+                go::dynamic_type(here)
             ));
         };
         match map.get(step) {
@@ -238,7 +229,7 @@ fn nested<'v, T>(
         return Err(format!(
             "{walked} accessor error: {} is of the type {}, expected {wanted}",
             shown(here),
-            kind(here)
+            go::dynamic_type(here)
         ));
     }
     Ok(found)

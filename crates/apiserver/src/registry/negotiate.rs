@@ -292,9 +292,7 @@ fn form(
 
 fn pretty(ctx: &RequestContext) -> bool {
     match ctx.query().get("pretty") {
-        Some(value) if !value.is_empty() => {
-            matches!(value, "1" | "t" | "T" | "true" | "TRUE" | "True")
-        }
+        Some(value) if !value.is_empty() => go::parse_bool(value) == Some(true),
         _ => ["curl", "Wget", "Mozilla/5.0"].iter().any(|agent| {
             ctx.header("user-agent")
                 .is_some_and(|ua| ua.starts_with(agent))

@@ -14,7 +14,9 @@ use super::backend::{self, Kubelet, unverified_tls};
 use super::{Connect, forward, html, refused};
 use crate::http::RequestBody;
 use crate::objects::Objects;
-use crate::request::{RequestContext, Response, full, percent_decode, read_up_to};
+use crate::request::{
+    RequestContext, Response, full, percent_decode, percent_decode_bytes, read_up_to,
+};
 use crate::server::Server;
 
 /// Pages larger than this are passed on as they are.
@@ -263,7 +265,7 @@ fn proxyable(ip: IpAddr) -> Result<(), Status> {
 /// The path for the other side: decoded, without `.`, `..` and empty segments, and encoded again,
 /// so that nothing in it means more there than it meant to who authorized it.
 fn clean(rest: &str) -> String {
-    let decoded = percent_decode_bytes(rest);
+    let decoded = percent_decode_bytes(rest, false);
     let mut kept: Vec<&[u8]> = Vec::new();
     for segment in decoded.split(|byte| *byte == b'/') {
         match segment {
@@ -285,30 +287,6 @@ fn clean(rest: &str) -> String {
     }
     if out.is_empty() || decoded.ends_with(b"/") {
         out.push('/');
-    }
-    out
-}
-
-/// Bad escapes stay as they are.
-fn percent_decode_bytes(text: &str) -> Vec<u8> {
-    let bytes = text.as_bytes();
-    let mut out = Vec::with_capacity(bytes.len());
-    let mut at = 0;
-    while at < bytes.len() {
-        let hex = bytes
-            .get(at + 1..at + 3)
-            .and_then(|hex| std::str::from_utf8(hex).ok());
-        let byte = hex.and_then(|hex| u8::from_str_radix(hex, 16).ok());
-        match byte.filter(|_| bytes[at] == b'%') {
-            Some(byte) => {
-                out.push(byte);
-                at += 3;
-            }
-            None => {
-                out.push(bytes[at]);
-                at += 1;
-            }
-        }
     }
     out
 }

@@ -1,5 +1,7 @@
 //! Conversions between types.
 
+use keelson_machinery::go;
+
 use crate::number;
 use crate::time;
 use crate::types::Type;
@@ -16,10 +18,9 @@ fn refused<'v>(from: &Value<'v>, to: &Type) -> ValueResult<'v> {
 pub(super) fn to_bool<'v>(args: &[Value<'v>]) -> ValueResult<'v> {
     match &args[0] {
         Value::Bool(b) => Ok(Value::Bool(*b)),
-        Value::String(s) => match s.as_str() {
-            "1" | "t" | "T" | "TRUE" | "true" | "True" => Ok(Value::Bool(true)),
-            "0" | "f" | "F" | "FALSE" | "false" | "False" => Ok(Value::Bool(false)),
-            _ => refused(&args[0], &Type::Bool),
+        Value::String(s) => match go::parse_bool(s.as_str()) {
+            Some(value) => Ok(Value::Bool(value)),
+            None => refused(&args[0], &Type::Bool),
         },
         v => refused(v, &Type::Bool),
     }

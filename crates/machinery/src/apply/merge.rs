@@ -3,6 +3,7 @@
 use super::compare::{Shape, shape};
 use super::field_set::{FieldSet, Node};
 use super::path;
+use crate::go;
 use keelson_api::{Additional, ListType, Schema, Type};
 use serde_json::{Map, Value};
 use std::collections::{HashMap, HashSet};
@@ -157,18 +158,6 @@ fn fail(at: &[String], message: &str, errs: &mut Vec<String>) {
     }
 }
 
-fn go_type(v: &Value) -> &'static str {
-    match v {
-        Value::Null => "<nil>",
-        Value::Bool(_) => "bool",
-        Value::Number(n) if n.is_f64() => "float64",
-        Value::Number(_) => "int64",
-        Value::String(_) => "string",
-        Value::Array(_) => "[]interface {}",
-        Value::Object(_) => "map[string]interface {}",
-    }
-}
-
 fn walk(v: &Value, s: &Schema, at: &mut Vec<String>, errs: &mut Vec<String>) {
     if v.is_null() {
         return;
@@ -193,10 +182,10 @@ fn walk(v: &Value, s: &Schema, at: &mut Vec<String>, errs: &mut Vec<String>) {
         // Go prints its wrapper of a value with the verb that each message chose.
         let plain = crate::go::plain(v);
         let got = match s.kind() {
-            Type::Integer | Type::Number => go_type(v).to_owned(),
+            Type::Integer | Type::Number => go::dynamic_type(v).to_owned(),
             Type::Object | Type::Array | Type::Boolean => format!("&{{{plain}}}"),
             _ if v.is_object() || v.is_array() => {
-                let literal = format!("{}{{...}}", go_type(v));
+                let literal = format!("{}{{...}}", go::dynamic_type(v));
                 format!("&value.valueUnstructured{{Value:{literal}}}")
             }
             _ => format!("&value.valueUnstructured{{Value:{plain}}}"),

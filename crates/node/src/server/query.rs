@@ -1,5 +1,7 @@
 //! Query strings.
 
+use keelson_machinery::go;
+
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct Query(Vec<(String, String)>);
 
@@ -33,12 +35,9 @@ impl Query {
     /// True when any of the names is set to a true value: the kubelet's own parameters and those of
     /// the pod's subresource differ in name.
     pub(super) fn any(&self, names: &[&str]) -> bool {
-        names.iter().any(|name| {
-            matches!(
-                self.get(name),
-                Some("1" | "true" | "TRUE" | "True" | "t" | "T")
-            )
-        })
+        names
+            .iter()
+            .any(|name| self.get(name).and_then(go::parse_bool) == Some(true))
     }
 
     pub(super) fn number<T: std::str::FromStr>(&self, name: &str) -> Result<Option<T>, String> {

@@ -1,6 +1,7 @@
 //! From the claims of a verified token to a user. Pure.
 
 use keelson_cel::Value as CelValue;
+use keelson_machinery::go;
 use serde_json::{Map, Value};
 
 use super::config::{Jwt, Mapping};
@@ -192,14 +193,7 @@ fn text<'c>(claims: &'c Value, name: &str) -> Result<&'c str, String> {
 }
 
 fn mismatch(value: &Value, wanted: &str) -> String {
-    let given = match value {
-        Value::Null => "null",
-        Value::Bool(_) => "bool",
-        Value::Number(_) => "number",
-        Value::String(_) => "string",
-        Value::Array(_) => "array",
-        Value::Object(_) => "object",
-    };
+    let given = go::json_kind(value);
     format!("json: cannot unmarshal {given} into Go value of type {wanted}")
 }
 

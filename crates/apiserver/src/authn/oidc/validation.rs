@@ -211,14 +211,8 @@ fn claim_rules(jwt: &Jwt, path: &Path, out: &mut Expressions, errors: &mut Vec<F
                     errors.push(FieldError::duplicate(&at, expression));
                     continue;
                 }
-                let compiled = Subject::Claims.compile_condition(expression);
-                out.claim_rules
-                    .extend(
-                        taken(compiled, expression, &at, errors).map(|expression| Rule {
-                            expression,
-                            message: rule.message.clone(),
-                        }),
-                    );
+                let rule = condition(Subject::Claims, expression, &rule.message, &at, errors);
+                out.claim_rules.extend(rule);
             }
             (claim, _) => errors.push(FieldError::invalid(&at, claim, BOTH)),
         }
@@ -235,14 +229,8 @@ fn user_rules(jwt: &Jwt, path: &Path, out: &mut Expressions, errors: &mut Vec<Fi
         } else if !seen.insert(expression) {
             errors.push(FieldError::duplicate(&at, expression));
         } else {
-            let compiled = Subject::User.compile_condition(expression);
-            out.user_rules
-                .extend(
-                    taken(compiled, expression, &at, errors).map(|expression| Rule {
-                        expression,
-                        message: rule.message.clone(),
-                    }),
-                );
+            let rule = condition(Subject::User, expression, &rule.message, &at, errors);
+            out.user_rules.extend(rule);
         }
     }
 }
@@ -367,6 +355,20 @@ fn extra_key(key: &str, path: &Path, errors: &mut Vec<FieldError>) {
 
 fn claims(source: &str, path: &Path, errors: &mut Vec<FieldError>) -> Option<Expression> {
     taken(Subject::Claims.compile(source), source, path, errors)
+}
+
+fn condition(
+    subject: Subject,
+    source: &str,
+    message: &str,
+    path: &Path,
+    errors: &mut Vec<FieldError>,
+) -> Option<Rule> {
+    let expression = taken(subject.compile_condition(source), source, path, errors)?;
+    Some(Rule {
+        expression,
+        message: message.to_owned(),
+    })
 }
 
 fn taken(
