@@ -11,6 +11,7 @@ export RUSTFLAGS="--cfg fuzzing -Zsanitizer=address -Cpasses=sancov-module -Cllv
 features=
 case $target in
 store) features="--features store" ;;
+spdy) features="--features streaming" ;;
 parameters) features="--features server" ;;
 esac
 # shellcheck disable=SC2086

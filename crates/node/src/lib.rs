@@ -38,7 +38,6 @@ use thiserror::Error;
 use tokio_util::sync::CancellationToken;
 
 pub use config::{NodeConfig, PodCidrs, ServerConfig};
-pub use server::spdy;
 
 #[derive(Debug, Error)]
 pub enum Error {

@@ -10,6 +10,8 @@ mod patching;
 mod selecting;
 #[cfg(feature = "store")]
 mod storing;
+#[cfg(feature = "streaming")]
+mod streaming;
 
 /// One function and inputs to start from.
 pub struct Target {
@@ -30,6 +32,8 @@ pub static TARGETS: &[Target] = &[
     Target { name: "cel", run: selecting::cel, seeds: selecting::EXPRESSIONS },
     #[cfg(feature = "store")]
     Target { name: "store", run: storing::store, seeds: storing::PROGRAMS },
+    #[cfg(feature = "streaming")]
+    Target { name: "spdy", run: streaming::spdy, seeds: streaming::WIRES },
     #[cfg(feature = "server")]
     Target { name: "parameters", run: asking::parameters, seeds: asking::REQUESTS },
 ];

@@ -22,8 +22,35 @@ pub(crate) struct Metrics {
     inner: Arc<Inner>,
 }
 
+/// What parts of the server count on their own, beside the requests.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Counter {
+    StreamTranslator,
+    StreamTunnel,
+    WebSocketStreaming,
+}
+
+impl Counter {
+    fn name(self) -> &'static str {
+        match self {
+            Counter::StreamTranslator => "apiserver_stream_translator_requests_total",
+            Counter::StreamTunnel => "apiserver_stream_tunnel_requests_total",
+            Counter::WebSocketStreaming => "apiserver_websocket_streaming_requests_total",
+        }
+    }
+
+    fn help(self) -> &'static str {
+        match self {
+            Counter::StreamTranslator => "Remote commands translated from WebSocket to SPDY.",
+            Counter::StreamTunnel => "Port forwardings tunnelled through WebSocket.",
+            Counter::WebSocketStreaming => "Streams by the place where WebSocket is understood.",
+        }
+    }
+}
+
 #[derive(Default)]
 struct Inner {
+    counters: Mutex<BTreeMap<(Counter, String), u64>>,
     series: Mutex<BTreeMap<Key, Series>>,
     mutating: AtomicI64,
     reading: AtomicI64,
@@ -104,6 +131,37 @@ impl Metrics {
         }
     }
 
+    /// Label values are this server's own words, so that there are few.
+    pub(crate) fn count(&self, counter: Counter, labels: &[(&str, &str)]) {
+        let labels: Vec<String> = labels
+            .iter()
+            .map(|(name, value)| format!("{name}=\"{value}\""))
+            .collect();
+        let mut counters = self
+            .inner
+            .counters
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        *counters.entry((counter, labels.join(","))).or_default() += 1;
+    }
+
+    fn counters(&self, out: &mut String) {
+        let counters = self
+            .inner
+            .counters
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        let mut last = None;
+        for ((counter, labels), count) in counters.iter() {
+            let name = counter.name();
+            if last.replace(*counter) != Some(*counter) {
+                let _ = writeln!(out, "# HELP {name} {}", counter.help());
+                let _ = writeln!(out, "# TYPE {name} counter");
+            }
+            let _ = writeln!(out, "{name}{{{labels}}} {count}");
+        }
+    }
+
     pub(super) fn render(&self) -> String {
         let mut out = String::with_capacity(32 * 1024);
         let _ = writeln!(
@@ -181,6 +239,7 @@ impl Metrics {
             );
         }
         drop(series);
+        self.counters(&mut out);
         process(&mut out);
         out
     }

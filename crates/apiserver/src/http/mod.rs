@@ -33,7 +33,7 @@ use crate::server::Server;
 pub(crate) use flow::FlowControl;
 pub(crate) use health::Health;
 pub(crate) use listen::{Peer, Serve, listen};
-pub(crate) use metrics::Metrics;
+pub(crate) use metrics::{Counter, Metrics};
 use recorded::Recorded;
 pub(crate) use tls::server_config;
 

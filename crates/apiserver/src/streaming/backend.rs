@@ -19,6 +19,8 @@ use tokio_rustls::client::TlsStream;
 use crate::objects::Objects;
 use crate::pki::{self, Identity, Pki};
 
+/// What a node declares whose kubelet needs no translation.
+const WEBSOCKETS: &str = "ExtendWebSocketsToKubelet";
 const DIAL_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// How this server shows itself to kubelets.
@@ -69,7 +71,13 @@ impl Kubelets {
             .and_then(|port| u16::try_from(port).ok())
             .filter(|port| *port != 0)
             .unwrap_or(10250);
-        Ok(Some(Kubelet { host, port }))
+        let declared = object["status"]["declaredFeatures"].as_array();
+        let has_websockets = declared.is_some_and(|all| all.contains(&WEBSOCKETS.into()));
+        Ok(Some(Kubelet {
+            host,
+            port,
+            has_websockets,
+        }))
     }
 
     /// A connection that shows this server's certificate.
@@ -81,6 +89,8 @@ impl Kubelets {
 pub(super) struct Kubelet {
     pub(super) host: String,
     pub(super) port: u16,
+    /// Whether it understands the newer protocols in WebSocket by itself.
+    pub(super) has_websockets: bool,
 }
 
 impl Kubelet {

@@ -1,6 +1,7 @@
 //! One request passed on over a connection of its own; upgrades are piped byte for byte.
 
 use std::net::IpAddr;
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::{
@@ -9,9 +10,11 @@ use http::header::{
 use http::request::Parts;
 use http::{HeaderMap, Method, Request, StatusCode};
 use http_body_util::{BodyExt, Full};
+use hyper::body::Incoming;
+use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
 use thiserror::Error;
-use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 
 use crate::http::RequestBody;
 use crate::request::{Body, BoxError, Response, UserInfo, empty};
@@ -33,6 +36,8 @@ const CORS: [&str; 4] = [
     "access-control-allow-methods",
     "access-control-allow-origin",
 ];
+/// How long a side may take to hear that a connection is over.
+const GOODBYE_TIMEOUT: Duration = Duration::from_secs(10);
 const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 
 /// Where a request came from, as an extension of it.
@@ -89,6 +94,40 @@ pub(super) fn host_of(parts: &Parts) -> Option<String> {
     })
 }
 
+/// What the other side answered, and the connection that it came over.
+pub(super) struct Answer {
+    pub(super) response: http::Response<Incoming>,
+    sender: hyper::client::conn::http1::SendRequest<Body>,
+}
+
+/// Sends a request with these headers as they are.
+pub(super) async fn send<S>(
+    stream: S,
+    method: Method,
+    uri: &str,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<Answer, Failure>
+where
+    S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+{
+    let (mut sender, connection) =
+        hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
+    tokio::spawn(async move {
+        if let Err(error) = connection.with_upgrades().await {
+            tracing::debug!(%error, "backend connection ended");
+        }
+    });
+    let mut request = Request::builder()
+        .method(method)
+        .uri(uri)
+        .body(body)
+        .map_err(|error| Failure::Other(error.to_string()))?;
+    *request.headers_mut() = headers;
+    let response = sender.send_request(request).await?;
+    Ok(Answer { response, sender })
+}
+
 /// Sends the request to `stream` as `uri` and returns the answer, streaming.
 pub(super) async fn forward<S>(
     stream: S,
@@ -100,28 +139,15 @@ pub(super) async fn forward<S>(
 where
     S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
 {
-    let (mut sender, connection) =
-        hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
-    tokio::spawn(async move {
-        if let Err(error) = connection.with_upgrades().await {
-            tracing::debug!(%error, "backend connection ended");
-        }
-    });
     let upgrading = is_upgrade(&parts.headers);
     let mut headers = headers(&parts, upgrading, host);
     let sends = [Method::POST, Method::PUT, Method::PATCH].contains(&parts.method);
     if sends && matches!(&body, RequestBody::Whole(bytes) if bytes.is_empty()) {
         headers.insert(CONTENT_LENGTH, HeaderValue::from_static("0"));
     }
-    let client =
-        upgrading.then(|| hyper::upgrade::on(Request::from_parts(upgrade_parts(&mut parts), ())));
-    let mut request = Request::builder()
-        .method(parts.method.clone())
-        .uri(uri)
-        .body(outgoing(body))
-        .map_err(|error| Failure::Other(error.to_string()))?;
-    *request.headers_mut() = headers;
-    let mut response = sender.send_request(request).await?;
+    let client = upgrading.then(|| client_of(&mut parts));
+    let mut answer = send(stream, parts.method, uri, headers, outgoing(body)).await?;
+    let response = &mut answer.response;
     response
         .extensions_mut()
         .remove::<hyper::ext::ReasonPhrase>();
@@ -129,26 +155,45 @@ where
         let Some(client) = client else {
             return Err(Failure::NotUpgraded(StatusCode::SWITCHING_PROTOCOLS));
         };
-        let backend = hyper::upgrade::on(&mut response);
+        let backend = hyper::upgrade::on(response);
         tokio::spawn(async move {
             match tokio::try_join!(client, backend) {
-                Ok((client, backend)) => {
-                    let (mut client, mut backend) = (TokioIo::new(client), TokioIo::new(backend));
-                    if let Err(error) =
-                        tokio::io::copy_bidirectional(&mut client, &mut backend).await
-                    {
-                        tracing::debug!(%error, "a piped connection ended");
-                    }
-                }
+                Ok((client, backend)) => pipe(TokioIo::new(client), TokioIo::new(backend)).await,
                 Err(error) => tracing::debug!(%error, "an upgrade was not completed"),
             }
         });
-        let (parts, _) = response.into_parts();
+        let (parts, _) = answer.response.into_parts();
         return Ok(http::Response::from_parts(parts, empty()));
     }
     if upgrading && response.status().as_u16() < 400 {
         return Err(Failure::NotUpgraded(response.status()));
     }
+    Ok(passed_on(answer, upgrading))
+}
+
+/// Copies both ways until either side has nothing more to say: a connection with one end open
+/// would be kept for as long as the other end likes.
+pub(super) async fn pipe(
+    client: impl AsyncRead + AsyncWrite + Unpin,
+    backend: impl AsyncRead + AsyncWrite + Unpin,
+) {
+    let (mut from_client, mut to_client) = tokio::io::split(client);
+    let (mut from_backend, mut to_backend) = tokio::io::split(backend);
+    let ended = tokio::select! {
+        ended = tokio::io::copy(&mut from_client, &mut to_backend) => ended,
+        ended = tokio::io::copy(&mut from_backend, &mut to_client) => ended,
+    };
+    if let Err(error) = ended {
+        tracing::debug!(%error, "a piped connection ended");
+    }
+    let goodbye = async { tokio::join!(to_client.shutdown(), to_backend.shutdown()) };
+    // Whoever does not listen any more needs no goodbye.
+    let _ = tokio::time::timeout(GOODBYE_TIMEOUT, goodbye).await;
+}
+
+/// An answer as it goes to the client, without what was said of the connection alone.
+pub(super) fn passed_on(answer: Answer, upgrading: bool) -> Response {
+    let Answer { response, sender } = answer;
     let (mut parts, body) = response.into_parts();
     for name in HOP_BY_HOP.iter().chain(&CORS) {
         parts.headers.remove(*name);
@@ -163,14 +208,15 @@ where
         _sender: sender,
     }
     .boxed_unsync();
-    Ok(http::Response::from_parts(parts, body))
+    http::Response::from_parts(parts, body)
 }
 
-/// The upgrade future lives in the request's extensions, which are needed whole.
-fn upgrade_parts(parts: &mut Parts) -> Parts {
+/// What becomes the client's connection once it is told to switch protocols. It lives in the
+/// request's extensions, which are needed whole.
+pub(super) fn client_of(parts: &mut Parts) -> OnUpgrade {
     let mut taken = Request::new(()).into_parts().0;
     std::mem::swap(&mut taken.extensions, &mut parts.extensions);
-    taken
+    hyper::upgrade::on(Request::from_parts(taken, ()))
 }
 
 fn outgoing(body: RequestBody) -> Body {
@@ -184,7 +230,8 @@ fn outgoing(body: RequestBody) -> Body {
     }
 }
 
-fn headers(parts: &Parts, upgrading: bool, host: &str) -> HeaderMap {
+/// The headers that are passed on.
+pub(super) fn headers(parts: &Parts, upgrading: bool, host: &str) -> HeaderMap {
     let original = &parts.headers;
     // What `Connection` names is for this connection alone.
     let named: Vec<String> = original

@@ -6,6 +6,8 @@ mod forward;
 mod html;
 mod pods;
 mod proxy;
+mod translate;
+mod tunnel;
 
 use std::sync::Arc;
 

@@ -12,8 +12,9 @@ use keelson_machinery::time;
 use serde_json::Value;
 
 use super::backend::Kubelet;
-use super::{Connect, forward, refused};
-use crate::http::RequestBody;
+use super::translate::Wanted;
+use super::{Connect, forward, refused, translate, tunnel};
+use crate::http::{Counter, RequestBody};
 use crate::request::{Query, RequestContext, Response, empty, read_up_to};
 use crate::server::Server;
 
@@ -53,13 +54,31 @@ pub(super) async fn stream(
     if !forward::is_upgrade(&parts.headers) {
         return Err(Status::bad_request("Upgrade request required"));
     }
+    let wanted = Wanted::of(&options);
     let uri = with_query(path, &mut options);
-    let connection = server.kubelets.dial(&kubelet).await;
-    let connection = connection
-        .map_err(|reason| Status::unclassified(format!("error dialing backend: {reason}")))?;
+    let route = match kubelet.has_websockets {
+        true => "proxied_to_kubelet",
+        false => "translated_at_apiserver",
+    };
+    let subresource = info.subresource.as_str();
+    let labels = [("subresource", subresource), ("proxy_type", route)];
+    server.metrics.count(Counter::WebSocketStreaming, &labels);
+    if !kubelet.has_websockets {
+        if connect == Connect::PortForward && tunnel::is_asked_for(&parts.headers) {
+            return tunnel::tunnel(server, &kubelet, parts, &uri).await;
+        }
+        if connect != Connect::PortForward && translate::is_asked_for(&parts.headers) {
+            return Ok(translate::translate(server, kubelet, parts, uri, wanted));
+        }
+    }
+    let connection = server.kubelets.dial(&kubelet).await.map_err(not_dialed)?;
     let host = forward::host_of(&parts).unwrap_or_else(|| kubelet.authority());
     let answer = forward::forward(connection, parts, &uri, &host, body).await;
     answer.map_err(|failure| refused(&failure, true))
+}
+
+pub(super) fn not_dialed(reason: String) -> Status {
+    Status::unclassified(format!("error dialing backend: {reason}"))
 }
 
 fn kubelet(server: &Arc<Server>, node: &str) -> Result<Kubelet, Status> {

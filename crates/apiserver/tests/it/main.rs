@@ -11,6 +11,7 @@ mod identity;
 mod policies;
 mod servers;
 mod service;
+mod streaming;
 
 use std::path::PathBuf;
 use std::sync::Arc;

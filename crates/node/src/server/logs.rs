@@ -17,17 +17,17 @@ use k8s_openapi::jiff::Timestamp;
 use keelson_ports::ContainerState;
 use tokio::sync::mpsc;
 
-use super::websocket::{self, Encoding};
 use super::{Body, BoxError, Call, Server, response, text};
 use crate::pod;
 use crate::status;
+use keelson_streaming::websocket::{self, Encoding};
 
 /// How often a followed file is looked at for more. There is no event for a file's growth in the
 /// ports, and the loop lives only as long as somebody follows.
 const FOLLOW_PERIOD: Duration = Duration::from_millis(150);
 /// How long a client of a WebSocket may take to close its side.
 const GOODBYE_TIMEOUT: Duration = Duration::from_secs(1);
-const WEBSOCKET_PROTOCOLS: &[&str] = &["binary.k8s.io", "base64.binary.k8s.io"];
+const WEBSOCKET_PROTOCOLS: &[&str] = &["", "binary.k8s.io", "base64.binary.k8s.io"];
 const CHUNK_BYTES: usize = 64 << 10;
 /// Longer lines are sent in pieces, as the runtime wrote them.
 const MAX_LINE_BYTES: usize = 1 << 20;
@@ -85,13 +85,15 @@ pub(super) async fn handle(server: &Arc<Server>, mut call: Call) -> Response<Bod
             let _ = sender.send(Err(Box::new(error))).await;
         }
     });
-    if websocket::is_upgrade(&call.request, "websocket") {
-        return match websocket::accept(&mut call.request, WEBSOCKET_PROTOCOLS) {
-            Ok((response, protocol, upgrade)) => {
-                tokio::spawn(over_websocket(upgrade, Encoding::of(&protocol), receiver));
-                response
+    let headers = call.request.headers();
+    if websocket::is_upgrade(headers, "websocket") {
+        return match websocket::accept(call.request.method(), headers, WEBSOCKET_PROTOCOLS) {
+            Ok((response, protocol)) => {
+                let upgrade = hyper::upgrade::on(&mut call.request);
+                tokio::spawn(over_websocket(upgrade, Encoding::of(protocol), receiver));
+                super::switched(response)
             }
-            Err(response) => *response,
+            Err(refusal) => super::text(refusal.status, refusal.message),
         };
     }
     let stream = futures::stream::unfold(receiver, |mut receiver| async move {

@@ -6,9 +6,7 @@ mod logs;
 mod port_forward;
 mod query;
 mod remote;
-pub mod spdy;
 mod stats;
-mod websocket;
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
@@ -226,6 +224,11 @@ fn response(status: StatusCode, content_type: &'static str, body: Body) -> Respo
         http::HeaderValue::from_static(content_type),
     );
     response
+}
+
+/// A connection that switches protocols has no body of its own.
+fn switched(response: Response<()>) -> Response<Body> {
+    response.map(|()| full(Bytes::new()))
 }
 
 fn text(status: StatusCode, message: impl Into<String>) -> Response<Body> {

@@ -7,22 +7,24 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures::StreamExt;
+use http::header::SEC_WEBSOCKET_PROTOCOL;
 use http::{Response, StatusCode};
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
 use keelson_ports::Duplex;
+use keelson_streaming::idle::IDLE_TIMEOUT;
+use keelson_streaming::spdy::{Connection, Stream, StreamReader, StreamWriter};
+use keelson_streaming::websocket::{self, ChannelSender, Channels, Tunnel};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::mpsc;
 
-use super::remote::{PROTOCOL_HEADER, spdy_response};
-use super::spdy::{Connection, Stream, StreamReader, StreamWriter};
-use super::websocket::{self, ChannelSender, Tunnel};
-use super::{Body, Call, Server, text};
+use super::remote::spdy_response;
+use super::{Body, Call, Server, switched, text};
 use crate::pod;
 
 const PROTOCOL: &str = "portforward.k8s.io";
 const TUNNEL_PROTOCOL: &str = "SPDY/3.1+portforward.k8s.io";
-const CHANNEL_PROTOCOL: &str = "v4.channel.k8s.io";
+const CHANNEL_PROTOCOLS: &[&str] = &["", "v4.channel.k8s.io", "v4.base64.channel.k8s.io"];
 const CHUNK_BYTES: usize = 32 << 10;
 /// The second stream of a pair must follow the first within this time.
 const PAIR_TIMEOUT: Duration = Duration::from_secs(30);
@@ -63,27 +65,34 @@ pub(super) async fn handle(server: Arc<Server>, mut call: Call) -> Response<Body
         );
     };
     let forward = Forward { server, sandbox };
-    if websocket::is_upgrade(&call.request, "websocket") {
-        let ports = ports(&call);
-        return match websocket::accept(&mut call.request, &[TUNNEL_PROTOCOL, CHANNEL_PROTOCOL]) {
-            Ok((response, protocol, upgrade)) if protocol == TUNNEL_PROTOCOL => {
+    let headers = call.request.headers();
+    if websocket::is_upgrade(headers, "websocket") {
+        let tunnels = websocket::header_list(headers, SEC_WEBSOCKET_PROTOCOL)
+            .any(|offer| offer == TUNNEL_PROTOCOL);
+        let supported = match tunnels {
+            true => &[TUNNEL_PROTOCOL],
+            false => CHANNEL_PROTOCOLS,
+        };
+        let accepted = websocket::accept(call.request.method(), headers, supported);
+        return match (accepted, ports(&call)) {
+            (Ok((response, _)), _) if tunnels => {
+                let upgrade = hyper::upgrade::on(&mut call.request);
                 tokio::spawn(forward.tunnelled(upgrade));
-                response
+                switched(response)
             }
-            Ok((response, _, upgrade)) => match ports {
-                Ok(ports) => {
-                    tokio::spawn(forward.channels(upgrade, ports));
-                    response
-                }
-                Err(message) => text(StatusCode::BAD_REQUEST, message),
-            },
-            Err(response) => *response,
+            (_, Err(message)) => text(StatusCode::BAD_REQUEST, message),
+            (Ok((response, protocol)), Ok(ports)) => {
+                let upgrade = hyper::upgrade::on(&mut call.request);
+                let encoding = websocket::Encoding::of(protocol);
+                tokio::spawn(forward.channels(upgrade, ports, encoding));
+                switched(response)
+            }
+            (Err(refusal), _) => text(refusal.status, refusal.message),
         };
     }
-    if websocket::is_upgrade(&call.request, "SPDY/3.1") {
-        let offered = websocket::header_list(&call.request, PROTOCOL_HEADER);
-        return match spdy_response(&offered, &[PROTOCOL]) {
-            Ok(response) => {
+    if websocket::is_upgrade(headers, "SPDY/3.1") {
+        return match spdy_response(headers, &[PROTOCOL]) {
+            Ok((response, _)) => {
                 tokio::spawn(forward.spdy(hyper::upgrade::on(&mut call.request)));
                 response
             }
@@ -154,11 +163,13 @@ impl Forward {
     /// Pairs streams up by their request id and forwards each pair on its own.
     async fn serve(self, mut connection: Connection) {
         let mut pairs: HashMap<String, (Pair, tokio::time::Instant)> = HashMap::new();
+        let activity = connection.activity();
         let mut tasks = tokio::task::JoinSet::new();
         loop {
             let stream = tokio::select! {
                 stream = connection.accept() => stream,
                 () = self.server.shutdown.cancelled() => None,
+                () = activity.idle(IDLE_TIMEOUT) => None,
             };
             let Some(stream) = stream else { break };
             pairs.retain(|_, (_, since)| since.elapsed() < PAIR_TIMEOUT);
@@ -238,12 +249,16 @@ impl Forward {
     }
 
     /// Two channels per port: data and error, each beginning with the port in little-endian.
-    async fn channels(self, upgrade: OnUpgrade, ports: Vec<u16>) {
+    async fn channels(self, upgrade: OnUpgrade, ports: Vec<u16>, encoding: websocket::Encoding) {
         let Ok(socket) = websocket::open(upgrade).await else {
             return;
         };
-        let (sender, mut received, writing) =
-            websocket::channels(socket, websocket::Encoding::Binary);
+        let Channels {
+            sender,
+            mut received,
+            writing,
+            activity,
+        } = websocket::channels(socket, encoding);
         let mut inputs: HashMap<u8, mpsc::Sender<Bytes>> = HashMap::new();
         let mut tasks = tokio::task::JoinSet::new();
         for (index, port) in ports.into_iter().enumerate() {
@@ -263,7 +278,12 @@ impl Forward {
             );
         }
         drop(sender);
-        while let Some((channel, data)) = received.next().await {
+        loop {
+            let next = tokio::select! {
+                next = received.next() => next,
+                () = activity.idle(IDLE_TIMEOUT) => None,
+            };
+            let Some((channel, data)) = next else { break };
             if let Some(input) = inputs.get(&channel)
                 && input.send(data).await.is_err()
             {
@@ -350,7 +370,12 @@ async fn copy(target: Box<dyn Duplex>, mut reader: StreamReader, writer: &Stream
     });
     let mut buffer = vec![0; CHUNK_BYTES];
     loop {
-        match read.read(&mut buffer).await {
+        let read = tokio::select! {
+            read = read.read(&mut buffer) => read,
+            // Nobody is left to read what the target says.
+            () = writer.gone() => break,
+        };
+        match read {
             Ok(0) | Err(_) => break,
             Ok(count) => {
                 if writer

@@ -5,18 +5,20 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures::StreamExt;
-use http::{HeaderValue, Response, StatusCode};
+use http::header::SEC_WEBSOCKET_PROTOCOL;
+use http::{HeaderMap, HeaderValue, Response, StatusCode};
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
 use keelson_ports::{AttachRequest, ContainerState, ExecRequest, ExecSession};
+use keelson_streaming::idle::IDLE_TIMEOUT;
+use keelson_streaming::spdy::{Connection, Stream, StreamReader, StreamWriter};
+use keelson_streaming::websocket::{self, ChannelSender, Channels};
 use serde_json::{Value, json};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
-use super::spdy::{Connection, Stream, StreamReader, StreamWriter};
-use super::websocket::{self, ChannelSender};
-use super::{Body, Call, Server, full, text};
+use super::{Body, Call, Server, full, switched, text};
 use crate::pod;
 
 const STDIN: u8 = 0;
@@ -27,15 +29,22 @@ const RESIZE: u8 = 4;
 /// v5 only: the next byte names the channel that the client has finished.
 const CLOSE: u8 = 255;
 
-/// Newest first. Those without a version tell how a command ended only when it failed, as text.
+/// Taken whenever the client offers it, be it last.
+const CLOSING_PROTOCOL: &str = "v5.channel.k8s.io";
+/// Those before the fourth version tell how a command ended only when it failed, as text.
 const WEBSOCKET_PROTOCOLS: &[&str] = &[
-    "v5.channel.k8s.io",
-    "v4.channel.k8s.io",
-    "v4.base64.channel.k8s.io",
+    "",
     "channel.k8s.io",
     "base64.channel.k8s.io",
+    "v4.channel.k8s.io",
+    "v4.base64.channel.k8s.io",
 ];
-const SPDY_PROTOCOLS: &[&str] = &["v4.channel.k8s.io"];
+const SPDY_PROTOCOLS: &[&str] = &[
+    "v4.channel.k8s.io",
+    "v3.channel.k8s.io",
+    "v2.channel.k8s.io",
+    "channel.k8s.io",
+];
 pub(super) const PROTOCOL_HEADER: &str = "X-Stream-Protocol-Version";
 /// A client opens its streams right after the upgrade.
 const STREAMS_TIMEOUT: Duration = Duration::from_secs(30);
@@ -177,23 +186,30 @@ async fn upgrade(server: Arc<Server>, mut call: Call, operation: Operation) -> R
         wanted.tty = container_tty;
         wanted.stderr &= !container_tty;
     }
-    if websocket::is_upgrade(&call.request, "websocket") {
-        return match websocket::accept(&mut call.request, WEBSOCKET_PROTOCOLS) {
-            Ok((response, protocol, upgrade)) => {
+    let headers = call.request.headers();
+    if websocket::is_upgrade(headers, "websocket") {
+        let closes = websocket::header_list(headers, SEC_WEBSOCKET_PROTOCOL)
+            .any(|offer| offer == CLOSING_PROTOCOL);
+        let supported = match closes {
+            true => &[CLOSING_PROTOCOL],
+            false => WEBSOCKET_PROTOCOLS,
+        };
+        return match websocket::accept(call.request.method(), headers, supported) {
+            Ok((response, protocol)) => {
+                let upgrade = hyper::upgrade::on(&mut call.request);
                 tokio::spawn(over_websocket(
                     server, id, operation, wanted, upgrade, protocol,
                 ));
-                response
+                switched(response)
             }
-            Err(response) => *response,
+            Err(refusal) => text(refusal.status, refusal.message),
         };
     }
-    if websocket::is_upgrade(&call.request, "SPDY/3.1") {
-        let offered = websocket::header_list(&call.request, PROTOCOL_HEADER);
-        return match spdy_response(&offered, SPDY_PROTOCOLS) {
-            Ok(response) => {
+    if websocket::is_upgrade(headers, "SPDY/3.1") {
+        return match spdy_response(headers, SPDY_PROTOCOLS) {
+            Ok((response, protocol)) => {
                 let upgrade = hyper::upgrade::on(&mut call.request);
-                tokio::spawn(over_spdy(server, id, operation, wanted, upgrade));
+                tokio::spawn(over_spdy(server, id, operation, wanted, upgrade, protocol));
                 response
             }
             Err(response) => *response,
@@ -202,19 +218,34 @@ async fn upgrade(server: Arc<Server>, mut call: Call, operation: Operation) -> R
     text(StatusCode::BAD_REQUEST, "Upgrade request required")
 }
 
-/// Switches to SPDY with the first supported protocol that the client offers.
+/// Switches to SPDY with the client's first protocol that is supported.
 pub(super) fn spdy_response(
-    offered: &[String],
+    headers: &HeaderMap,
     supported: &[&'static str],
-) -> Result<Response<Body>, Box<Response<Body>>> {
-    let Some(chosen) = supported
-        .iter()
-        .find(|protocol| offered.iter().any(|offer| offer == *protocol))
-    else {
+) -> Result<(Response<Body>, &'static str), Box<Response<Body>>> {
+    let offered: Vec<&str> = websocket::header_list(headers, PROTOCOL_HEADER).collect();
+    if offered.is_empty() {
+        let others = headers.keys().filter(|name| *name != http::header::HOST);
+        let message = match headers.get(PROTOCOL_HEADER) {
+            None => format!(
+                "unable to upgrade: header {PROTOCOL_HEADER} does not exist in request with {} headers",
+                others.count()
+            ),
+            Some(value) => format!(
+                "unable to upgrade: header {PROTOCOL_HEADER} contains [{}], but no valid protocols",
+                String::from_utf8_lossy(value.as_bytes())
+            ),
+        };
+        return Err(Box::new(text(StatusCode::BAD_REQUEST, message)));
+    }
+    let known = |offer: &&str| supported.iter().find(|name| *name == offer);
+    let Some(chosen) = offered.iter().find_map(known) else {
         let mut refusal = text(
             StatusCode::FORBIDDEN,
             format!(
-                "unable to upgrade: unable to negotiate protocol: client supports {offered:?}, server accepts {supported:?}"
+                "unable to upgrade: unable to negotiate protocol: client supports [{}], server accepts [{}]",
+                offered.join(" "),
+                supported.join(" ")
             ),
         );
         for protocol in supported {
@@ -234,7 +265,7 @@ pub(super) fn spdy_response(
     );
     headers.insert(http::header::UPGRADE, HeaderValue::from_static("SPDY/3.1"));
     headers.insert(PROTOCOL_HEADER, HeaderValue::from_static(chosen));
-    Ok(response)
+    Ok((response, *chosen))
 }
 
 async fn session(
@@ -435,15 +466,19 @@ async fn over_websocket(
     operation: Operation,
     wanted: Wanted,
     upgrade: OnUpgrade,
-    protocol: String,
+    protocol: &'static str,
 ) {
-    let closes = protocol.starts_with("v5");
+    let closes = protocol == CLOSING_PROTOCOL;
     let has_status = protocol.starts_with('v');
     let Ok(socket) = websocket::open(upgrade).await else {
         return;
     };
-    let (sender, mut received, writing) =
-        websocket::channels(socket, websocket::Encoding::of(&protocol));
+    let Channels {
+        sender,
+        mut received,
+        writing,
+        activity,
+    } = websocket::channels(socket, websocket::Encoding::of(protocol));
     let (stdin_sender, stdin) = mpsc::channel::<Bytes>(16);
     let (resize_sender, resize) = mpsc::channel(4);
     let (alive, gone) = tokio::sync::oneshot::channel::<()>();
@@ -465,7 +500,12 @@ async fn over_websocket(
                         let _ = resize_sender.send((size.width, size.height)).await;
                     }
                 }
-                CLOSE if closes && data.first() == Some(&STDIN) => stdin = None,
+                CLOSE if closes => match *data {
+                    [STDIN] => stdin = None,
+                    [channel] if channel <= RESIZE => {}
+                    // Nobody knows what the client meant.
+                    _ => break,
+                },
                 _ => {}
             }
         }
@@ -491,8 +531,11 @@ async fn over_websocket(
         error: output(ERROR),
         has_status,
         gone: Box::pin(async move {
-            // The sender is dropped when the client is gone.
-            let _ = gone.await;
+            tokio::select! {
+                // The sender is dropped when the client is gone.
+                _ = gone => {}
+                () = activity.idle(IDLE_TIMEOUT) => {}
+            }
         }),
     };
     let session = session(&server, &id, &operation, wanted).await;
@@ -514,19 +557,21 @@ async fn over_spdy(
     operation: Operation,
     wanted: Wanted,
     upgrade: OnUpgrade,
+    protocol: &'static str,
 ) {
+    let resizes = protocol.starts_with("v4") || protocol.starts_with("v3");
     let Ok(upgraded) = upgrade.await else { return };
     let Ok(mut connection) = Connection::server(TokioIo::new(upgraded)) else {
         return;
     };
-    let streams =
-        tokio::time::timeout(STREAMS_TIMEOUT, Streams::collect(&mut connection, wanted)).await;
-    let Ok(Some(streams)) = streams else {
+    let collected = Streams::collect(&mut connection, wanted, wanted.tty && resizes);
+    let Ok(Some(streams)) = tokio::time::timeout(STREAMS_TIMEOUT, collected).await else {
         tracing::debug!("a client did not open its streams in time");
         connection.close().await;
         return;
     };
     let (alive, gone) = tokio::sync::oneshot::channel::<()>();
+    let activity = connection.activity();
     let done = CancellationToken::new();
     let finished = done.clone();
     let watching = tokio::spawn(async move {
@@ -543,10 +588,13 @@ async fn over_spdy(
         stderr: streams.stderr.map(|stream| Output::Spdy(stream.writer)),
         resize: streams.resize.map(|stream| sizes_of(stream.reader)),
         error: Output::Spdy(streams.error.writer),
-        has_status: true,
+        has_status: protocol.starts_with("v4"),
         gone: Box::pin(async move {
-            // The sender is dropped when the client is gone.
-            let _ = gone.await;
+            tokio::select! {
+                // The sender is dropped when the client is gone.
+                _ = gone => {}
+                () = activity.idle(IDLE_TIMEOUT) => {}
+            }
         }),
     };
     let session = session(&server, &id, &operation, wanted).await;
@@ -567,7 +615,7 @@ struct Streams {
 
 impl Streams {
     /// `None` when the connection ends first.
-    async fn collect(connection: &mut Connection, wanted: Wanted) -> Option<Self> {
+    async fn collect(connection: &mut Connection, wanted: Wanted, resizes: bool) -> Option<Self> {
         let (mut error, mut stdin, mut stdout, mut stderr, mut resize) =
             (None, None, None, None, None);
         loop {
@@ -575,7 +623,7 @@ impl Streams {
                 && stdin.is_some() == wanted.stdin
                 && stdout.is_some() == wanted.stdout
                 && stderr.is_some() == wanted.stderr
-                && resize.is_some() == wanted.tty;
+                && resize.is_some() == resizes;
             if complete {
                 return Some(Self {
                     error: error?,
@@ -591,7 +639,7 @@ impl Streams {
                 Some("stdin") if wanted.stdin => &mut stdin,
                 Some("stdout") if wanted.stdout => &mut stdout,
                 Some("stderr") if wanted.stderr => &mut stderr,
-                Some("resize") if wanted.tty => &mut resize,
+                Some("resize") if resizes => &mut resize,
                 other => {
                     tracing::debug!(kind = other, "an unexpected stream was reset");
                     // Only the peer could miss it.

@@ -218,7 +218,7 @@ async fn commands_run_over_websocket() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn ports_are_forwarded_through_spdy_in_websocket() {
-    use keelson_node::spdy::{Frame, HeaderEncoder, decode, encode};
+    use keelson_streaming::spdy::{Frame, HeaderEncoder, decode, encode};
     let pki = pki();
     let (_fixture, port) = start(&pki).await;
     let echo = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();

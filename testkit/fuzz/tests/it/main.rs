@@ -108,7 +108,7 @@ macro_rules! smoke {
     };
 }
 smoke!(
-    json, protobuf, cbor, patch, apply, selector, quantity, cel, store, parameters
+    json, protobuf, cbor, patch, apply, selector, quantity, cel, store, spdy, parameters
 );
 
 #[test]

@@ -5,9 +5,10 @@ use flate2::{Compress, Compression, Decompress, FlushCompress, FlushDecompress, 
 
 use super::SpdyError;
 
-/// A header block may not be larger, compressed or not.
-const MAX_BLOCK_BYTES: usize = 256 << 10;
-const MAX_HEADERS: usize = 256;
+/// A header block may not be larger, compressed or not: a stream keeps its headers, and there are
+/// many streams. Those of exec and port-forward are some hundred bytes.
+const MAX_BLOCK_BYTES: usize = 16 << 10;
+const MAX_HEADERS: usize = 64;
 
 /// Words of the SPDY/3 dictionary that stand in it with their length in front (section 2.6.10.1 of
 /// the protocol's third draft).

@@ -5,12 +5,14 @@
 mod connection;
 mod frame;
 mod headers;
+mod stream;
 
 use thiserror::Error;
 
-pub use connection::{Connection, Stream, StreamReader, StreamWriter};
+pub use connection::Connection;
 pub use frame::{Frame, MAX_DATA_BYTES, decode, encode};
 pub use headers::{HeaderDecoder, HeaderEncoder, Headers};
+pub use stream::{Stream, StreamReader, StreamWriter};
 
 #[derive(Debug, Error)]
 pub enum SpdyError {
@@ -26,4 +28,10 @@ pub enum SpdyError {
     Version(u16),
     #[error("the connection is closed")]
     Closed,
+    #[error("Stream reset")]
+    Reset,
+    #[error("Timeout occurred")]
+    Unanswered,
+    #[error("too many streams are open")]
+    TooManyStreams,
 }

@@ -8,10 +8,10 @@ use base64::engine::general_purpose::STANDARD as BASE64;
 use bytes::{Buf, Bytes};
 use futures::{SinkExt, Stream, StreamExt};
 use http::header::{
-    CONNECTION, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_PROTOCOL, UPGRADE,
+    AsHeaderName, CONNECTION, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_PROTOCOL,
+    SEC_WEBSOCKET_VERSION, UPGRADE,
 };
-use http::{HeaderValue, Request, Response, StatusCode};
-use hyper::body::Incoming;
+use http::{HeaderMap, HeaderValue, Method, Response, StatusCode};
 use hyper::upgrade::{OnUpgrade, Upgraded};
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
@@ -21,93 +21,102 @@ use tokio_tungstenite::tungstenite::Utf8Bytes;
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 use tokio_tungstenite::tungstenite::protocol::frame::CloseFrame;
 use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
-use tokio_tungstenite::tungstenite::protocol::{Message, Role};
+use tokio_tungstenite::tungstenite::protocol::{Message, Role, WebSocketConfig};
 
-use super::{Body, full, text};
+use crate::idle::Activity;
 
-pub(super) type Socket = WebSocketStream<TokioIo<Upgraded>>;
+pub type Socket = WebSocketStream<TokioIo<Upgraded>>;
 
-pub(super) fn is_upgrade<B>(request: &Request<B>, protocol: &str) -> bool {
+/// Clients send messages up to this size; Go's servers take no larger ones either.
+const MAX_MESSAGE_BYTES: usize = 32 << 20;
+
+/// Whether the headers ask for another protocol on the connection, this one.
+pub fn is_upgrade(headers: &HeaderMap, protocol: &str) -> bool {
     let lists = |name, wanted: &str| {
-        request
-            .headers()
-            .get_all(name)
-            .iter()
-            .filter_map(|value| value.to_str().ok())
-            .flat_map(|value| value.split(','))
-            .any(|part| part.trim().eq_ignore_ascii_case(wanted))
+        let mut parts = header_list(headers, name);
+        parts.any(|part| part.eq_ignore_ascii_case(wanted))
     };
     lists(CONNECTION, "upgrade") && lists(UPGRADE, protocol)
 }
 
 /// Values of a header that may be given several times and in comma-separated lists.
-pub(super) fn header_list<B>(request: &Request<B>, name: &str) -> Vec<String> {
-    request
-        .headers()
+pub fn header_list(headers: &HeaderMap, name: impl AsHeaderName) -> impl Iterator<Item = &str> {
+    headers
         .get_all(name)
         .iter()
         .filter_map(|value| value.to_str().ok())
         .flat_map(|value| value.split(','))
-        .map(|part| part.trim().to_owned())
+        .map(str::trim)
         .filter(|part| !part.is_empty())
-        .collect()
 }
 
-/// The answer that switches protocols, the protocol chosen (empty when none was asked for), and
-/// what becomes the connection.
-pub(super) fn accept(
-    request: &mut Request<Incoming>,
+/// Why there is no WebSocket, as Go's servers say it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Refusal {
+    pub status: StatusCode,
+    pub message: &'static str,
+}
+
+/// The answer that switches protocols, and the protocol chosen: the client's first that is
+/// supported. A client that names none is served when the empty name is supported.
+pub fn accept(
+    method: &Method,
+    headers: &HeaderMap,
     supported: &[&'static str],
-) -> Result<(Response<Body>, String, OnUpgrade), Box<Response<Body>>> {
-    let bad = |message: &str| Box::new(text(StatusCode::BAD_REQUEST, message));
-    let Some(key) = request.headers().get(SEC_WEBSOCKET_KEY) else {
-        return Err(bad("Sec-WebSocket-Key is missing"));
-    };
-    let accept = derive_accept_key(key.as_bytes());
-    let offered = header_list(request, SEC_WEBSOCKET_PROTOCOL.as_str());
-    let chosen = supported
-        .iter()
-        .find(|protocol| offered.iter().any(|offer| offer == *protocol));
-    if chosen.is_none() && !offered.is_empty() {
-        return Err(bad(&format!(
-            "none of the subprotocols {offered:?} is supported; supported are {supported:?}"
-        )));
+) -> Result<(Response<()>, &'static str), Refusal> {
+    let refused = |status, message| Err(Refusal { status, message });
+    if method != Method::GET {
+        return refused(StatusCode::METHOD_NOT_ALLOWED, "bad method");
     }
-    let Ok(accept) = HeaderValue::from_str(&accept) else {
-        return Err(bad("Sec-WebSocket-Key is invalid"));
+    let key = headers.get(SEC_WEBSOCKET_KEY).filter(|key| !key.is_empty());
+    let Some(key) = key else {
+        return refused(StatusCode::BAD_REQUEST, "mismatch challenge/response");
     };
-    let mut response = Response::new(full(Bytes::new()));
+    if headers
+        .get(SEC_WEBSOCKET_VERSION)
+        .is_none_or(|version| version != "13")
+    {
+        return refused(StatusCode::BAD_REQUEST, "missing or bad WebSocket Version");
+    }
+    let known = |offer: &str| supported.iter().copied().find(|name| *name == offer);
+    let mut offered = header_list(headers, SEC_WEBSOCKET_PROTOCOL).peekable();
+    let chosen = match offered.peek() {
+        None => known(""),
+        Some(_) => offered.find_map(known),
+    };
+    let accept = HeaderValue::from_str(&derive_accept_key(key.as_bytes()));
+    let (Some(chosen), Ok(accept)) = (chosen, accept) else {
+        return refused(StatusCode::FORBIDDEN, "");
+    };
+    let mut response = Response::new(());
     *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
     let headers = response.headers_mut();
     headers.insert(CONNECTION, HeaderValue::from_static("Upgrade"));
     headers.insert(UPGRADE, HeaderValue::from_static("websocket"));
     headers.insert(SEC_WEBSOCKET_ACCEPT, accept);
-    if let Some(chosen) = chosen {
+    if !chosen.is_empty() {
         headers.insert(SEC_WEBSOCKET_PROTOCOL, HeaderValue::from_static(chosen));
     }
-    Ok((
-        response,
-        chosen
-            .map(|chosen| (*chosen).to_owned())
-            .unwrap_or_default(),
-        hyper::upgrade::on(request),
-    ))
+    Ok((response, chosen))
 }
 
-pub(super) async fn open(upgrade: OnUpgrade) -> Result<Socket, hyper::Error> {
-    let upgraded = upgrade.await?;
-    Ok(WebSocketStream::from_raw_socket(TokioIo::new(upgraded), Role::Server, None).await)
+pub async fn open(upgrade: OnUpgrade) -> Result<Socket, hyper::Error> {
+    let upgraded = TokioIo::new(upgrade.await?);
+    let config = WebSocketConfig::default()
+        .max_message_size(Some(MAX_MESSAGE_BYTES))
+        .max_frame_size(Some(MAX_MESSAGE_BYTES));
+    Ok(WebSocketStream::from_raw_socket(upgraded, Role::Server, Some(config)).await)
 }
 
 /// How bytes travel in messages; browsers of old could send text only.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Encoding {
+pub enum Encoding {
     Binary,
     Base64,
 }
 
 impl Encoding {
-    pub(super) fn of(protocol: &str) -> Self {
+    pub fn of(protocol: &str) -> Self {
         if protocol.contains("base64") {
             Self::Base64
         } else {
@@ -115,7 +124,7 @@ impl Encoding {
         }
     }
 
-    pub(super) fn message(self, data: &[u8]) -> Message {
+    pub fn message(self, data: &[u8]) -> Message {
         match self {
             Self::Binary => Message::Binary(Bytes::copy_from_slice(data)),
             Self::Base64 => Message::Text(BASE64.encode(data).into()),
@@ -156,13 +165,13 @@ impl Encoding {
 
 /// One writer per socket: channels share it through a queue.
 #[derive(Clone)]
-pub(super) struct ChannelSender {
+pub struct ChannelSender {
     queue: mpsc::Sender<Message>,
     encoding: Encoding,
 }
 
 impl ChannelSender {
-    pub(super) async fn send(&self, channel: u8, data: &[u8]) -> Result<(), ()> {
+    pub async fn send(&self, channel: u8, data: &[u8]) -> Result<(), ()> {
         self.queue
             .send(self.encoding.channel_message(channel, data))
             .await
@@ -170,16 +179,23 @@ impl ChannelSender {
     }
 }
 
-/// Splits a socket into channels: a sender, received `(channel, data)`, and the writing task, which
-/// ends when every sender is gone.
-pub(super) fn channels(
+/// A socket taken apart.
+pub struct Channels<S> {
+    pub sender: ChannelSender,
+    /// `(channel, data)`; ends with the client.
+    pub received: S,
+    /// Ends when every sender is gone, with a goodbye.
+    pub writing: tokio::task::JoinHandle<()>,
+    /// Messages alone count: a ping says nothing about use.
+    pub activity: Activity,
+}
+
+pub fn channels(
     socket: Socket,
     encoding: Encoding,
-) -> (
-    ChannelSender,
-    impl Stream<Item = (u8, Bytes)> + Send + Unpin,
-    tokio::task::JoinHandle<()>,
-) {
+) -> Channels<impl Stream<Item = (u8, Bytes)> + Send + Unpin> {
+    let activity = Activity::default();
+    let (read, written) = (activity.clone(), activity.clone());
     let (mut sink, stream) = socket.split();
     let (queue, mut messages) = mpsc::channel::<Message>(64);
     let writing = tokio::spawn(async move {
@@ -187,6 +203,7 @@ pub(super) fn channels(
             if sink.send(message).await.is_err() {
                 return;
             }
+            written.note();
         }
         // The peer may have closed first.
         let _ = sink.send(goodbye()).await;
@@ -201,12 +218,18 @@ pub(super) fn channels(
                 _ => None,
             })
         })
+        .inspect(move |_| read.note())
         .filter_map(move |data| std::future::ready(encoding.split(data)));
-    (ChannelSender { queue, encoding }, received, writing)
+    Channels {
+        sender: ChannelSender { queue, encoding },
+        received,
+        writing,
+        activity,
+    }
 }
 
 /// Clients take any close but a normal one for a failure.
-pub(super) fn goodbye() -> Message {
+pub fn goodbye() -> Message {
     Message::Close(Some(CloseFrame {
         code: CloseCode::Normal,
         reason: Utf8Bytes::from_static(""),
@@ -214,14 +237,14 @@ pub(super) fn goodbye() -> Message {
 }
 
 /// A byte stream inside a socket's binary messages: what tunnels SPDY.
-pub(super) struct Tunnel {
+pub struct Tunnel {
     socket: Socket,
     rest: Bytes,
     said_goodbye: bool,
 }
 
 impl Tunnel {
-    pub(super) fn new(socket: Socket) -> Self {
+    pub fn new(socket: Socket) -> Self {
         Self {
             socket,
             rest: Bytes::new(),
@@ -249,7 +272,10 @@ impl AsyncRead for Tunnel {
             }
             match self.socket.poll_next_unpin(cx) {
                 Poll::Pending => return Poll::Pending,
-                Poll::Ready(None | Some(Ok(Message::Close(_)))) => return Poll::Ready(Ok(())),
+                // Text is not bytes: whoever sends it has not understood what this is.
+                Poll::Ready(None | Some(Ok(Message::Close(_) | Message::Text(_)))) => {
+                    return Poll::Ready(Ok(()));
+                }
                 Poll::Ready(Some(Ok(Message::Binary(data)))) => self.rest = data,
                 Poll::Ready(Some(Ok(_))) => {}
                 Poll::Ready(Some(Err(error))) => return Poll::Ready(Err(broken(error))),
