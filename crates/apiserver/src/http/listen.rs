@@ -16,6 +16,8 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::executor::AtOnce;
+use super::frames::Frames;
+use super::gather::Gather;
 use crate::authn::Chain;
 use crate::pki::ServingCertificate;
 use crate::request::Response;
@@ -97,7 +99,9 @@ async fn connection<S: Serve>(
     {
         tracing::warn!(%error, address = %local.ip(), "the serving certificate cannot follow this address");
     }
-    let tls = match tokio::time::timeout(HANDSHAKE_TIMEOUT, acceptor.accept(stream)).await {
+    let socket = Gather::new(stream);
+    let accepting = acceptor.accept(socket.clone());
+    let tls = match tokio::time::timeout(HANDSHAKE_TIMEOUT, accepting).await {
         Ok(Ok(tls)) => tls,
         Ok(Err(error)) => {
             tracing::debug!(%error, %address, "TLS handshake failed");
@@ -117,7 +121,10 @@ async fn connection<S: Serve>(
     };
     let handler = service_fn(move |request| {
         let (service, peer) = (Arc::clone(&service), peer.clone());
-        async move { Ok::<_, Infallible>(service.serve(request, peer).await) }
+        async move {
+            let response = service.serve(request, peer).await;
+            Ok::<_, Infallible>(response.map(Frames::new))
+        }
     });
 
     let mut builder = auto::Builder::new(AtOnce);
@@ -137,10 +144,10 @@ async fn connection<S: Serve>(
     let serving = builder.serve_connection_with_upgrades(TokioIo::new(tls), handler);
     tokio::pin!(serving);
     let ended = tokio::select! {
-        ended = serving.as_mut() => ended,
+        ended = socket.drive(serving.as_mut()) => ended,
         () = stop.cancelled() => {
             serving.as_mut().graceful_shutdown();
-            serving.await
+            socket.drive(serving).await
         }
     };
     if let Err(error) = ended {

@@ -4,6 +4,8 @@
 mod encoding;
 mod executor;
 mod flow;
+mod frames;
+mod gather;
 mod guarded;
 mod health;
 mod listen;
