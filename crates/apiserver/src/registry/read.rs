@@ -89,11 +89,15 @@ impl Registry {
             options.limit
         };
         let mut rest = objects.into_iter();
-        let page: Vec<_> = rest
-            .by_ref()
-            .filter(|object| selection.matches(entry, object))
-            .take(limit)
-            .collect();
+        let page: Vec<_> = if selection.is_everything() {
+            // The namespace was the cache's to look at.
+            rest.by_ref().take(limit).collect()
+        } else {
+            rest.by_ref()
+                .filter(|object| selection.matches(entry, object))
+                .take(limit)
+                .collect()
+        };
         let mut meta = ListMeta {
             revision: reached,
             ..ListMeta::default()
