@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -15,7 +15,7 @@ use tokio::sync::Notify;
 
 use crate::bare::Bare;
 use crate::report::Report;
-use crate::statistics::{Samples, milliseconds, rate};
+use crate::statistics::{Samples, rate};
 
 #[derive(Debug, Clone, clap::Args)]
 pub(crate) struct Args {
@@ -34,7 +34,7 @@ pub(crate) struct Args {
     /// Clients with one request in flight each.
     #[arg(long, default_value_t = 16, value_parser = clap::value_parser!(u32).range(1..=512))]
     concurrency: u32,
-    /// Watches opened for the fan-out.
+    /// Watches opened for the fan-out, on a connection each.
     #[arg(long, default_value_t = 50, value_parser = clap::value_parser!(u32).range(1..=1000))]
     watches: u32,
     /// How long a single step may take before the run fails.
@@ -54,7 +54,7 @@ pub(crate) fn run(args: Args) -> Result<Report, String> {
     if let Some(server) = &args.server {
         config.server.clone_from(server);
     }
-    let clients = clients(args.concurrency, || {
+    let target = Target::connect(&args, || {
         Client::https(&config).map_err(|error| error.to_string())
     })?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -67,7 +67,7 @@ pub(crate) fn run(args: Args) -> Result<Report, String> {
         report.fact("objects", args.objects);
         report.fact("concurrency", args.concurrency);
         report.fact("watches", args.watches);
-        let run = Run::open(clients, &args).await?;
+        let run = Run::open(target, &args).await?;
         let outcome = tokio::select! {
             outcome = run.measure(&mut report) => outcome,
             _ = tokio::signal::ctrl_c() => Err("interrupted".to_owned()),
@@ -78,23 +78,40 @@ pub(crate) fn run(args: Args) -> Result<Report, String> {
     })
 }
 
-/// Every client has its own connection.
-fn clients(count: u32, client: impl Fn() -> Result<Client, String>) -> Result<Vec<Client>, String> {
-    (0..count).map(|_| client()).collect()
+/// The clients of one server, each with a connection of its own.
+struct Target {
+    clients: Vec<Client>,
+    /// Those that watch.
+    watchers: Vec<Client>,
+}
+
+impl Target {
+    fn connect(args: &Args, client: impl Fn() -> Result<Client, String>) -> Result<Self, String> {
+        let several = |count: u32| (0..count).map(|_| client()).collect::<Result<_, _>>();
+        Ok(Self {
+            clients: several(args.concurrency)?,
+            watchers: several(args.watches)?,
+        })
+    }
 }
 
 struct Run {
     client: Client,
-    clients: Vec<Client>,
+    target: Target,
+    args: Args,
     namespace: String,
     objects: usize,
-    watches: usize,
     patience: Duration,
+    /// What the next updates write, so that each is a change.
+    round: AtomicU32,
 }
 
+/// Figures of the server and of the bare one, a round each.
+type Pair = [Vec<f64>; 2];
+
 impl Run {
-    async fn open(clients: Vec<Client>, args: &Args) -> Result<Self, String> {
-        let client = clients.first().ok_or("no client")?.clone();
+    async fn open(target: Target, args: &Args) -> Result<Self, String> {
+        let client = target.clients.first().ok_or("no client")?.clone();
         let namespace = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"generateName": "keelson-bench-"}});
         let created = client
             .request(Method::POST, "/api/v1/namespaces", Some(&namespace))
@@ -105,11 +122,12 @@ impl Run {
             .ok_or("the namespace that was created has no name")?;
         Ok(Self {
             client,
-            clients,
+            target,
+            args: args.clone(),
             namespace: namespace.to_owned(),
             objects: args.objects as usize,
-            watches: args.watches as usize,
             patience: Duration::from_secs(args.patience_seconds),
+            round: AtomicU32::new(1),
         })
     }
 
@@ -138,7 +156,9 @@ impl Run {
         })
         .await?;
         self.lists(report).await?;
-        self.fan_out(report).await?;
+        let events = self.fan_out(&self.target).await?;
+        let what = format!("watch events, {} watches", self.args.watches);
+        report.figure("watch_events_per_second", &what, events, "/s");
         self.beside_bare(report).await
     }
 
@@ -151,24 +171,22 @@ impl Run {
         let object = read(&self.client, &one).await?;
         let list = read(&self.client, &self.path()).await?;
         let bare = Bare::start(&object, &list)?;
-        let others = (0..self.clients.len()).map(|_| bare.client());
-        let others = others.collect::<Result<Vec<_>, _>>()?;
+        let others = Target::connect(&self.args, || bare.client())?;
         // A list fills a core by itself; more readers would only measure the scheduler.
-        let pair = self.clients.len().min(2);
-        let (mut gets, mut lists) = ((Vec::new(), Vec::new()), (Vec::new(), Vec::new()));
+        let pair = self.target.clients.len().min(2);
+        let (mut gets, mut lists, mut events) = <[Pair; 3]>::default().into();
         for round in 1..=ROUNDS {
             eprintln!("beside a bare server: round {round} of {ROUNDS}");
             let count = self.objects.max(1000);
-            gets.0.push(self.reads(&self.clients, count, false).await?);
-            gets.1.push(self.reads(&others, count, false).await?);
-            lists
-                .0
-                .push(self.reads(&self.clients[..pair], LISTS, true).await?);
-            lists
-                .1
-                .push(self.reads(&others[..pair], LISTS, true).await?);
+            for (target, bare) in [(&self.target, false), (&others, true)] {
+                let clients = &target.clients;
+                gets[usize::from(bare)].push(self.reads(clients, count, false).await?);
+                let few = &clients[..pair];
+                lists[usize::from(bare)].push(self.reads(few, LISTS, true).await?);
+                events[usize::from(bare)].push(self.fan_out(target).await?);
+            }
         }
-        for (key, (ours, bare)) in [("get", gets), ("list", lists)] {
+        for (key, [ours, bare]) in [("get", gets), ("list", lists), ("watch_events", events)] {
             let shares = ours
                 .iter()
                 .zip(&bare)
@@ -228,7 +246,7 @@ impl Run {
         eprintln!("{what}: {} objects", self.objects);
         let next = AtomicUsize::new(0);
         let started = Instant::now();
-        let workers = self.clients.iter().map(|client| async {
+        let workers = self.target.clients.iter().map(|client| async {
             let mut times = Vec::new();
             loop {
                 let index = next.fetch_add(1, Ordering::Relaxed);
@@ -274,23 +292,25 @@ impl Run {
         Ok(())
     }
 
-    /// Updates of objects, each seen by every watch.
-    async fn fan_out(&self, report: &mut Report) -> Result<(), String> {
-        let updates = self.objects.min(200);
-        eprintln!("watch: {} watches, {updates} updates", self.watches);
+    /// Updates of objects, each seen by every watch; returns events a second.
+    async fn fan_out(&self, target: &Target) -> Result<f64, String> {
+        let updates = self.objects.min(500);
+        let watches = target.watchers.len();
+        eprintln!("watch: {watches} watches, {updates} updates");
+        let client = target.clients.first().ok_or("no client")?;
         let path = format!("{}?limit=1", self.path());
-        let list = self.client.request(Method::GET, &path, None).await;
+        let list = client.request(Method::GET, &path, None).await;
         let list = list.map_err(|error| format!("list: {error}"))?;
         let version = list["metadata"]["resourceVersion"]
             .as_str()
             .ok_or("the list has no resourceVersion")?;
-        let expected = updates * self.watches;
+        let expected = updates * watches;
         let tally = Arc::new(Tally::default());
         let path = format!("{}?watch=1&resourceVersion={version}", self.path());
-        let opening = (0..self.watches).map(|_| {
-            self.client
-                .raw(Method::GET, &path, None, None, "application/json")
-        });
+        let opening = target
+            .watchers
+            .iter()
+            .map(|client| client.raw(Method::GET, &path, None, None, "application/json"));
         let opened = self
             .bounded("opening watches", async {
                 try_join_all(opening)
@@ -308,7 +328,7 @@ impl Run {
         let started = Instant::now();
         let outcome = self
             .bounded("watch", async {
-                self.update(updates).await?;
+                self.update(&target.clients, updates).await?;
                 tally.all_seen.notified().await;
                 Ok(())
             })
@@ -322,28 +342,21 @@ impl Run {
             let seen = tally.events.load(Ordering::Relaxed);
             format!("{error} ({seen} of {expected} events seen)")
         })?;
-        let what = format!("watch events, {} watches", self.watches);
-        report.figure(
-            "watch_events_per_second",
-            &what,
-            rate(expected, elapsed),
-            "/s",
-        );
-        let what = format!("{updates} updates → seen by all watches");
-        report.figure("fan_out_ms", &what, milliseconds(elapsed), "ms");
-        Ok(())
+        Ok(rate(expected, elapsed))
     }
 
-    async fn update(&self, updates: usize) -> Result<(), String> {
+    /// Writes objects with something new in them.
+    async fn update(&self, clients: &[Client], updates: usize) -> Result<(), String> {
         let next = AtomicUsize::new(0);
-        let workers = self.clients.iter().map(|client| async {
+        let round = self.round.fetch_add(1, Ordering::Relaxed);
+        let workers = clients.iter().map(|client| async {
             loop {
                 let index = next.fetch_add(1, Ordering::Relaxed);
                 if index >= updates {
                     return Ok::<_, String>(());
                 }
                 let path = format!("{}/{}", self.path(), name(index));
-                let body = config_map(index, 1);
+                let body = config_map(index, round);
                 client
                     .request(Method::PUT, &path, Some(&body))
                     .await

@@ -8,15 +8,17 @@ use std::process::{Child, ChildStdin, Command, Stdio};
 use std::sync::Arc;
 
 use bytes::Bytes;
-use http::{Request, Response};
-use http_body_util::Full;
-use hyper::body::Incoming;
+use http::{Method, Request, Response};
+use http_body_util::combinators::UnsyncBoxBody;
+use http_body_util::{BodyExt, Full, StreamBody};
+use hyper::body::{Frame, Incoming};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use hyper_util::server::conn::auto;
 use keelson_client::{Client, ClientConfig};
 use rustls::pki_types::PrivatePkcs8KeyDer;
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
 use tokio_rustls::TlsAcceptor;
 
 #[derive(Debug, Clone, clap::Args)]
@@ -58,10 +60,10 @@ pub(crate) fn serve(args: &Args) -> Result<(), String> {
     let port = listener.local_addr().map_err(|error| error.to_string())?;
     print!("{}\n{}", port.port(), key.cert.pem());
     let _ = std::io::stdout().flush();
+    let answers = Arc::new(Answers::new(object, list));
     runtime.spawn(async move {
         while let Ok((stream, _)) = listener.accept().await {
-            let bodies = (object.clone(), list.clone());
-            tokio::spawn(connection(stream, acceptor.clone(), bodies));
+            tokio::spawn(connection(stream, acceptor.clone(), Arc::clone(&answers)));
         }
     });
     // Whoever started this process holds the other end.
@@ -70,17 +72,72 @@ pub(crate) fn serve(args: &Args) -> Result<(), String> {
     Ok(())
 }
 
-async fn connection(stream: TcpStream, acceptor: TlsAcceptor, (object, list): (Bytes, Bytes)) {
+type Body = UnsyncBoxBody<Bytes, Infallible>;
+
+/// What is there to send: an object, a list, and for each write an event to every watch.
+struct Answers {
+    object: Bytes,
+    list: Bytes,
+    event: Bytes,
+    writes: watch::Sender<usize>,
+}
+
+impl Answers {
+    fn new(object: Bytes, list: Bytes) -> Self {
+        let mut event = b"{\"type\":\"MODIFIED\",\"object\":".to_vec();
+        event.extend_from_slice(object.trim_ascii_end());
+        event.extend_from_slice(b"}\n");
+        Self {
+            object,
+            list,
+            event: event.into(),
+            writes: watch::Sender::new(0),
+        }
+    }
+
+    fn answer(&self, request: &Request<Incoming>) -> Body {
+        if request.method() != Method::GET {
+            self.writes.send_modify(|writes| *writes += 1);
+            return Full::new(self.object.clone()).boxed_unsync();
+        }
+        if request
+            .uri()
+            .query()
+            .is_some_and(|query| query.contains("watch="))
+        {
+            return self.watch();
+        }
+        Full::new(match request.uri().path().ends_with("/configmaps") {
+            true => self.list.clone(),
+            false => self.object.clone(),
+        })
+        .boxed_unsync()
+    }
+
+    /// The events of writes that came in between leave together.
+    fn watch(&self) -> Body {
+        let (event, mut writes) = (self.event.clone(), self.writes.subscribe());
+        let sent = *writes.borrow_and_update();
+        let events = futures::stream::unfold((writes, sent), move |(mut writes, sent)| {
+            let event = event.clone();
+            async move {
+                writes.changed().await.ok()?;
+                let now = *writes.borrow_and_update();
+                let events = event.repeat(now - sent);
+                Some((Ok(Frame::data(events.into())), (writes, now)))
+            }
+        });
+        StreamBody::new(events).boxed_unsync()
+    }
+}
+
+async fn connection(stream: TcpStream, acceptor: TlsAcceptor, answers: Arc<Answers>) {
     let _ = stream.set_nodelay(true);
     let Ok(stream) = acceptor.accept(stream).await else {
         return;
     };
     let answer = service_fn(move |request: Request<Incoming>| {
-        let body = match request.uri().path().ends_with("/configmaps") {
-            true => list.clone(),
-            false => object.clone(),
-        };
-        let mut response = Response::new(Full::new(body));
+        let mut response = Response::new(answers.answer(&request));
         response.headers_mut().insert(
             http::header::CONTENT_TYPE,
             http::HeaderValue::from_static("application/json"),

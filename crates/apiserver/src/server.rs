@@ -20,7 +20,7 @@ use crate::aggregation::Aggregation;
 use crate::audit::{self, Audit, AuditOptions};
 use crate::authn::{self, AuthenticationOptions, Authenticator, TokenIssuer};
 use crate::authz::{self, AuthorizationOptions, Authorizer};
-use crate::bootstrap::{self, DefaultServiceCidr, Peers, ServerAddress};
+use crate::bootstrap::{self, DefaultServiceCidr, Identity, Peers, ServerAddress};
 use crate::crd;
 use crate::discovery::Discovery;
 use crate::encryption::{self, Encryption};
@@ -323,6 +323,9 @@ impl ApiServer {
         let (objects, stop) = (Arc::clone(&server.objects), server.stop.clone());
         self.tasks
             .spawn(bootstrap::maintain_flow_control(objects, stop));
+        let identity = Identity::new(&hostname().unwrap_or_default());
+        let (objects, stop) = (Arc::clone(&server.objects), server.stop.clone());
+        self.tasks.spawn(identity.maintain(objects, stop));
         if let Some(file) = server.config.authentication.config_file.clone() {
             let issuers = Arc::clone(server.authenticator.issuers());
             self.tasks.spawn(issuers.follow(file, server.stop.clone()));
@@ -468,17 +471,20 @@ fn serving_names(config: &Config, advertise_address: IpAddr) -> Vec<String> {
         config.service_ip().to_string(),
         advertise_address.to_string(),
     ];
-    if let Ok(host) = std::fs::read_to_string("/proc/sys/kernel/hostname") {
-        let host = host.trim().to_lowercase();
-        if !host.is_empty() && keelson_machinery::validation::is_dns1123_subdomain(&host).is_empty()
-        {
-            names.push(host);
-        }
-    }
+    names.extend(hostname());
     names.extend(config.extra_names.iter().cloned());
     names.sort();
     names.dedup();
     names
+}
+
+/// The name of the host, where it can be the name of an object.
+fn hostname() -> Option<String> {
+    let host = std::fs::read_to_string("/proc/sys/kernel/hostname").ok()?;
+    let host = host.trim().to_lowercase();
+    let valid =
+        !host.is_empty() && keelson_machinery::validation::is_dns1123_subdomain(&host).is_empty();
+    valid.then_some(host)
 }
 
 /// The address the host would use towards others, if it has a way there: connecting a datagram

@@ -3,6 +3,7 @@
 
 mod authentication;
 mod flow_control;
+mod identity;
 mod objects;
 mod peers;
 mod service;
@@ -21,6 +22,7 @@ use crate::objects::Objects;
 
 pub(crate) use authentication::{Authorities, publish as publish_authentication};
 pub(crate) use flow_control::maintain as maintain_flow_control;
+pub(crate) use identity::Identity;
 pub(crate) use peers::{INTERVAL as PEER_INTERVAL, Peers};
 pub(crate) use service::ServerAddress;
 pub(crate) use service_cidr::DefaultServiceCidr;
