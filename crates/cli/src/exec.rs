@@ -40,6 +40,7 @@ pub(crate) async fn run(
         .trim_matches(['[', ']'])
         .to_owned();
     let tcp = TcpStream::connect((host.as_str(), uri.port_u16().unwrap_or(443))).await?;
+    let _ = tcp.set_nodelay(true);
     let name = config.tls_server_name.clone().unwrap_or(host);
     let name = ServerName::try_from(name).map_err(|error| failed(&error))?;
     let tls = tokio_rustls::TlsConnector::from(Arc::new(config.tls()?))

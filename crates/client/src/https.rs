@@ -29,13 +29,18 @@ impl HttpsTransport {
             })?;
             connector = connector.with_server_name_resolver(FixedServerNameResolver::new(name));
         }
+        let mut tcp = HttpConnector::new();
+        tcp.enforce_http(false);
+        // The head and the body of a request are written apart: the body would wait for the
+        // other end's delayed acknowledgement of the head.
+        tcp.set_nodelay(true);
         let client = hyper_util::client::legacy::Client::builder(TokioExecutor::new())
             .timer(TokioTimer::new())
             .pool_timer(TokioTimer::new())
             // A dead peer is noticed within a minute, watches included.
             .http2_keep_alive_interval(std::time::Duration::from_secs(30))
             .http2_keep_alive_while_idle(false)
-            .build(connector.enable_all_versions().build());
+            .build(connector.enable_all_versions().wrap_connector(tcp));
         let authorization = match config.token.trim() {
             "" => None,
             token => {

@@ -98,6 +98,7 @@ pub(crate) async fn start(
 }
 
 async fn serve(server: Arc<Server>, acceptor: TlsAcceptor, stream: TcpStream) {
+    let _ = stream.set_nodelay(true);
     let Ok(Ok(stream)) = tokio::time::timeout(HANDSHAKE_TIMEOUT, acceptor.accept(stream)).await
     else {
         return;
