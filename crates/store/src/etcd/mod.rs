@@ -444,6 +444,7 @@ impl Store for Etcd {
             delivered: HashSet::new(),
             last,
             progress,
+            wanted: 0,
             reached,
             out,
         };

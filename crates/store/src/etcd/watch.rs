@@ -24,6 +24,9 @@ use crate::{Event, Revision, WatchMessage};
 pub(crate) const BOUND: usize = 4096;
 /// How long etcd is held back for a watcher that does not read before the watcher is cut off.
 const STALL: Duration = Duration::from_secs(1);
+/// A request for progress goes unanswered while etcd still brings the watch up to date, so it is
+/// repeated, as often as upstream does.
+const REPEAT: Duration = Duration::from_millis(100);
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
 const LONGEST_PAUSE: Duration = Duration::from_secs(2);
 
@@ -48,6 +51,8 @@ pub(crate) struct Watcher {
     /// The revision of the last event handed on, or the one before the first wanted.
     pub(crate) last: Revision,
     pub(crate) progress: Arc<Notify>,
+    /// The newest revision when progress was asked for last.
+    pub(crate) wanted: Revision,
     pub(crate) reached: Arc<AtomicU64>,
     pub(crate) out: mpsc::Sender<WatchMessage>,
 }
@@ -123,7 +128,10 @@ impl Watcher {
         let progress = Arc::clone(&self.progress);
         let end = loop {
             tokio::select! {
-                () = progress.notified() => {
+                asked = asked(&progress, self.last < self.wanted) => {
+                    if asked {
+                        self.wanted = self.client.newest();
+                    }
                     if !send(WatchRequestKind::Progress(WatchProgressRequest {})) {
                         break End::Broken("the stream is closed".to_owned());
                     }
@@ -217,6 +225,19 @@ impl Watcher {
             .await
             .map_err(|_| End::Over)
     }
+}
+
+/// Waits until progress is asked for, or until it is time to ask again.
+async fn asked(progress: &Notify, again: bool) -> bool {
+    match again {
+        false => progress.notified().await,
+        true => {
+            return tokio::time::timeout(REPEAT, progress.notified())
+                .await
+                .is_ok();
+        }
+    }
+    true
 }
 
 async fn next(answers: &mut Streaming<WatchResponse>) -> Result<WatchResponse, String> {

@@ -123,6 +123,29 @@ async fn what_one_server_writes_the_other_sees() {
     assert!(left.items.is_empty(), "marks are not keys of the store");
 }
 
+/// etcd does not answer a request for progress while it still brings the watch up to date.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn progress_asked_of_a_watch_that_begins_in_the_past_is_told() {
+    let Some(server) = EtcdServer::start() else {
+        return;
+    };
+    let store = connect(&server).await;
+    for _ in 0..5 {
+        let first = store.put("/past/a", value("1"), Expect::Any).await.unwrap();
+        let newest = store.put("/other", value("1"), Expect::Any).await.unwrap();
+        let mut watch = store.watch("/past/", first.mod_revision).await.unwrap();
+        assert!(store.current_revision().await.unwrap() >= newest.mod_revision);
+        store.request_progress("/past/").await.unwrap();
+        loop {
+            let message = tokio::time::timeout(Duration::from_secs(20), watch.recv()).await;
+            match message.expect("progress is told").unwrap() {
+                WatchMessage::Progress(at) if at >= newest.mod_revision => break,
+                WatchMessage::Progress(_) | WatchMessage::Event(_) => {}
+            }
+        }
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn servers_compact_in_turn_and_prefixes_are_apart() {
     let Some(server) = EtcdServer::start() else {
