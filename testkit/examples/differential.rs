@@ -8,8 +8,8 @@ use clap::Parser;
 use keelson_client::{Client, Kubeconfig};
 use keelson_testkit::Cluster;
 use keelson_testkit::differential::{
-    Case, Corpus, Expected, Observation, Runner, Side, corpora, differences, directory,
-    dual_stack_directory,
+    Case, Corpus, Expected, Observation, Runner, Side, all_versions_directory, corpora,
+    differences, directory, dual_stack_directory,
 };
 
 /// Compare this API server with another one, case by case.
@@ -30,6 +30,9 @@ struct Args {
     /// Compare servers that have Services of both families, on the corpus for them.
     #[arg(long)]
     dual_stack: bool,
+    /// Compare servers that serve alpha and beta versions too, on the corpus for them.
+    #[arg(long, conflicts_with = "dual_stack")]
+    all_versions: bool,
     /// Print the answers in whole.
     #[arg(long, short)]
     verbose: bool,
@@ -59,6 +62,9 @@ async fn compare(args: &Args) -> Result<usize> {
         None if args.dual_stack => {
             Side::new(cluster.insert(Cluster::start_dual_stack().await).admin())
         }
+        None if args.all_versions => {
+            Side::new(cluster.insert(Cluster::start_all_versions().await).admin())
+        }
         None => Side::new(cluster.insert(Cluster::start().await).admin()),
     };
     server.prepare().await?;
@@ -70,9 +76,10 @@ async fn compare(args: &Args) -> Result<usize> {
         reference.prepare().await?;
     }
     let (mut run, mut different) = (0, 0);
-    let own = match args.dual_stack {
-        true => dual_stack_directory(),
-        false => directory(),
+    let own = match (args.dual_stack, args.all_versions) {
+        (true, _) => dual_stack_directory(),
+        (_, true) => all_versions_directory(),
+        _ => directory(),
     };
     for corpus in corpora(args.corpus.as_deref().unwrap_or(&own))? {
         let chosen: Vec<&Case> = corpus

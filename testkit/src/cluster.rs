@@ -12,6 +12,14 @@ use tokio_util::task::TaskTracker;
 
 pub use keelson_apiserver::UserInfo;
 
+/// The gates of resources that upstream serves only with them.
+const ALL_VERSIONS_GATES: &[&str] = &[
+    "ClusterTrustBundle",
+    "GenericWorkload",
+    "PodCertificateRequest",
+    "StorageVersionMigrator",
+];
+
 /// Longer than anything should take on a machine that runs other tests as well.
 const PATIENCE: Duration = Duration::from_secs(90);
 
@@ -44,6 +52,18 @@ impl Cluster {
         Self::start_with(|config| {
             let cidrs = ["10.96.0.0/16", "fd00:10::/108"].map(|cidr| cidr.parse().unwrap());
             config.services = ServiceConfig::new(&cidrs);
+        })
+        .await
+    }
+
+    /// With every version of every built-in kind, and the gates that some of them stand behind.
+    pub async fn start_all_versions() -> Self {
+        Self::start_with(|config| {
+            config.runtime_config = vec!["api/all=true".to_owned()];
+            config.feature_gates = ALL_VERSIONS_GATES
+                .iter()
+                .map(|gate| format!("{gate}=true"))
+                .collect();
         })
         .await
     }

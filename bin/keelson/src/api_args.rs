@@ -118,7 +118,8 @@ pub(crate) struct ApiServerArgs {
     /// api/all, api/ga, api/beta, api/alpha, GROUP/VERSION or GROUP/VERSION/RESOURCE.
     #[arg(long, value_name = "KEY=true|false,…", value_delimiter = ',')]
     pub(crate) runtime_config: Vec<String>,
-    /// Features to switch on or off, by upstream's names: CBORServingAndStorage.
+    /// Features to switch on or off, by upstream's names: CBORServingAndStorage, and the resources
+    /// of ClusterTrustBundle, GenericWorkload, PodCertificateRequest, StorageVersionMigrator.
     #[arg(long, value_name = "NAME=true|false,…", value_delimiter = ',')]
     pub(crate) feature_gates: Vec<String>,
 }

@@ -1,4 +1,4 @@
-//! The API server alone: `serve DIR PORT [RUNTIME_CONFIG…]` writes `DIR/admin.conf` and
+//! The API server alone: `serve DIR PORT [RUNTIME_CONFIG…|FEATURE_GATE…]` writes `DIR/admin.conf` and
 //! serves until it is interrupted.
 
 use std::path::PathBuf;
@@ -15,10 +15,13 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let mut arguments = std::env::args().skip(1);
     let dir = PathBuf::from(arguments.next().ok_or("usage: serve DIR PORT")?);
     let port: u16 = arguments.next().ok_or("usage: serve DIR PORT")?.parse()?;
+    // Keys of versions have a slash, names of gates have none.
+    let (runtime_config, feature_gates) = arguments.partition(|pair| pair.contains('/'));
     let began = std::time::Instant::now();
     let config = Config {
         port,
-        runtime_config: arguments.collect(),
+        runtime_config,
+        feature_gates,
         ..Config::new(&dir)
     };
     let server =

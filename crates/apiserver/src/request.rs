@@ -448,11 +448,21 @@ pub fn respond(code: u16, content_type: &str, bytes: impl Into<Bytes>) -> Respon
     response
 }
 
+/// A document that is no object of the API, which upstream ends without a newline.
 pub fn respond_json(code: u16, value: &Value) -> Response {
     respond(
         code,
         "application/json",
         serde_json::to_vec(value).unwrap_or_default(),
+    )
+}
+
+/// The same for people to read.
+pub fn respond_indented(code: u16, value: &Value) -> Response {
+    respond(
+        code,
+        "application/json",
+        serde_json::to_vec_pretty(value).unwrap_or_default(),
     )
 }
 
@@ -462,11 +472,16 @@ pub fn respond_text(code: u16, text: impl Into<String>) -> Response {
 
 pub fn respond_status(status: &Status) -> Response {
     let code = if status.code == 0 { 500 } else { status.code };
-    let mut response = respond(
-        code,
-        "application/json",
-        serde_json::to_vec(status).unwrap_or_default(),
-    );
+    let mut bytes = match code {
+        // What negotiation refuses is written before an encoder is chosen.
+        406 => serde_json::to_vec_pretty(status),
+        _ => serde_json::to_vec(status),
+    }
+    .unwrap_or_default();
+    if code != 406 {
+        bytes.push(b'\n');
+    }
+    let mut response = respond(code, "application/json", bytes);
     let retry = status
         .details
         .as_ref()

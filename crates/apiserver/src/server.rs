@@ -213,7 +213,7 @@ impl ApiServer {
         .map_err(Error::Admission)?;
         let served = RuntimeConfig::parse(&config.runtime_config).map_err(Error::RuntimeConfig)?;
         let features = FeatureGates::parse(&config.feature_gates).map_err(Error::FeatureGates)?;
-        let resources = Resources::builtin(&served);
+        let resources = Resources::builtin(&served, &features);
         let registry = Registry::start(
             store,
             Arc::clone(&resources),

@@ -47,6 +47,9 @@ pub struct Kind {
     pub allow_unconditional_update: bool,
     /// Deletion sets deletionTimestamp and waits (Pod) for so long, given what the client asked for.
     pub graceful_deletion_seconds: fn(obj: &Value, wanted: Option<i64>) -> Option<i64>,
+    /// The first request to delete it only marks it, and this is what the mark is besides the
+    /// timestamp; false for kinds that go at once.
+    pub mark_deleting: fn(obj: &mut Value, now: &str) -> bool,
     /// A deletion without a policy leaves what the object owns.
     pub orphans_dependents: bool,
     /// What every request for it is warned of; empty for most.
@@ -127,6 +130,7 @@ impl Kind {
         allow_create_on_update: false,
         allow_unconditional_update: true,
         graceful_deletion_seconds: |_, _| None,
+        mark_deleting: |_, _| false,
         orphans_dependents: false,
         deprecation: "",
         nameless_table: false,

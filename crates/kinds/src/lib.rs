@@ -24,6 +24,7 @@ pub mod expressions;
 pub mod flowcontrol;
 mod internal;
 mod kind;
+mod lifecycle;
 mod networking;
 mod node;
 mod policy;
@@ -35,9 +36,11 @@ mod storage;
 mod tree;
 mod workload;
 
+pub use apiextensions::custom_resource_definition::CUSTOM_RESOURCE_CLEANUP;
 pub use columns::column_description;
 pub use core::service::addresses::service_addresses;
 pub use kind::{Column, Kind, ResetFields, UpdateContext};
+pub use lifecycle::deprecation;
 
 /// Every kind with rules of its own, sorted by group and resource.
 pub static KINDS: &[&Kind] = &[

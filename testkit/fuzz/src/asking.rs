@@ -10,7 +10,7 @@ use keelson_apiserver::admission::AdmissionChain;
 use keelson_apiserver::objects::Objects;
 use keelson_apiserver::registry::{Registry, Resources};
 use keelson_apiserver::request::{RequestContext, UserInfo};
-use keelson_apiserver::{RuntimeConfig, ServiceConfig};
+use keelson_apiserver::{FeatureGates, RuntimeConfig, ServiceConfig};
 use keelson_store::embedded::{self, Retention};
 use serde_json::json;
 use tokio::runtime::Runtime;
@@ -67,7 +67,7 @@ fn start() -> Option<Server> {
     let registry = runtime.block_on(async {
         let registry = Registry::start(
             embedded::memory_with(Retention::default()),
-            Resources::builtin(&RuntimeConfig::everything()),
+            Resources::builtin(&RuntimeConfig::everything(), &FeatureGates::everything()),
             AdmissionChain::new(),
             ServiceConfig::new(&["10.96.0.0/24".parse().ok()?]),
         )

@@ -85,6 +85,13 @@ pub fn dual_stack_directory() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("corpus-dual-stack")
 }
 
+/// The cases for a server that serves every version there is: `--runtime-config=api/all=true
+/// --feature-gates=ClusterTrustBundle=true,GenericWorkload=true,PodCertificateRequest=true,\
+/// StorageVersionMigrator=true` where the reference is upstream's.
+pub fn all_versions_directory() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("corpus-all-versions")
+}
+
 /// Every corpus below `directory`, by name (`group/kind`).
 pub fn corpora(directory: &Path) -> Result<Vec<Corpus>, Error> {
     let mut files = Vec::new();

@@ -4,8 +4,8 @@ use std::path::Path;
 
 use keelson_testkit::Cluster;
 use keelson_testkit::differential::{
-    Expected, Runner, Side, corpora, differences, directory, dual_stack_directory,
-    known_differences,
+    Expected, Runner, Side, all_versions_directory, corpora, differences, directory,
+    dual_stack_directory, known_differences,
 };
 
 #[tokio::test(flavor = "multi_thread")]
@@ -16,6 +16,12 @@ async fn corpus() {
 #[tokio::test(flavor = "multi_thread")]
 async fn corpus_of_both_families() {
     compare(Cluster::start_dual_stack().await, &dual_stack_directory()).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn corpus_of_all_versions() {
+    let cluster = Cluster::start_all_versions().await;
+    compare(cluster, &all_versions_directory()).await;
 }
 
 async fn compare(cluster: Cluster, directory: &Path) {

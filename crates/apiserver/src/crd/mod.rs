@@ -20,7 +20,8 @@ use crate::server::Server;
 
 pub(crate) const GROUP: &str = "apiextensions.k8s.io";
 const RESOURCE: &str = "customresourcedefinitions";
-const FINALIZER: &str = "customresourcecleanup.apiextensions.k8s.io";
+const FINALIZER: &str = keelson_kinds::CUSTOM_RESOURCE_CLEANUP;
+const IN_PROGRESS: &str = "InstanceDeletionInProgress";
 /// How often a deleted definition looks again whether its objects are gone; their finalizers
 /// belong to others.
 const CLEANUP_INTERVAL: Duration = Duration::from_secs(1);
@@ -90,18 +91,8 @@ async fn sync(
     let now = time::now();
     let mut updated = Value::clone(definition);
     names::settle(&mut updated, all, &now);
-    let established = is_established(&updated);
-    if established {
+    if is_established(&updated) {
         install(server, table, &updated).await;
-        let mut finalizers: Vec<String> = meta::finalizers(&updated)
-            .into_iter()
-            .map(ToOwned::to_owned)
-            .collect();
-        if !finalizers.iter().any(|f| f == FINALIZER) {
-            finalizers.push(FINALIZER.to_owned());
-            let all: Vec<&str> = finalizers.iter().map(String::as_str).collect();
-            meta::set_finalizers(&mut updated, &all);
-        }
     }
     if updated != **definition {
         write(server, updated).await;
@@ -164,7 +155,7 @@ fn set_condition(
 
 async fn install(server: &Arc<Server>, table: &mut Table, definition: &Value) {
     let name = meta::name(definition);
-    let terminating = meta::deletion_timestamp(definition).is_some();
+    let terminating = condition(definition, "Terminating").is_some_and(|c| c["status"] == "True");
     if table
         .get(name)
         .is_some_and(|i| i.spec == definition["spec"] && i.terminating == terminating)
@@ -208,16 +199,20 @@ fn uninstall(server: &Arc<Server>, installed: &Installed, except: &[String]) {
 /// Deletes the definition's objects, then lets it go.
 async fn finalize(server: &Arc<Server>, table: &mut Table, definition: &Arc<Value>) -> bool {
     if !meta::finalizers(definition).contains(&FINALIZER) {
+        // Others hold it, and until they let go it is served as before.
+        if is_established(definition) {
+            install(server, table, definition).await;
+        }
         return false;
     }
     let now = time::now();
     let mut updated = Value::clone(definition);
-    if condition(definition, "Terminating").is_none_or(|c| c["status"] != "True") {
+    if condition(definition, "Terminating").is_none_or(|c| c["reason"] != IN_PROGRESS) {
         set_condition(
             &mut updated,
             "Terminating",
             "True",
-            "InstanceDeletionInProgress",
+            IN_PROGRESS,
             "CustomResource deletion is in progress",
             &now,
         );

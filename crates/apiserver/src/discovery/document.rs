@@ -31,6 +31,9 @@ pub(super) const GROUP_ORDER: &[&str] = &[
     "storagemigration.k8s.io",
 ];
 
+/// Of `apidiscovery.k8s.io`; v1.36 has no other one.
+pub(super) const AGGREGATED_VERSION: &str = "v2";
+
 /// `/api`.
 pub(super) fn core_versions(endpoint: &str) -> Value {
     json!({
@@ -68,12 +71,16 @@ pub(super) fn resource_list(group: &Group, version: &Version) -> Value {
         resources.push(resource(entry));
         resources.extend(entry.subresources.iter().map(|sub| subresource(entry, sub)));
     }
-    json!({
+    let mut out = json!({
         "kind": "APIResourceList",
-        "apiVersion": "v1",
         "groupVersion": group.group_version(&version.version),
         "resources": resources,
-    })
+    });
+    // Older clients of the core group know this document without its version.
+    if !group.name.is_empty() {
+        out["apiVersion"] = "v1".into();
+    }
+    out
 }
 
 fn resource(entry: &ResourceEntry) -> Value {
@@ -96,14 +103,36 @@ fn resource(entry: &ResourceEntry) -> Value {
     out
 }
 
+/// Kinds that upstream stores in another version than they are stored in here; clients compare
+/// the hash with that of other servers.
+const STORED_ELSEWHERE: &[(&str, &str, &str)] = &[
+    (
+        "admissionregistration.k8s.io",
+        "MutatingAdmissionPolicy",
+        "v1beta1",
+    ),
+    (
+        "admissionregistration.k8s.io",
+        "MutatingAdmissionPolicyBinding",
+        "v1beta1",
+    ),
+    (
+        "apiextensions.k8s.io",
+        "CustomResourceDefinition",
+        "v1beta1",
+    ),
+    ("resource.k8s.io", "DeviceTaintRule", "v1alpha3"),
+];
+
 /// The first eight bytes of SHA-256 over `group/version/kind` of the stored form, as upstream.
 fn storage_version_hash(entry: &ResourceEntry) -> String {
     use base64::Engine;
     use sha2::Digest;
-    let stored = format!(
-        "{}/{}/{}",
-        entry.storage_group, entry.storage_version, entry.kind
-    );
+    let elsewhere = STORED_ELSEWHERE
+        .iter()
+        .find(|(group, kind, _)| *group == entry.group && *kind == entry.kind);
+    let version = elsewhere.map_or(entry.storage_version.as_str(), |(_, _, version)| version);
+    let stored = format!("{}/{version}/{}", entry.storage_group, entry.kind);
     base64::engine::general_purpose::STANDARD.encode(&sha2::Sha256::digest(stored.as_bytes())[..8])
 }
 
@@ -125,14 +154,13 @@ fn subresource(entry: &ResourceEntry, sub: &SubresourceEntry) -> Value {
 }
 
 /// `APIGroupDiscoveryList`: the core group alone, or all others.
-pub(super) fn aggregated(snapshot: &Snapshot, version: &str, core: bool) -> Value {
+pub(super) fn aggregated(snapshot: &Snapshot, core: bool) -> Value {
     let items: Vec<Value> = snapshot
         .groups
         .iter()
         .filter(|g| g.name.is_empty() == core)
         .map(|g| {
             let mut metadata = Map::new();
-            metadata.insert("creationTimestamp".to_owned(), Value::Null);
             if !g.name.is_empty() {
                 metadata.insert("name".to_owned(), json!(g.name));
             }
@@ -141,7 +169,7 @@ pub(super) fn aggregated(snapshot: &Snapshot, version: &str, core: bool) -> Valu
         .collect();
     json!({
         "kind": "APIGroupDiscoveryList",
-        "apiVersion": format!("apidiscovery.k8s.io/{version}"),
+        "apiVersion": format!("apidiscovery.k8s.io/{AGGREGATED_VERSION}"),
         "metadata": {},
         "items": items,
     })

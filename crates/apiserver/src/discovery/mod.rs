@@ -11,7 +11,8 @@ use serde_json::Value;
 use sha2::{Digest, Sha256};
 
 use crate::registry::ResourceEntry;
-use crate::request::{RequestContext, Response, empty, respond, respond_json};
+use crate::registry::{Output, discovery_output, render_value};
+use crate::request::{RequestContext, Response, empty};
 use crate::server::Server;
 
 /// What is served at one moment.
@@ -146,12 +147,10 @@ pub(crate) fn version_priority(version: &str) -> (u8, u64, u64, Reverse<String>)
     }
 }
 
-/// Whether the path belongs to discovery, for the answer to wrong methods.
-pub(crate) fn is_path(segments: &[&str]) -> bool {
-    matches!(
-        segments,
-        ["api"] | ["api", _] | ["apis"] | ["apis", _] | ["apis", _, _]
-    )
+/// Whether the path is one that upstream's router serves, which looks at methods and accepted
+/// types before anything else; the lists of groups have handlers of their own.
+pub(crate) fn is_routed(segments: &[&str]) -> bool {
+    matches!(segments, ["api"] | ["api", _] | ["apis", _, _])
 }
 
 pub(crate) fn answer(
@@ -160,21 +159,14 @@ pub(crate) fn answer(
     segments: &[&str],
 ) -> Result<Response, Status> {
     let snapshot = server.discovery.current(server);
-    match segments {
-        ["api"] => match aggregated_version(context) {
-            Some(version) => Ok(aggregated(context, &snapshot, version, true, server)),
-            None => Ok(respond_json(
-                200,
-                &document::core_versions(&server.endpoint()),
-            )),
-        },
-        ["apis"] => match aggregated_version(context) {
-            Some(version) => Ok(aggregated(context, &snapshot, version, false, server)),
-            None => Ok(respond_json(
-                200,
-                &document::group_list(&snapshot, &server.aggregation.groups()),
-            )),
-        },
+    let wanted = discovery_output(context, is_routed(segments), segments.len() == 1)?;
+    if wanted.aggregated {
+        let core = segments == ["api"];
+        return aggregated(context, &snapshot, core, server, &wanted.output);
+    }
+    let document = match segments {
+        ["api"] => document::core_versions(&server.endpoint()),
+        ["apis"] => document::group_list(&snapshot, &server.aggregation.groups()),
         ["apis", name] if !name.is_empty() => {
             let groups = snapshot
                 .groups
@@ -188,15 +180,16 @@ pub(crate) fn answer(
             let mut found = found.ok_or_else(Status::path_not_found)?;
             found["kind"] = "APIGroup".into();
             found["apiVersion"] = "v1".into();
-            Ok(respond_json(200, &found))
+            found
         }
-        ["api", version] => resource_list(&snapshot, "", version),
-        ["apis", group, version] if !group.is_empty() => resource_list(&snapshot, group, version),
-        _ => Err(Status::path_not_found()),
-    }
+        ["api", version] => resource_list(&snapshot, "", version)?,
+        ["apis", group, version] if !group.is_empty() => resource_list(&snapshot, group, version)?,
+        _ => return Err(Status::path_not_found()),
+    };
+    render_value(200, &wanted.output, &document)
 }
 
-fn resource_list(snapshot: &Snapshot, group: &str, version: &str) -> Result<Response, Status> {
+fn resource_list(snapshot: &Snapshot, group: &str, version: &str) -> Result<Value, Status> {
     let found = snapshot
         .groups
         .iter()
@@ -208,41 +201,17 @@ fn resource_list(snapshot: &Snapshot, group: &str, version: &str) -> Result<Resp
                 .map(|v| (g, v))
         });
     let (group, version) = found.ok_or_else(Status::path_not_found)?;
-    Ok(respond_json(200, &document::resource_list(group, version)))
-}
-
-/// The version of aggregated discovery that the client puts first, if it wants any.
-fn aggregated_version(context: &RequestContext) -> Option<&'static str> {
-    for clause in context.header("accept").unwrap_or_default().split(',') {
-        let mut parts = clause.split(';').map(str::trim);
-        let media = parts.next().unwrap_or_default();
-        if !matches!(media, "application/json" | "application/*" | "*/*") {
-            continue;
-        }
-        let parameters: Vec<(&str, &str)> = parts.filter_map(|p| p.split_once('=')).collect();
-        let get = |name: &str| parameters.iter().find(|(k, _)| *k == name).map(|(_, v)| *v);
-        match (get("g"), get("v"), get("as")) {
-            (Some("apidiscovery.k8s.io"), Some("v2"), Some("APIGroupDiscoveryList")) => {
-                return Some("v2");
-            }
-            (Some("apidiscovery.k8s.io"), Some("v2beta1"), Some("APIGroupDiscoveryList")) => {
-                return Some("v2beta1");
-            }
-            (None, None, None) => return None,
-            _ => {}
-        }
-    }
-    None
+    Ok(document::resource_list(group, version))
 }
 
 fn aggregated(
     context: &RequestContext,
     snapshot: &Snapshot,
-    version: &str,
     core: bool,
     server: &Server,
-) -> Response {
-    let mut value = document::aggregated(snapshot, version, core);
+    output: &Output,
+) -> Result<Response, Status> {
+    let mut value = document::aggregated(snapshot, core);
     if !core && let Some(items) = value["items"].as_array_mut() {
         items.extend(server.aggregation.aggregated_groups());
     }
@@ -252,18 +221,20 @@ fn aggregated(
         .map(|byte| format!("{byte:02X}"))
         .collect();
     let etag = format!("\"{digest}\"");
+    let kind = format!(
+        "{};g=apidiscovery.k8s.io;v={};as=APIGroupDiscoveryList",
+        output.encoding.content_type(),
+        document::AGGREGATED_VERSION
+    );
     let mut response = if context.header("if-none-match") == Some(etag.as_str()) {
         let mut response = http::Response::new(empty());
         *response.status_mut() = http::StatusCode::NOT_MODIFIED;
         response
     } else {
-        respond(
-            200,
-            &format!("application/json;g=apidiscovery.k8s.io;v={version};as=APIGroupDiscoveryList"),
-            bytes,
-        )
+        render_value(200, output, &value)?
     };
     for (name, value) in [
+        ("content-type", kind.as_str()),
         ("etag", etag.as_str()),
         ("vary", "Accept"),
         ("cache-control", "public"),
@@ -272,7 +243,7 @@ fn aggregated(
             response.headers_mut().insert(name, value);
         }
     }
-    response
+    Ok(response)
 }
 
 #[cfg(test)]

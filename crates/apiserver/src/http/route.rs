@@ -10,7 +10,7 @@ use serde_json::json;
 
 use super::{RequestBody, collect};
 use crate::registry::codec;
-use crate::request::{RequestContext, Response, respond, respond_json};
+use crate::request::{RequestContext, Response, respond, respond_indented, respond_json};
 use crate::server::Server;
 use crate::{discovery, openapi, reviews, streaming};
 
@@ -56,6 +56,13 @@ async fn resource(
     if let Some(connect) = streaming::Connect::of(info) {
         return streaming::connect(server, context, connect, whole(parts, context), body).await;
     }
+    // Upstream serves custom kinds behind its router, and what they do not have is no path.
+    let served = server
+        .resources
+        .lookup(&info.group, &info.version, &info.resource);
+    if served.is_none() && !is_builtin(&info.group) {
+        return Ok(super::health::no_such_path());
+    }
     let bytes = collect(body).await?;
     if let Some(record) = context.record.as_ref().filter(|r| r.wants_request())
         && let Some(object) = codec::sent_object(context, &bytes)
@@ -78,7 +85,7 @@ async fn other(
     let path = info.path.trim_end_matches('/');
     let segments: Vec<&str> = path.trim_start_matches('/').split('/').collect();
     // What upstream's router serves has methods; the other paths do not look at them.
-    let routed = discovery::is_path(&segments)
+    let routed = discovery::is_routed(&segments)
         || matches!(
             segments.as_slice(),
             ["version"] | ["openid", "v1", "jwks"] | [".well-known", "openid-configuration"]
@@ -91,8 +98,8 @@ async fn other(
         ));
     }
     match segments.as_slice() {
-        [""] => Ok(respond_json(200, &json!({"paths": root_paths(server)}))),
-        ["version"] => Ok(respond_json(200, &version())),
+        [""] => Ok(respond_indented(200, &json!({"paths": root_paths(server)}))),
+        ["version"] => Ok(respond_indented(200, &version())),
         ["healthz" | "livez" | "readyz", ..] => {
             // Being asked is how a key of the service that is new is noticed soonest.
             if let Some(encryption) = &server.encryption {
@@ -172,13 +179,23 @@ async fn snapshot(server: &Server, context: &RequestContext) -> Result<Response,
     Ok(response)
 }
 
+/// Whether the group is of this version of Kubernetes, and not of a definition's.
+fn is_builtin(group: &str) -> bool {
+    group.is_empty() || keelson_api::resources().iter().any(|r| r.group == group)
+}
+
 /// Whether discovery has anything to say of this group.
 fn known(server: &Server, segments: &[&str]) -> bool {
     let ["apis", group, ..] = segments else {
         return !matches!(segments, ["api", _, _, ..]);
     };
     let groups = &server.discovery.current(server).groups;
-    groups.iter().any(|g| g.name == *group)
+    // A version of a custom group that is not served is no path; one of a built-in group is.
+    let has_version = |g: &discovery::Group| match segments {
+        [_, _, version] if !is_builtin(group) => g.versions.iter().any(|v| v.version == *version),
+        _ => true,
+    };
+    groups.iter().any(|g| g.name == *group && has_version(g))
         || server
             .aggregation
             .groups()

@@ -1,9 +1,12 @@
 //! Between bytes and objects: request bodies in their encodings, the stored form, and the
 //! place in it where the store stamps the resourceVersion. Adding an encoding is adding it here.
 
+use std::borrow::Cow;
+
 use bytes::{BufMut, Bytes, BytesMut};
 use keelson_api::Schema;
 use keelson_machinery::cbor::{self, CborError};
+use keelson_machinery::field::{ErrorList, FieldError, Path};
 use keelson_machinery::status::Status;
 use keelson_machinery::{decode, default, go, json_text, meta, protobuf};
 use keelson_store::{Revision, Value as StoreValue};
@@ -58,6 +61,8 @@ fn protobuf_type(api_version: &str, kind: &str) -> Option<&'static str> {
     match kind {
         "DeleteOptions" => Some("io.k8s.apimachinery.pkg.apis.meta.v1.DeleteOptions"),
         "Status" => Some("io.k8s.apimachinery.pkg.apis.meta.v1.Status"),
+        "APIVersions" => Some("io.k8s.apimachinery.pkg.apis.meta.v1.APIVersions"),
+        "APIResourceList" => Some("io.k8s.apimachinery.pkg.apis.meta.v1.APIResourceList"),
         "PartialObjectMetadata" => {
             Some("io.k8s.apimachinery.pkg.apis.meta.v1.PartialObjectMetadata")
         }
@@ -257,6 +262,9 @@ pub(crate) fn decode_object(
     warnings: &Warnings,
 ) -> Result<Value, Status> {
     check_size(body)?;
+    if entry.custom {
+        check_custom_envelope(entry, body, encoding)?;
+    }
     let mut value = match encoding {
         Encoding::Json => {
             super::strict::json(entry, body, validation, warnings).or_else(|err| {
@@ -303,7 +311,90 @@ pub(crate) fn finish_object(entry: &ResourceEntry, value: &mut Value) -> Result<
     Ok(())
 }
 
+/// Upstream decodes custom objects without knowing their type, so that they have to say what they
+/// are: a kind, of whatever name, and the version of the path.
+fn check_custom_envelope(
+    entry: &ResourceEntry,
+    body: &Bytes,
+    encoding: Encoding,
+) -> Result<(), Status> {
+    #[derive(serde::Deserialize)]
+    #[serde(rename_all = "camelCase")]
+    struct Envelope<'a> {
+        #[serde(borrow, default)]
+        api_version: Cow<'a, str>,
+        #[serde(borrow, default)]
+        kind: Cow<'a, str>,
+    }
+    let read = (encoding == Encoding::Json && body.trim_ascii_start().starts_with(b"{"))
+        .then(|| serde_json::from_slice::<Envelope<'_>>(body).ok())
+        .flatten()
+        .map(|read| (read.api_version.into_owned(), read.kind.into_owned()));
+    let (api_version, kind) = match read {
+        Some(read) => read,
+        None => {
+            let value =
+                body_value(body, encoding).map_err(|err| unrecognized(entry, body, &err))?;
+            (
+                meta::api_version(&value).to_owned(),
+                meta::kind(&value).to_owned(),
+            )
+        }
+    };
+    if kind.is_empty() {
+        let problem = Status::bad_request(no_kind(body));
+        return Err(unrecognized(entry, body, &problem));
+    }
+    if api_version.matches('/').count() > 1 {
+        let problem = format!("unexpected GroupVersion string: {api_version}");
+        return Err(unrecognized(entry, body, &Status::bad_request(problem)));
+    }
+    let expected = entry.api_version();
+    if api_version != expected {
+        return Err(Status::bad_request(format!(
+            "{MISMATCH} ({api_version}) does not match the expected API version ({expected})"
+        )));
+    }
+    Ok(())
+}
+
+/// What upstream says of an object without a kind; it shows all of it.
+pub(crate) fn no_kind(body: &[u8]) -> String {
+    format!(
+        "Object 'Kind' is missing in '{}'",
+        String::from_utf8_lossy(body)
+    )
+}
+
+/// What a custom object says it is must be what its path serves.
+pub(crate) fn check_custom_type(entry: &ResourceEntry, value: &Value) -> Result<(), Status> {
+    let (kind, api_version) = (meta::kind(value), meta::api_version(value));
+    let expected = entry.api_version();
+    let mut errors = ErrorList::new();
+    for (field, given, wanted) in [
+        ("kind", kind, entry.kind.as_str()),
+        ("apiVersion", api_version, expected.as_str()),
+    ] {
+        if given != wanted {
+            let detail = format!("must be {wanted}");
+            errors.push(FieldError::invalid(&Path::new(field), given, detail));
+        }
+    }
+    if errors.is_empty() {
+        return Ok(());
+    }
+    Err(Status::invalid(
+        &entry.group,
+        kind,
+        meta::name(value),
+        &errors,
+    ))
+}
+
 pub(crate) fn check_type(entry: &ResourceEntry, value: &Value) -> Result<(), Status> {
+    if entry.custom && value.is_object() {
+        return check_custom_type(entry, value);
+    }
     let Some(object) = value.as_object() else {
         return Err(Status::bad_request(format!(
             "json: cannot unmarshal {} into Go value of type {}.{}",
@@ -352,11 +443,8 @@ pub(crate) fn type_problem(entry: &ResourceEntry, value: &Value) -> Result<(), S
     let mismatch = || {
         format!("{MISMATCH} ({api_version}) does not match the expected API version ({expected})")
     };
-    if entry.custom && kind == entry.kind {
-        return Err(mismatch());
-    }
     let (group, version) = meta::split_api_version(api_version);
-    if entry.custom || keelson_api::kind_type(group, version, kind).is_none() {
+    if keelson_api::kind_type(group, version, kind).is_none() {
         return Err(format!(
             "no kind {kind:?} is registered for version {api_version:?} in scheme \"pkg/api/legacyscheme/scheme.go:30\""
         ));

@@ -255,6 +255,14 @@ fn check_preconditions(
 
 fn plan(entry: &ResourceEntry, old: &Value, options: &DeleteOptions) -> Plan {
     let mut object = old.clone();
+    let now = time::now();
+    if meta::deletion_timestamp(old).is_none() && entry.rules.mark_deleting(&mut object, &now) {
+        meta::set_deletion_timestamp(&mut object, Some(&now));
+        return Plan::Mark {
+            object,
+            then_remove: false,
+        };
+    }
     let mut graceful = None;
     if let Some(seconds) = entry
         .rules

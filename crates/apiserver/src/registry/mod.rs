@@ -40,13 +40,15 @@ use tokio::task::JoinHandle;
 
 use crate::admission::AdmissionChain;
 use crate::cache::Caches;
-use crate::request::{RequestContext, Response, Warnings, respond_json, respond_status};
+use crate::request::{RequestContext, Response, Warnings, respond_status};
 
 use change::Change;
 use delete::Deleted;
+pub(crate) use negotiate::{Output, discovery_output};
 use options::{DeleteOptions, ListOptions, WriteOptions};
 use patch::Patch;
 use render::Renderer;
+pub(crate) use render::value as render_value;
 pub use resources::{
     ColumnDefinition, KindRules, ResourceEntry, Resources, ScalePaths, SchemaRef, SubresourceEntry,
 };
@@ -208,6 +210,10 @@ impl Registry {
         let deprecation = call.entry.rules.deprecation();
         if !deprecation.is_empty() {
             ctx.warnings.add(deprecation);
+        } else if !call.entry.custom {
+            let entry = &call.entry;
+            keelson_kinds::deprecation(&entry.group, &entry.version, &entry.resource, &entry.kind)
+                .inspect(|warning| ctx.warnings.add(warning));
         }
         if !call.subresource.is_empty() {
             return self.dispatch_subresource(&call, body).await;
@@ -268,10 +274,11 @@ impl Registry {
                 Renderer::new(Arc::clone(&call.entry), output).list(objects, &meta)
             }
             Err(status) if status.code == 410 && !options.continue_token.is_empty() => {
-                Ok(respond_json(
+                render_value(
                     410,
+                    &output,
                     &read::with_inconsistent_token(&status, &options.continue_token),
-                ))
+                )
             }
             Err(status) => Err(status),
         }
@@ -391,10 +398,11 @@ impl Registry {
 /// An error, in the encoding that the client accepts.
 fn refuse(ctx: &RequestContext, status: &Status) -> Response {
     let mut response = respond_status(status);
-    let wanted = negotiate::answer_output(ctx).unwrap_or(negotiate::Output::JSON);
-    if wanted.encoding != negotiate::Encoding::Json
-        && let Ok(encoded) = render::value(status.code, &wanted, &status.to_value())
-    {
+    let Ok(wanted) = negotiate::answer_output(ctx) else {
+        return response;
+    };
+    let usual = wanted == negotiate::Output::JSON && status.code != 406;
+    if !usual && let Ok(encoded) = render::value(status.code, &wanted, &status.to_value()) {
         let (parts, body) = encoded.into_parts();
         *response.body_mut() = body;
         if let Some(kind) = parts.headers.get(http::header::CONTENT_TYPE) {

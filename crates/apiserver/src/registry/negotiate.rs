@@ -39,10 +39,9 @@ impl Offered {
 
     /// As upstream lists them in its errors.
     fn objects(self) -> String {
-        let mut out = "application/json, application/yaml".to_owned();
-        if self.protobuf {
-            out.push_str(", application/vnd.kubernetes.protobuf");
-        }
+        // Custom kinds have no messages, and say that they have.
+        let mut out =
+            "application/json, application/yaml, application/vnd.kubernetes.protobuf".to_owned();
         if self.cbor {
             out.push_str(", application/cbor");
         }
@@ -138,6 +137,60 @@ pub(crate) fn answer_output(ctx: &RequestContext) -> Result<Output, Status> {
     choose(ctx, false, true, false)
 }
 
+/// How a discovery document is sent.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct DiscoveryOutput {
+    pub(crate) output: Output,
+    /// All groups in one document instead of one list per version.
+    pub(crate) aggregated: bool,
+}
+
+/// What of discovery the client wants. `routed` says whether upstream's router looks at the types
+/// first, which has other words for what it does not serve; `aggregates` whether there is an
+/// aggregated form.
+pub(crate) fn discovery_output(
+    ctx: &RequestContext,
+    routed: bool,
+    aggregates: bool,
+) -> Result<DiscoveryOutput, Status> {
+    let offered = Offered::at(ctx, true);
+    let plain = |encoding, aggregated| DiscoveryOutput {
+        output: Output {
+            encoding,
+            pretty: encoding == Encoding::Json && pretty(ctx),
+            ..Output::JSON
+        },
+        aggregated,
+    };
+    let header = ctx.header("accept").unwrap_or_default();
+    if header.trim().is_empty() {
+        return Ok(plain(Encoding::Json, false));
+    }
+    if routed {
+        check_routed(header, offered, "")?;
+    }
+    for clause in clauses(header) {
+        let Some(encoding) = clause.encoding(offered) else {
+            continue;
+        };
+        let get = |name| clause.parameter(name);
+        match get("as") {
+            None => return Ok(plain(encoding, false)),
+            // The table of messages has none for the aggregated form.
+            Some("APIGroupDiscoveryList")
+                if aggregates
+                    && get("g") == Some("apidiscovery.k8s.io")
+                    && get("v") == Some("v2")
+                    && encoding != Encoding::Protobuf =>
+            {
+                return Ok(plain(encoding, true));
+            }
+            Some(_) => {}
+        }
+    }
+    Err(not_acceptable(&offered.objects()))
+}
+
 fn choose(
     ctx: &RequestContext,
     list: bool,
@@ -154,36 +207,24 @@ fn choose(
     }
     let offered = Offered::at(ctx, protobuf);
     // Upstream's router comes first for what it serves, and knows no `application/*`.
-    let is_routed = |clause| is_routed(clause, offered);
-    if protobuf && !header.split(',').take(64).any(is_routed) {
-        let mut available = offered.objects();
-        if list {
-            available = format!("{available}, {}", offered.streams());
-        }
-        return Err(Status::not_acceptable(format!(
-            "406: Not Acceptable\n\nAvailable representations: {available}"
-        ))
-        .with_details("", "", ""));
+    if protobuf {
+        let streams = if list {
+            format!(", {}", offered.streams())
+        } else {
+            String::new()
+        };
+        check_routed(header, offered, &streams)?;
     }
     let watch = list && ctx.info.verb == "watch";
-    let mut clauses: Vec<Accept<'_>> = header
-        .split(',')
-        .take(64)
-        .filter_map(parse_clause)
-        .collect();
-    // Stable: among equals the client's order decides.
-    clauses.sort_by(|a, b| b.quality.total_cmp(&a.quality));
-    for clause in &clauses {
-        let encoding = match clause.media_type {
-            "*/*" | "application/*" => Some(Encoding::Json),
-            media_type => Encoding::of(media_type, offered),
+    for clause in clauses(header) {
+        let Some(encoding) = clause.encoding(offered) else {
+            continue;
         };
-        let Some(encoding) = encoding else { continue };
         // YAML has no frames.
         if watch && encoding == Encoding::Yaml {
             continue;
         }
-        if let Some((form, meta_version)) = form(ctx, &clause.parameters, list)? {
+        if let Some((form, meta_version)) = form(ctx, &clause, list)? {
             // Tables have no message, and upstream does not send them as CBOR.
             let table = matches!(form, Form::Table(_));
             if table && (!tables || matches!(encoding, Encoding::Protobuf | Encoding::Cbor)) {
@@ -197,14 +238,58 @@ fn choose(
             });
         }
     }
-    let accepted = if watch {
+    Err(not_acceptable(&if watch {
         offered.streams()
     } else {
         offered.objects()
-    };
-    Err(Status::not_acceptable(format!(
+    }))
+}
+
+fn not_acceptable(accepted: &str) -> Status {
+    Status::not_acceptable(format!(
         "only the following media types are accepted: {accepted}"
-    )))
+    ))
+}
+
+fn check_routed(header: &str, offered: Offered, streams: &str) -> Result<(), Status> {
+    if header
+        .split(',')
+        .take(64)
+        .any(|clause| is_routed(clause, offered))
+    {
+        return Ok(());
+    }
+    Err(Status::not_acceptable(format!(
+        "406: Not Acceptable\n\nAvailable representations: {}{streams}",
+        offered.objects()
+    ))
+    .with_details("", "", ""))
+}
+
+/// What the client accepts, the best first.
+fn clauses(header: &str) -> Vec<Accept<'_>> {
+    let mut clauses: Vec<Accept<'_>> = header
+        .split(',')
+        .take(64)
+        .filter_map(parse_clause)
+        .collect();
+    // Stable: among equals the client's order decides.
+    clauses.sort_by(|a, b| b.quality.total_cmp(&a.quality));
+    clauses
+}
+
+impl Accept<'_> {
+    fn encoding(&self, offered: Offered) -> Option<Encoding> {
+        match self.media_type {
+            "*/*" | "application/*" => Some(Encoding::Json),
+            media_type => Encoding::of(media_type, offered),
+        }
+    }
+
+    fn parameter(&self, name: &str) -> Option<&str> {
+        let found = self.parameters.iter().find(|(n, _)| *n == name);
+        found.map(|(_, value)| *value)
+    }
 }
 
 fn is_routed(clause: &str, offered: Offered) -> bool {
@@ -256,10 +341,10 @@ fn parse_clause(clause: &str) -> Option<Accept<'_>> {
 /// The form the parameters ask for; nothing when this endpoint does not have it.
 fn form(
     ctx: &RequestContext,
-    parameters: &[(&str, &str)],
+    clause: &Accept<'_>,
     list: bool,
 ) -> Result<Option<(Form, String)>, Status> {
-    let get = |name| parameters.iter().find(|(n, _)| *n == name).map(|(_, v)| *v);
+    let get = |name| clause.parameter(name);
     let Some(kind) = get("as") else {
         return Ok(Some((Form::Object, String::new())));
     };

@@ -16,7 +16,7 @@ use crate::objects::Objects;
 use crate::request::{Annotations, UserInfo, Warnings};
 
 /// The manager of fields that the server itself sets.
-const MANAGER: &str = "keelson";
+const MANAGER: &str = "kube-apiserver";
 
 impl Registry {
     fn stored(&self, group: &str, resource: &str) -> Result<Arc<ResourceEntry>, Status> {

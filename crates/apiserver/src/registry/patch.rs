@@ -87,7 +87,7 @@ impl PatchKind {
                 }))
             }
             // Custom kinds are told what they can do, built-in ones are stopped by the router.
-            "application/strategic-merge-patch+json" => {
+            other if custom || other == "application/strategic-merge-patch+json" => {
                 let cbor = if with_cbor {
                     ", application/apply-patch+cbor"
                 } else {
@@ -204,7 +204,14 @@ impl<'a> Patch<'a> {
             Status::invalid("", "", "", &vec![error])
         };
         let patched = make()?;
-        codec::type_problem(entry, &patched).map_err(blame)?;
+        if entry.custom {
+            if meta::kind(&patched).is_empty() {
+                return Err(blame(codec::no_kind(go::json(&patched).as_bytes())));
+            }
+            codec::check_custom_type(entry, &patched)?;
+        } else {
+            codec::type_problem(entry, &patched).map_err(blame)?;
+        }
         let mut decoded = decode::normalize(patched, &entry.schema).map_err(|err| {
             let problem = err.to_string();
             blame(if strategic {

@@ -15,7 +15,7 @@ use super::negotiate::{Encoding, Form, Output};
 use super::resources::ResourceEntry;
 use super::{codec, table, watch};
 use crate::cache::Object;
-use crate::request::{BoxError, Response, full};
+use crate::request::{Body, BoxError, Response, full};
 
 /// Lists are written in chunks of this size, four frames of HTTP/2.
 const CHUNK: usize = 64 << 10;
@@ -67,7 +67,7 @@ impl Renderer {
     /// One object in its stored form.
     pub(crate) fn object(&self, code: u16, stored: &Bytes) -> Result<Response, Status> {
         if self.output.is_plain() && self.entry.is_sent_as_stored() {
-            return Ok(response(code, &self.output, full(stored.clone())));
+            return Ok(response(code, &self.output, ended(stored)));
         }
         let value = self.converted(codec::parse(stored)?)?;
         let value = match self.output.form {
@@ -344,12 +344,15 @@ fn drop_type(item: &mut Value) {
 /// Any value, in the encoding of the output.
 pub(crate) fn value(code: u16, output: &Output, value: &Value) -> Result<Response, Status> {
     let bytes: Bytes = match output.encoding {
-        Encoding::Json if output.pretty => {
-            let mut out = serde_json::to_vec_pretty(value).map_err(Status::internal)?;
+        Encoding::Json => {
+            let mut out = match output.pretty {
+                true => serde_json::to_vec_pretty(value),
+                false => serde_json::to_vec(value),
+            }
+            .map_err(Status::internal)?;
             out.push(b'\n');
             out.into()
         }
-        Encoding::Json => serde_json::to_vec(value).map_err(Status::internal)?.into(),
         Encoding::Yaml => serde_saphyr::to_string(value)
             .map_err(Status::internal)?
             .into(),
@@ -359,7 +362,21 @@ pub(crate) fn value(code: u16, output: &Output, value: &Value) -> Result<Respons
     Ok(response(code, output, full(bytes)))
 }
 
-pub(crate) fn response(code: u16, output: &Output, body: crate::request::Body) -> Response {
+/// Stored bytes and the newline that upstream's encoder ends every object with. A small object is
+/// copied, which costs less than another frame; a large one is not.
+fn ended(stored: &Bytes) -> Body {
+    if stored.len() >= CHUNK {
+        let frames = [stored.clone(), Bytes::from_static(b"\n")];
+        let frames = futures::stream::iter(frames.map(|bytes| Ok(Frame::data(bytes))));
+        return StreamBody::new(frames).boxed_unsync();
+    }
+    let mut out = BytesMut::with_capacity(stored.len() + 1);
+    out.put_slice(stored);
+    out.put_u8(b'\n');
+    full(out)
+}
+
+pub(crate) fn response(code: u16, output: &Output, body: Body) -> Response {
     let mut response = Response::new(body);
     *response.status_mut() =
         http::StatusCode::from_u16(code).unwrap_or(http::StatusCode::INTERNAL_SERVER_ERROR);

@@ -13,6 +13,7 @@ use keelson_machinery::status::Status;
 use serde_json::Value;
 
 use super::event_convert;
+use crate::feature_gates::FeatureGates;
 use crate::runtime_config::RuntimeConfig;
 
 /// A column of a server-side table; owned, since custom resources bring theirs.
@@ -47,6 +48,10 @@ pub trait KindRules: Send + Sync {
     fn allow_create_on_update(&self) -> bool;
     fn allow_unconditional_update(&self) -> bool;
     fn graceful_deletion_seconds(&self, obj: &Value, wanted: Option<i64>) -> Option<i64>;
+    /// Whether the first request to delete it only marks it, as this does.
+    fn mark_deleting(&self, _obj: &mut Value, _now: &str) -> bool {
+        false
+    }
     fn time_to_live_s(&self) -> Option<u64>;
     /// A deletion without a policy leaves what the object owns.
     fn orphans_dependents(&self) -> bool {
@@ -157,6 +162,10 @@ impl KindRules for &'static Kind {
 
     fn graceful_deletion_seconds(&self, obj: &Value, wanted: Option<i64>) -> Option<i64> {
         (self.graceful_deletion_seconds)(obj, wanted)
+    }
+
+    fn mark_deleting(&self, obj: &mut Value, now: &str) -> bool {
+        (self.mark_deleting)(obj, now)
     }
 
     fn time_to_live_s(&self) -> Option<u64> {
@@ -396,10 +405,10 @@ pub struct Resources {
 
 impl Resources {
     /// The resources of this version of Kubernetes that are to be served.
-    pub fn builtin(served: &RuntimeConfig) -> Arc<Self> {
+    pub fn builtin(served: &RuntimeConfig, gates: &FeatureGates) -> Arc<Self> {
         let entries = keelson_api::resources()
             .iter()
-            .filter(|facts| served.serves(facts))
+            .filter(|facts| served.serves(facts) && gates.allow(facts))
             .filter_map(builtin_entry)
             .map(|entry| {
                 (

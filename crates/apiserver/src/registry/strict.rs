@@ -61,10 +61,16 @@ pub(crate) fn cbor(
 
 fn report(
     entry: &ResourceEntry,
-    decoded: Decoded,
+    mut decoded: Decoded,
     validation: FieldValidation,
     warnings: &Warnings,
 ) -> Result<Value, Status> {
+    if entry.custom {
+        // Stable: the metadata of embedded objects is looked at after everything else.
+        decoded
+            .problems
+            .sort_by_key(|problem| problem.contains(".metadata."));
+    }
     if !decoded.problems.is_empty() {
         match validation {
             FieldValidation::Ignore => {}
@@ -85,9 +91,23 @@ fn report(
     Ok(decoded.object)
 }
 
+/// Of custom objects upstream decodes the metadata apart, and what is inside of the object is
+/// looked at first.
 fn refuse(entry: &ResourceEntry, err: &DecodeError) -> Status {
     match err {
         DecodeError::Syntax(message) => Status::bad_request(message),
+        DecodeError::Type(message) if entry.custom => {
+            let message = message
+                .replace(
+                    "Go struct field ObjectMeta.metadata.",
+                    "Go struct field ObjectMeta.",
+                )
+                .replace(
+                    "Go struct field .metadata of type v1.ObjectMeta",
+                    "Go value of type v1.ObjectMeta",
+                );
+            Status::bad_request(decode::cannot_handle(&entry.kind, &entry.version, &message))
+        }
         DecodeError::Type(message) => {
             Status::bad_request(decode::cannot_handle(&entry.kind, &entry.version, message))
         }

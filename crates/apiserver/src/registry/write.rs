@@ -671,6 +671,11 @@ pub(super) fn uid_differs(
         "nodes" => "minions",
         resource => resource,
     };
+    // Custom kinds are kept by group.
+    let resource = match entry.custom {
+        true => format!("{}/{resource}", entry.group),
+        false => resource.to_owned(),
+    };
     let key = match namespace {
         "" => format!("/registry/{resource}/{name}"),
         namespace => format!("/registry/{resource}/{namespace}/{name}"),

@@ -20,6 +20,10 @@ const BINDING: Kind = Kind {
         if let Some(resources) = obj.at_mut("spec.matchResources").filter(|r| r.is_object()) {
             rule::default_match(resources);
         }
+        // The first version has no opinion of its own on parameters that are missing.
+        if obj.text("apiVersion").ends_with("/v1alpha1") && obj.has("spec.paramRef") {
+            obj.fill_text("spec.paramRef.parameterNotFoundAction", "Deny");
+        }
     },
     prepare_create: |obj| obj.put("metadata.generation", 1),
     prepare_update: rules::with_generation,

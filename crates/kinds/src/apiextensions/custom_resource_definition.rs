@@ -46,8 +46,36 @@ pub(crate) static CUSTOM_RESOURCE_DEFINITION: Kind = Kind {
     }],
     cells: |obj, _| vec![obj.at("metadata.creationTimestamp").clone()],
     allow_unconditional_update: false,
+    mark_deleting,
     ..Kind::GENERIC
 };
+
+/// Holds a definition that is being deleted until its objects are gone.
+pub const CUSTOM_RESOURCE_CLEANUP: &str = "customresourcecleanup.apiextensions.k8s.io";
+
+fn mark_deleting(obj: &mut Value, now: &str) -> bool {
+    let mut finalizers = obj.list("metadata.finalizers").to_vec();
+    if !finalizers.iter().any(|f| *f == CUSTOM_RESOURCE_CLEANUP) {
+        finalizers.push(CUSTOM_RESOURCE_CLEANUP.into());
+        obj.put("metadata.finalizers", finalizers);
+    }
+    let mut conditions = obj.list("status.conditions").to_vec();
+    let before = conditions.iter().find(|c| c.text("type") == "Terminating");
+    let since = before
+        .filter(|c| c.text("status") == "True")
+        .map_or(now, |c| c.text("lastTransitionTime"))
+        .to_owned();
+    conditions.retain(|c| c.text("type") != "Terminating");
+    conditions.push(json!({
+        "type": "Terminating",
+        "status": "True",
+        "lastTransitionTime": since,
+        "reason": "InstanceDeletionPending",
+        "message": "CustomResourceDefinition marked for deletion; CustomResource deletion will begin soon",
+    }));
+    obj.put("status.conditions", conditions);
+    true
+}
 
 fn storage_versions(obj: &Value) -> Vec<String> {
     obj.list("spec.versions")

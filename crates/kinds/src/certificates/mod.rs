@@ -3,6 +3,7 @@
 pub(crate) mod certificate_signing_request;
 pub(crate) mod cluster_trust_bundle;
 pub(crate) mod pod_certificate_request;
+mod pod_certificate_status;
 
 use keelson_machinery::field::{ErrorList, FieldError};
 use keelson_machinery::validation;

@@ -1,9 +1,14 @@
 //! PodCertificateRequest.
 
-use keelson_machinery::field::ErrorList;
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use keelson_machinery::field::{ErrorList, FieldError};
 use keelson_machinery::validation;
 use serde_json::{Value, json};
+use x509_parser::certification_request::X509CertificationRequest;
+use x509_parser::prelude::FromDer;
 
+use super::pod_certificate_status as status;
 use super::signer_name;
 use crate::cell;
 use crate::check::At;
@@ -24,9 +29,12 @@ pub(crate) static POD_CERTIFICATE_REQUEST: Kind = Kind {
     prepare_create: |obj| obj.put("status", json!({})),
     validate,
     prepare_update: rules::isolate_status_and_metadata,
-    validate_update: |new, old, _| {
+    validate_update: |new, old, ctx| {
         let mut e = ErrorList::new();
-        workload::immutable(new, old, "spec", &mut e);
+        match ctx.subresource {
+            "status" => status::validate(new, old, &mut e),
+            _ => workload::immutable(new, old, "spec", &mut e),
+        }
         e
     },
     columns: &[
@@ -35,7 +43,7 @@ pub(crate) static POD_CERTIFICATE_REQUEST: Kind = Kind {
         Column::text("NodeName"),
         Column::text("SignerName"),
         Column::text("State"),
-        Column::wide("UnverifiedUserAnnotations"),
+        Column::text("UnverifiedUserAnnotations"),
     ],
     cells: |obj, _| {
         let decided = obj
@@ -67,15 +75,24 @@ pub(crate) static POD_CERTIFICATE_REQUEST: Kind = Kind {
 };
 
 fn validate(obj: &Value) -> ErrorList {
+    const MOST_UID: usize = 128;
     let mut e = ErrorList::new();
     let spec = At::new(obj, "spec");
     signer_name(&spec.at("signerName"), &mut e);
-    for field in ["podName", "nodeName", "serviceAccountName"] {
-        spec.at(field)
-            .required_conforms(&mut e, validation::is_dns1123_subdomain);
-    }
-    for field in ["podUID", "nodeUID", "serviceAccountUID"] {
-        spec.at(field).require(&mut e);
+    for (name, uid) in [
+        ("podName", "podUID"),
+        ("serviceAccountName", "serviceAccountUID"),
+        ("nodeName", "nodeUID"),
+    ] {
+        spec.at(name)
+            .conforms(&mut e, validation::is_dns1123_subdomain);
+        let uid = spec.at(uid);
+        if uid.is_empty() {
+            e.push(uid.invalid_text("must not be empty"));
+        }
+        if uid.len() > MOST_UID {
+            e.push(FieldError::too_long(&uid.path, MOST_UID));
+        }
     }
     let (seconds, kubernetes) = (
         spec.at("maxExpirationSeconds"),
@@ -85,5 +102,29 @@ fn validate(obj: &Value) -> ErrorList {
     if !(3600..=most).contains(&seconds.num()) {
         e.push(seconds.invalid(format!("must be in the range [3600, {most}]")));
     }
+    let (request, key, proof) = (
+        spec.at("stubPKCS10Request"),
+        spec.at("pkixPublicKey"),
+        spec.at("proofOfPossession"),
+    );
+    match (request.is_empty(), key.is_empty(), proof.is_empty()) {
+        (false, true, true) => signing_request(&request, &mut e),
+        (true, false, false) => {}
+        _ => e.push(FieldError::invalid_unshown(
+            &spec.path,
+            "exactly one of (stubPKCS10Request) or (pkixPublicKey, proofOfPossession) must be set",
+        )),
+    }
     e
+}
+
+/// A request that its own key has signed. What else it says is for signers to judge.
+fn signing_request(at: &At, e: &mut ErrorList) {
+    let der = STANDARD.decode(at.text()).unwrap_or_default();
+    let refusal = match X509CertificationRequest::from_der(&der) {
+        Err(_) => "must be a valid PKCS#10 CSR",
+        Ok((_, request)) if request.verify_signature().is_err() => "invalid signature",
+        Ok(_) => return,
+    };
+    e.push(FieldError::invalid_unshown(&at.path, refusal));
 }

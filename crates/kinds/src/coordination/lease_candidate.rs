@@ -34,8 +34,6 @@ pub(crate) static LEASE_CANDIDATE: Kind = Kind {
             cell::age(obj, now),
         ]
     },
-    selectable: |obj| vec![("spec.leaseName", obj.text("spec.leaseName").to_owned())],
-    selectable_names: &["spec.leaseName"],
     validate_name: |name, _| validation::is_config_map_key(name),
     allow_create_on_update: true,
     allow_unconditional_update: false,
@@ -51,6 +49,7 @@ pub(super) fn strategy(at: &At, e: &mut ErrorList) {
     }
 }
 
+/// What is no version counts as the lowest one.
 fn version(text: &str) -> Option<[u64; 3]> {
     let core = text.split(['-', '+']).next()?;
     let parts: Vec<u64> = core
@@ -65,27 +64,31 @@ fn validate(obj: &Value) -> ErrorList {
     let spec = At::new(obj, "spec");
     spec.at("leaseName").require(&mut e);
     let (binary, emulation) = (spec.at("binaryVersion"), spec.at("emulationVersion"));
-    binary.require(&mut e);
-    for at in [&binary, &emulation] {
-        if !at.is_empty() && version(at.text()).is_none() {
+    let mut read = |at: &At| {
+        let found = version(at.text());
+        if !at.is_empty() && found.is_none() {
             e.push(at.invalid("must be a valid semantic version"));
         }
-    }
-    if let (Some(b), Some(v)) = (version(binary.text()), version(emulation.text()))
-        && b < v
-    {
+        found.unwrap_or_default()
+    };
+    let emulated = read(&emulation);
+    let own = read(&binary);
+    binary.require(&mut e);
+    if !binary.is_empty() && !emulation.is_empty() && own < emulated {
         e.push(binary.invalid("must be greater than or equal to `emulationVersion`"));
     }
     let by = spec.at("strategy");
     if by.is_empty() {
         e.push(by.required(""));
     } else {
-        if by.text() == "OldestEmulationVersion" && emulation.is_empty() {
+        if by.text() == "OldestEmulationVersion" && emulated == [0; 3] {
             e.push(
                 emulation.required("must be specified when `strategy` is 'OldestEmulationVersion'"),
             );
         }
-        strategy(&by, &mut e);
+        // Upstream names the field twice here.
+        let path = by.path.child("strategy");
+        strategy(&At { path, ..by }, &mut e);
     }
     e
 }

@@ -1,5 +1,7 @@
 //! IPAddress.
 
+use std::net::IpAddr;
+
 use keelson_machinery::field::ErrorList;
 use keelson_machinery::validation;
 use serde_json::Value;
@@ -39,9 +41,20 @@ pub(crate) static IP_ADDRESS: Kind = Kind {
         }
         vec![text.into(), cell::age(obj, now)]
     },
-    validate_name: |name, _| validation::is_valid_ip(name),
+    validate_name: |name, _| is_canonical(name),
     ..Kind::GENERIC
 };
+
+/// An address has one name.
+fn is_canonical(name: &str) -> Vec<String> {
+    let messages = validation::is_valid_ip(name);
+    match name.parse::<IpAddr>() {
+        Ok(address) if messages.is_empty() && address.to_string() != name => {
+            vec![format!("must be in canonical form (\"{address}\")")]
+        }
+        _ => messages,
+    }
+}
 
 fn validate(obj: &Value) -> ErrorList {
     let mut e = ErrorList::new();

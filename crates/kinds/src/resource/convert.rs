@@ -31,13 +31,28 @@ fn requests(obj: &mut Value, path: &str, nested: bool) {
             continue;
         };
         if nested {
-            if !map.contains_key("firstAvailable") && !map.contains_key("exactly") {
-                let exact = move_fields(map, |k| EXACT.contains(&k));
+            let mut exact = move_fields(map, |k| EXACT.contains(&k));
+            exact.retain(|_, value| !is_zero(value));
+            if !exact.is_empty() && !map.contains_key("exactly") {
                 map.insert("exactly".to_owned(), exact.into());
             }
-        } else if let Some(Value::Object(exact)) = map.remove("exactly") {
-            map.extend(exact);
+        } else {
+            if let Some(Value::Object(exact)) = map.remove("exactly") {
+                map.extend(exact);
+            }
+            // The old version writes the name of the class even where there is none.
+            map.entry("deviceClassName").or_insert_with(|| "".into());
         }
+    }
+}
+
+fn is_zero(value: &Value) -> bool {
+    match value {
+        Value::Null => true,
+        Value::String(text) => text.is_empty(),
+        Value::Array(items) => items.is_empty(),
+        Value::Number(number) => number.as_i64() == Some(0),
+        _ => false,
     }
 }
 

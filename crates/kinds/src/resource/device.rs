@@ -4,11 +4,13 @@ use std::collections::BTreeSet;
 
 use keelson_machinery::field::{ErrorList, FieldError};
 use keelson_machinery::validation;
+use serde_json::Value;
 
 use crate::check::At;
 use crate::core::pod::scheduling::node_selector;
 use crate::core::pod::volumes::csi_driver_name;
 use crate::tree::Tree;
+use crate::tree::TreeMut;
 
 /// Attributes and capacities of one device.
 const MOST_ENTRIES: usize = 32;
@@ -216,12 +218,21 @@ fn taints(taints: &At, e: &mut ErrorList) {
     if taints.len() > MOST {
         return e.push(FieldError::too_many(&taints.path, taints.len(), MOST));
     }
-    for taint in taints.each() {
-        taint.at("key").label_name(e);
-        taint
-            .at("value")
-            .optional_conforms(e, validation::is_valid_label_value);
-        taint.at("effect").required_one_of(e, EFFECTS);
+    taints.each().for_each(|one| taint(&one, e));
+}
+
+pub(super) fn taint(taint: &At, e: &mut ErrorList) {
+    taint.at("key").label_name(e);
+    taint
+        .at("value")
+        .optional_conforms(e, validation::is_valid_label_value);
+    taint.at("effect").required_one_of(e, EFFECTS);
+}
+
+/// A taint that does not say since when begins now.
+pub(super) fn fill_time_added(taint: &mut Value, now: &str) {
+    if taint.is_object() && !now.is_empty() {
+        taint.fill_text("timeAdded", now);
     }
 }
 

@@ -64,7 +64,7 @@ pub(super) fn default_requests(obj: &mut Value, path: &str) {
     for request in obj.list_mut(path) {
         if let Some(exact) = request.at_mut("exactly").filter(|r| r.is_object()) {
             one(exact);
-        } else if request.has("deviceClassName") {
+        } else if !request.text("deviceClassName").is_empty() {
             one(request);
         }
         request.list_mut("firstAvailable").iter_mut().for_each(one);

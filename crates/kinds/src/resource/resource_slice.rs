@@ -16,8 +16,15 @@ use crate::workload;
 pub(crate) static RESOURCE_SLICE: Kind = Kind {
     group: GROUP,
     resource: "resourceslices",
-    prepare_create: |obj| obj.put("metadata.generation", 1),
-    prepare_update: rules::with_generation,
+    prepare_create: |obj| {
+        obj.put("metadata.generation", 1);
+        let now = obj.text("metadata.creationTimestamp").to_owned();
+        fill_times(obj, &now);
+    },
+    prepare_update: |new, old, ctx| {
+        fill_times(new, ctx.now);
+        rules::with_generation(new, old, ctx);
+    },
     validate,
     validate_update: |new, old, _| validate_with(new, Some(old)),
     columns: &[
@@ -44,6 +51,13 @@ pub(crate) static RESOURCE_SLICE: Kind = Kind {
     convert: convert::convert,
     ..Kind::GENERIC
 };
+
+fn fill_times(obj: &mut Value, now: &str) {
+    for device in obj.list_mut("spec.devices") {
+        let taints = device.list_mut("taints").iter_mut();
+        taints.for_each(|taint| device::fill_time_added(taint, now));
+    }
+}
 
 fn validate(obj: &Value) -> ErrorList {
     validate_with(obj, None)

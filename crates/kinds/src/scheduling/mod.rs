@@ -2,4 +2,5 @@
 
 pub(crate) mod pod_group;
 pub(crate) mod priority_class;
+mod template;
 pub(crate) mod workload;

@@ -1,12 +1,15 @@
 //! PodGroup.
 
+use keelson_machinery::field::ErrorList;
+use keelson_machinery::validation;
 use serde_json::Value;
 
+use super::template;
 use crate::cell::{self, NONE};
+use crate::check::{self, At};
 use crate::kind::{Column, Kind};
 use crate::rules;
 use crate::tree::{Tree, TreeMut};
-use crate::workload;
 
 pub(crate) static POD_GROUP: Kind = Kind {
     group: "scheduling.k8s.io",
@@ -17,14 +20,25 @@ pub(crate) static POD_GROUP: Kind = Kind {
             obj.fill("spec.disruptionMode", "Pod");
         }
     },
-    prepare_create: rules::clear_status,
-    prepare_update: rules::isolate_status_and_metadata,
-    validate_update: |new, old, ctx| {
-        let mut e = keelson_machinery::field::ErrorList::new();
-        if ctx.subresource.is_empty() {
-            workload::immutable(new, old, "spec", &mut e);
+    prepare_create: |obj| {
+        rules::clear_status(obj);
+        drop_disabled(obj, &Value::Null);
+    },
+    prepare_update: |new, old, ctx| {
+        rules::isolate_status_and_metadata(new, old, ctx);
+        drop_disabled(new, old);
+        if ctx.subresource == "status" && old.list("spec.resourceClaims").is_empty() {
+            new.remove("status.resourceClaimStatuses");
         }
-        e
+    },
+    validate,
+    validate_update: |new, old, ctx| match ctx.subresource {
+        "status" => {
+            let mut e = ErrorList::new();
+            check::conditions(&At::new(new, "status").at("conditions"), &mut e);
+            e
+        }
+        _ => validate_update(new, old),
     },
     columns: &[
         Column::text("Policy"),
@@ -67,3 +81,45 @@ pub(crate) static POD_GROUP: Kind = Kind {
     reset_fields: Kind::STATUS_KEEPS_METADATA,
     ..Kind::GENERIC
 };
+
+fn drop_disabled(new: &mut Value, old: &Value) {
+    if let Some(spec) = new.at_mut("spec") {
+        template::drop_disabled(spec, old.get("spec"));
+        spec.fill_text("disruptionMode", "Pod");
+        if let Some(fields) = spec.as_object_mut() {
+            fields.entry("podGroupTemplateRef").or_insert(Value::Null);
+        }
+    }
+}
+
+fn validate(obj: &Value) -> ErrorList {
+    let mut e = ErrorList::new();
+    let spec = At::new(obj, "spec");
+    let reference = spec.at("podGroupTemplateRef");
+    if reference.exists() {
+        template::union(&reference, &["workload"], &mut e);
+        let workload = reference.at("workload");
+        if workload.exists() {
+            workload
+                .at("workloadName")
+                .required_conforms(&mut e, validation::is_dns1123_subdomain);
+            template::short_name(&workload.at("podGroupTemplateName"), &mut e);
+        }
+    }
+    template::policy(&spec.at("schedulingPolicy"), &mut e);
+    e
+}
+
+fn validate_update(new: &Value, old: &Value) -> ErrorList {
+    let mut e = ErrorList::new();
+    let (spec, before) = (At::new(new, "spec"), old.at("spec"));
+    for field in ["podGroupTemplateRef", "schedulingPolicy"] {
+        template::immutable(&spec.at(field), before.at(field), &mut e);
+    }
+    // Its gate is off, so that it cannot change either.
+    let mode = spec.at("disruptionMode");
+    if !check::same(mode.value, before.at("disruptionMode")) {
+        e.push(mode.forbidden(""));
+    }
+    e
+}

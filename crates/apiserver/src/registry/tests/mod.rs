@@ -57,7 +57,10 @@ async fn server_over(store: SharedStore) -> Cluster {
     let cidrs = ["10.96.0.0/24".parse().unwrap()];
     let registry = Registry::start(
         store,
-        Resources::builtin(&crate::RuntimeConfig::everything()),
+        Resources::builtin(
+            &crate::RuntimeConfig::everything(),
+            &crate::FeatureGates::everything(),
+        ),
         Arc::clone(&admission),
         ServiceConfig::new(&cidrs),
     )

@@ -325,7 +325,10 @@ async fn everything_is_there_after_a_restart() {
     let admission = AdmissionChain::new();
     let registry = Registry::start(
         store,
-        Resources::builtin(&crate::RuntimeConfig::everything()),
+        Resources::builtin(
+            &crate::RuntimeConfig::everything(),
+            &crate::FeatureGates::everything(),
+        ),
         admission,
         ServiceConfig::new(&["10.96.0.0/24".parse().unwrap()]),
     )
