@@ -26,8 +26,12 @@ enum Command {
         from: PathBuf,
         /// A checkout of Kubernetes of the same version; tells which fields are pointers and which
         /// are left out when empty, which OpenAPI does not.
+        #[arg(long, required_unless_present = "check")]
+        source: Option<PathBuf>,
+        /// Write nothing; say which tables are not what the facts give, those of types only where
+        /// there is a checkout.
         #[arg(long)]
-        source: PathBuf,
+        check: bool,
     },
     /// Take the descriptions of types and fields from the source of the `k8s-openapi` crate.
     Describe {
@@ -44,8 +48,16 @@ enum Command {
 fn main() -> ExitCode {
     let root = repository();
     match Args::parse().command {
-        Command::Gen { from, source } => match generate::run(&from, &source, &root) {
-            Ok(()) => ExitCode::SUCCESS,
+        Command::Gen {
+            from,
+            source,
+            check,
+        } => match generate::tables(&from, source.as_deref()) {
+            Ok(tables) if check => stale(&generate::stale(&tables, &root)),
+            Ok(tables) => match generate::write(&tables, &root) {
+                Ok(()) => ExitCode::SUCCESS,
+                Err(e) => fail(&e),
+            },
             Err(e) => fail(&e),
         },
         Command::Describe { from } => match generate::describe(&from, &root) {
@@ -72,6 +84,17 @@ fn main() -> ExitCode {
             }
             Err(e) => fail(&e),
         },
+    }
+}
+
+fn stale(tables: &[&str]) -> ExitCode {
+    for name in tables {
+        eprintln!("{name} is not what the facts give");
+    }
+    if tables.is_empty() {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
     }
 }
 

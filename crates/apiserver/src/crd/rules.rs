@@ -286,6 +286,10 @@ impl KindRules for CustomRules {
         self.updates_on_read
     }
 
+    fn conversion_may_fail(&self) -> bool {
+        self.converter.is_some()
+    }
+
     fn refresh(&self, obj: &mut Value) {
         let (_, version) = meta::split_api_version(meta::api_version(obj));
         let Some(schema) = self.versions.get(version) else {

@@ -122,7 +122,10 @@ impl Renderer {
                 self.value(200, &table)
             }
             Form::Object | Form::Metadata
-                if self.output.encoding == Encoding::Json && !self.output.pretty =>
+                if self.output.encoding == Encoding::Json
+                    && !self.output.pretty
+                    // An error has to be known before the status line.
+                    && !self.entry.rules.conversion_may_fail() =>
             {
                 Ok(self.stream(objects, list))
             }
@@ -136,9 +139,13 @@ impl Renderer {
                     items.push(item);
                 }
                 let (api_version, kind) = self.list_type();
-                self.value(200, &json!({"kind": kind, "apiVersion": api_version, "metadata": list.to_json(false), "items": items}))
+                self.value(200, &json!({"kind": kind, "apiVersion": api_version, "metadata": self.list_meta(list), "items": items}))
             }
         }
+    }
+
+    fn list_meta(&self, list: &ListMeta) -> Value {
+        list.to_json(self.entry.custom && self.output.form == Form::Object)
     }
 
     fn list_type(&self) -> (String, String) {
@@ -163,7 +170,7 @@ impl Renderer {
             )
             .as_bytes(),
         );
-        head.put_slice(list.to_json(self.entry.custom).to_string().as_bytes());
+        head.put_slice(self.list_meta(list).to_string().as_bytes());
         head.put_slice(b",\"items\":[");
         let renderer = Self::new(Arc::clone(&self.entry), self.output.clone());
         let item_head = codec::head(&self.entry.api_version(), &self.entry.kind);

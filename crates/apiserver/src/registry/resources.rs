@@ -73,6 +73,10 @@ pub trait KindRules: Send + Sync {
     fn updates_on_read(&self) -> bool {
         false
     }
+    /// Whether conversion asks somebody else, who may refuse.
+    fn conversion_may_fail(&self) -> bool {
+        false
+    }
     /// Brings an object, in the version it is stored in, up to date.
     fn refresh(&self, _obj: &mut Value) {}
 }

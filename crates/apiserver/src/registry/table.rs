@@ -61,10 +61,11 @@ pub(crate) fn row(
     if entry.rules.nameless_table() {
         cells.clear();
     }
-    if entry.is_stored_form() {
+    if entry.is_stored_form() || entry.custom {
         cells.extend(entry.rules.cells(&object, now));
     } else {
-        // Columns read the stored form; a conversion that fails leaves the name alone.
+        // Columns of built-in kinds read the stored form, those of custom kinds their version's; a
+        // conversion that fails leaves the name alone.
         let mut stored = object.clone();
         if entry.to_storage(&mut stored).is_ok() {
             cells.extend(entry.rules.cells(&stored, now));

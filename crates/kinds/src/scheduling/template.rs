@@ -79,5 +79,11 @@ pub(super) fn immutable(new: &At, old: &Value, e: &mut ErrorList) -> bool {
 
 /// A name of one label.
 pub(super) fn short_name(at: &At, e: &mut ErrorList) {
-    at.required_conforms(e, validation::is_dns1123_label);
+    at.required_conforms(e, |name| {
+        let messages = validation::is_dns1123_label(name).into_iter();
+        // Checks that are declared count bytes, with the same result.
+        messages
+            .map(|m| m.replace("63 characters", "63 bytes"))
+            .collect()
+    });
 }

@@ -3,6 +3,20 @@
 use keelson_kinds::Kind;
 use serde_json::{Value, json};
 
+/// A certificate of an authority, and a request that its own key has signed.
+const AUTHORITY: &str = "-----BEGIN CERTIFICATE-----\n\
+MIIBczCCARmgAwIBAgIUfUy604oCPV58PpU8OfKN/flv9EMwCgYIKoZIzj0EAwIw\n\
+DzENMAsGA1UEAwwEcm9vdDAeFw0yNjExMjExODQ4NDRaFw0zNjExMTgxODQ4NDRa\n\
+MA8xDTALBgNVBAMMBHJvb3QwWTATBgcqhkjOPQIBBggqhkjOPQMBBwNCAAR4vgmS\n\
+NUt8sgkghL7wpPyEjGeJexbYzOwCry9i64wjvC510MDhWWQXdmOLgPvUJDX7IYdE\n\
+AcFPzQrelB1iQyHjo1MwUTAdBgNVHQ4EFgQUcwLcgyBN5uY9UkZ5xGK/r2TAGrYw\n\
+HwYDVR0jBBgwFoAUcwLcgyBN5uY9UkZ5xGK/r2TAGrYwDwYDVR0TAQH/BAUwAwEB\n\
+/zAKBggqhkjOPQQDAgNIADBFAiAxMUSExDmCSTSXxX9a2ItL2U4FBiY7sMq8xfvf\n\
+I4t/vQIhAKwIW+2aWpwh9udKnt0vKRDX0ZcAY31MYKM2Oa6sINvY\n\
+-----END CERTIFICATE-----\n\
+";
+const SIGNING_REQUEST: &str = "MIG5MGICAQAwADBZMBMGByqGSM49AgEGCCqGSM49AwEHA0IABJ1/TZdYQT9+p3vNs/zhapSeoIm9iv0rCuHWvfUcTFwB2s50tp4badtKCce1obuTK7rY4q7oQtO3qzhq5IpGM0OgADAKBggqhkjOPQQDAgNHADBEAiAJM6jJJFxDzaT5DgM9KvhAkqX0hwG+SEP3QPWVbYHw4AIgKKEGOVmRPpbtNPr5vXVYKq8zD6RcrlRKXLBq+KtkxZ0=";
+
 pub(crate) fn object(kind: &Kind) -> Value {
     let facts = keelson_api::resource(kind.group, kind.storage_version, kind.resource).unwrap();
     let api_version = match kind.group {
@@ -153,16 +167,15 @@ fn networking(resource: &str) -> Value {
 }
 
 fn certificates(resource: &str) -> Value {
-    let pem = |label: &str| format!("-----BEGIN {label}-----\nMAA=\n-----END {label}-----\n");
     match resource {
         "certificatesigningrequests" => {
             json!({"spec": {"signerName": "a.example/s", "usages": ["client auth"],
             "request": "LS0tLS1CRUdJTiBDRVJUSUZJQ0FURSBSRVFVRVNULS0tLS0KTUFBPQotLS0tLUVORCBDRVJUSUZJQ0FURSBSRVFVRVNULS0tLS0K"}})
         }
-        "clustertrustbundles" => json!({"spec": {"trustBundle": pem("CERTIFICATE")}}),
+        "clustertrustbundles" => json!({"spec": {"trustBundle": AUTHORITY}}),
         _ => {
             json!({"spec": {"signerName": "a.example/s", "podName": "p", "podUID": "u", "nodeName": "n", "nodeUID": "u",
-            "serviceAccountName": "s", "serviceAccountUID": "u"}})
+            "serviceAccountName": "s", "serviceAccountUID": "u", "stubPKCS10Request": SIGNING_REQUEST}})
         }
     }
 }
@@ -179,6 +192,10 @@ fn others(resource: &str) -> Value {
         }
         "horizontalpodautoscalers" => {
             json!({"spec": {"maxReplicas": 3, "scaleTargetRef": {"apiVersion": "apps/v1", "kind": "Deployment", "name": "d"}}})
+        }
+        "podgroups" => json!({"spec": {"schedulingPolicy": {"basic": {}}}}),
+        "workloads" => {
+            json!({"spec": {"podGroupTemplates": [{"name": "a", "schedulingPolicy": {"basic": {}}}]}})
         }
         "leasecandidates" => {
             json!({"spec": {"leaseName": "l", "binaryVersion": "1.36.0", "emulationVersion": "1.36.0", "strategy": "OldestEmulationVersion"}})
