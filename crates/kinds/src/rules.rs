@@ -20,7 +20,7 @@ const KEPT_BY_STATUS: &[&str] = &[
 pub(crate) fn isolate_status(new: &mut Value, old: &Value, ctx: &UpdateContext) {
     match ctx.subresource {
         "status" => only_status(new, old),
-        "" => new.put("status", old.at("status").clone()),
+        "" => new.keep("status", old),
         _ => {}
     }
 }
@@ -47,7 +47,7 @@ pub(crate) fn only_status(new: &mut Value, old: &Value) {
         "deletionGracePeriodSeconds",
     ] {
         let path = format!("metadata.{key}");
-        new.put(&path, old.at(&path).clone());
+        new.keep(&path, old);
     }
 }
 
@@ -63,7 +63,7 @@ pub(crate) fn isolate_status_and_metadata(new: &mut Value, old: &Value, ctx: &Up
 pub(crate) fn keep_metadata(new: &mut Value, old: &Value) {
     for key in KEPT_BY_STATUS {
         let path = format!("metadata.{key}");
-        new.put(&path, old.at(&path).clone());
+        new.keep(&path, old);
     }
 }
 

@@ -73,6 +73,8 @@ pub(crate) trait TreeMut {
     /// Writes the value; null removes the field.
     fn put(&mut self, path: &str, value: impl Into<Value>);
     fn remove(&mut self, path: &str);
+    /// Makes what is there what it was before. Most of the time it is, and is not copied again.
+    fn keep(&mut self, path: &str, old: &Value);
     /// Writes the value unless one is there.
     fn fill(&mut self, path: &str, value: impl Into<Value>);
     /// As [`TreeMut::fill`], and an empty string counts as absent.
@@ -125,6 +127,13 @@ impl TreeMut for Value {
         let (parent, key) = split(path);
         if let Some(map) = self.object(parent) {
             map.insert(key.to_owned(), value);
+        }
+    }
+
+    fn keep(&mut self, path: &str, old: &Value) {
+        let old = old.at(path);
+        if self.at(path) != old {
+            self.put(path, old.clone());
         }
     }
 

@@ -213,7 +213,7 @@ pub(crate) fn template_warnings(obj: &Value, old: Option<&Value>) -> Vec<String>
 /// The scale of a workload, written back: the replicas and nothing else.
 pub(crate) fn keep_all_but_replicas(new: &mut Value, old: &Value) {
     let replicas = new.at("spec.replicas").clone();
-    new.put("spec", old.at("spec").clone());
+    new.keep("spec", old);
     new.put("spec.replicas", replicas);
-    new.put("status", old.at("status").clone());
+    new.keep("status", old);
 }

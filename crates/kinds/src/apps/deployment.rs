@@ -113,10 +113,10 @@ fn prepare_update(new: &mut Value, old: &Value, ctx: &UpdateContext) {
         }
         "status" => {
             rules::only_status(new, old);
-            new.put("metadata.labels", old.at("metadata.labels").clone());
+            new.keep("metadata.labels", old);
         }
         _ => {
-            new.put("status", old.at("status").clone());
+            new.keep("status", old);
             let changed = new.at("spec") != old.at("spec")
                 || new.at("metadata.annotations") != old.at("metadata.annotations");
             rules::raise_generation(new, old, changed);

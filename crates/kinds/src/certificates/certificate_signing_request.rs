@@ -67,15 +67,15 @@ pub(crate) static CERTIFICATE_SIGNING_REQUEST: Kind = Kind {
 };
 
 fn prepare_update(new: &mut Value, old: &Value, ctx: &UpdateContext) {
-    new.put("spec", old.at("spec").clone());
+    new.keep("spec", old);
     match ctx.subresource {
         "approval" => {
             let conditions = new.at("status.conditions").clone();
-            new.put("status", old.at("status").clone());
+            new.keep("status", old);
             new.put("status.conditions", conditions);
         }
         "status" => {}
-        _ => new.put("status", old.at("status").clone()),
+        _ => new.keep("status", old),
     }
     let before = old.list("status.conditions");
     for condition in new.list_mut("status.conditions") {

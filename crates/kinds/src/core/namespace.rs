@@ -68,10 +68,10 @@ fn prepare_create(obj: &mut Value) {
 
 fn prepare_update(new: &mut Value, old: &Value, ctx: &UpdateContext) {
     match ctx.subresource {
-        "finalize" => new.put("status", old.at("status").clone()),
+        "finalize" => new.keep("status", old),
         "" => {
-            new.put("status", old.at("status").clone());
-            new.put("spec.finalizers", old.at("spec.finalizers").clone());
+            new.keep("status", old);
+            new.keep("spec.finalizers", old);
         }
         _ => rules::isolate_status(new, old, ctx),
     }

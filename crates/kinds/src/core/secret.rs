@@ -31,7 +31,7 @@ pub(crate) static SECRET: Kind = Kind {
     prepare_update: |new, old, _| {
         // An update that leaves the type out means the old one.
         if new.text("type").is_empty() {
-            new.put("type", old.at("type").clone());
+            new.keep("type", old);
         }
     },
     warnings: |new, _| pair_warning(new).into_iter().collect(),

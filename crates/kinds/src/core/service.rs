@@ -182,7 +182,7 @@ fn prepare_update(new: &mut Value, old: &Value, ctx: &UpdateContext) {
     if ctx.subresource == "status" {
         return rules::only_status(new, old);
     }
-    new.put("status", old.at("status").clone());
+    new.keep("status", old);
     keep_allocated(new, old);
     sync_cluster_ips(new, old);
     drop_of_former_type(new, old);
@@ -193,10 +193,10 @@ fn keep_allocated(new: &mut Value, old: &Value) {
     let both = |test: fn(&Value) -> bool, new: &Value| test(old) && test(new);
     if both(|o| needs_cluster_ip(o.text("spec.type")), new) {
         if new.text("spec.clusterIP").is_empty() {
-            new.put("spec.clusterIP", old.at("spec.clusterIP").clone());
+            new.keep("spec.clusterIP", old);
         }
         if new.list("spec.clusterIPs").is_empty() && !old.list("spec.clusterIPs").is_empty() {
-            new.put("spec.clusterIPs", old.at("spec.clusterIPs").clone());
+            new.keep("spec.clusterIPs", old);
         }
     }
     if both(needs_node_ports, new) {
@@ -213,10 +213,7 @@ fn keep_allocated(new: &mut Value, old: &Value) {
         }
     }
     if both(needs_health_check_port, new) && new.num("spec.healthCheckNodePort") == 0 {
-        new.put(
-            "spec.healthCheckNodePort",
-            old.at("spec.healthCheckNodePort").clone(),
-        );
+        new.keep("spec.healthCheckNodePort", old);
     }
 }
 

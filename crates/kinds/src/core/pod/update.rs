@@ -17,38 +17,32 @@ const UPDATABLE: &str = "pod updates may not change fields other than `spec.cont
 pub(super) fn prepare(new: &mut Value, old: &Value, ctx: &UpdateContext) {
     match ctx.subresource {
         "" => {
-            new.put("status", old.at("status").clone());
+            new.keep("status", old);
             if let Some(spec) = new.at_mut("spec") {
                 super::disabled::drop(spec, old.at("spec"));
             }
             rules::raise_generation(new, old, !same(new.at("spec"), old.at("spec")));
         }
         "status" => {
-            new.put("spec", old.at("spec").clone());
-            new.put(
-                "metadata.ownerReferences",
-                old.at("metadata.ownerReferences").clone(),
-            );
+            new.keep("spec", old);
+            new.keep("metadata.ownerReferences", old);
             for field in [
                 "deletionTimestamp",
                 "deletionGracePeriodSeconds",
                 "generation",
             ] {
                 let path = format!("metadata.{field}");
-                new.put(&path, old.at(&path).clone());
+                new.keep(&path, old);
             }
             new.fill_text("status.qosClass", old.text("status.qosClass"));
             if new.num("status.observedGeneration") == 0 {
-                new.put(
-                    "status.observedGeneration",
-                    old.at("status.observedGeneration").clone(),
-                );
+                new.keep("status.observedGeneration", old);
             }
         }
         "ephemeralcontainers" => {
             let added = new.at("spec.ephemeralContainers").clone();
             keep_all_but_spec(new, old);
-            new.put("spec", old.at("spec").clone());
+            new.keep("spec", old);
             new.put("spec.ephemeralContainers", added);
             rules::raise_generation(new, old, !same(new.at("spec"), old.at("spec")));
         }
@@ -58,7 +52,7 @@ pub(super) fn prepare(new: &mut Value, old: &Value, ctx: &UpdateContext) {
 }
 
 fn keep_all_but_spec(new: &mut Value, old: &Value) {
-    new.put("status", old.at("status").clone());
+    new.keep("status", old);
     rules::keep_metadata(new, old);
 }
 
