@@ -191,6 +191,24 @@ pub(crate) fn discovery_output(
     Err(not_acceptable(&offered.objects()))
 }
 
+/// What a log may be asked for as. It is plain text all the same.
+pub(crate) fn log_output(ctx: &RequestContext) -> Result<(), Status> {
+    let header = ctx.header("accept").unwrap_or_default();
+    let offered = Offered::at(ctx, true);
+    let is_known = |clause: &str| {
+        let media_type = clause.split(';').next().unwrap_or_default().trim();
+        matches!(media_type, "" | "text/plain") || is_routed(clause, offered)
+    };
+    if header.split(',').take(64).any(is_known) {
+        return Ok(());
+    }
+    let available = offered.objects();
+    Err(Status::not_acceptable(format!(
+        "406: Not Acceptable\n\nAvailable representations: text/plain, {available}"
+    ))
+    .with_details("", "", ""))
+}
+
 fn choose(
     ctx: &RequestContext,
     list: bool,

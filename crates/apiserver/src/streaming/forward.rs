@@ -9,6 +9,7 @@ use http::header::{
 };
 use http::request::Parts;
 use http::{HeaderMap, Method, Request, StatusCode};
+use http_body::Body as _;
 use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
 use hyper::upgrade::OnUpgrade;
@@ -142,15 +143,16 @@ where
     let upgrading = is_upgrade(&parts.headers);
     let mut headers = headers(&parts, upgrading, host);
     let sends = [Method::POST, Method::PUT, Method::PATCH].contains(&parts.method);
-    if sends && matches!(&body, RequestBody::Whole(bytes) if bytes.is_empty()) {
+    if sends && is_empty(&body) {
         headers.insert(CONTENT_LENGTH, HeaderValue::from_static("0"));
     }
     let client = upgrading.then(|| client_of(&mut parts));
     let mut answer = send(stream, parts.method, uri, headers, outgoing(body)).await?;
     let response = &mut answer.response;
-    response
-        .extensions_mut()
-        .remove::<hyper::ext::ReasonPhrase>();
+    if !upgrading {
+        let reason = response.extensions_mut();
+        reason.remove::<hyper::ext::ReasonPhrase>();
+    }
     if response.status() == StatusCode::SWITCHING_PROTOCOLS {
         let Some(client) = client else {
             return Err(Failure::NotUpgraded(StatusCode::SWITCHING_PROTOCOLS));
@@ -217,6 +219,13 @@ pub(super) fn client_of(parts: &mut Parts) -> OnUpgrade {
     let mut taken = Request::new(()).into_parts().0;
     std::mem::swap(&mut taken.extensions, &mut parts.extensions);
     hyper::upgrade::on(Request::from_parts(taken, ()))
+}
+
+fn is_empty(body: &RequestBody) -> bool {
+    match body {
+        RequestBody::Whole(bytes) => bytes.is_empty(),
+        RequestBody::Stream(stream) => stream.is_end_stream(),
+    }
 }
 
 fn outgoing(body: RequestBody) -> Body {

@@ -4,6 +4,7 @@
 mod backend;
 mod forward;
 mod html;
+mod log;
 mod pods;
 mod proxy;
 mod translate;
@@ -95,7 +96,7 @@ pub(crate) async fn connect(
     }
     forward::strip_identity(&mut parts.headers);
     match connect {
-        Connect::Log => pods::log(server, context, parts).await,
+        Connect::Log => log::log(server, context, parts).await,
         Connect::Exec | Connect::Attach | Connect::PortForward => {
             require_create(server, context).await?;
             admit(server, context, connect).await?;

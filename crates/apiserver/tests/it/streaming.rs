@@ -67,6 +67,10 @@ impl Kubelet {
 }
 
 async fn answer(mut request: Request<Incoming>) -> Result<Response<Full<Bytes>>, http::Error> {
+    if request.uri().path().starts_with("/containerLogs/") {
+        assert!(!request.headers().contains_key("upgrade"));
+        return Ok(Response::new(Full::new(Bytes::from_static(b"said\n"))));
+    }
     let query = request.uri().query().unwrap_or_default().to_owned();
     let ok = websocket::is_upgrade(request.headers(), "SPDY/3.1") && request.method() == "POST";
     if !ok || query.contains("refuse") {
@@ -353,6 +357,21 @@ async fn older_protocols_and_newer_kubelets_are_left_alone() {
     let lab = Lab::start(&["ExtendWebSocketsToKubelet"]).await;
     let newer = lab.open(path, "v5.channel.k8s.io").await;
     assert_eq!(refused(newer), StatusCode::FORBIDDEN);
+    lab.cluster.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn logs_come_in_messages_from_a_kubelet_that_sends_text() {
+    let lab = Lab::start(&[]).await;
+    for (protocol, expected) in [
+        ("binary.k8s.io", Message::binary(&b"said\n"[..])),
+        ("base64.binary.k8s.io", Message::text("c2FpZAo=")),
+    ] {
+        let (mut socket, chosen) = lab.open("log", protocol).await.unwrap();
+        assert_eq!(chosen, protocol);
+        assert_eq!(socket.next().await.unwrap().unwrap(), expected);
+        assert!(matches!(socket.next().await, Some(Ok(Message::Close(_)))));
+    }
     lab.cluster.stop().await;
 }
 

@@ -8,7 +8,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures::StreamExt;
 use http::header::SEC_WEBSOCKET_PROTOCOL;
-use http::{Response, StatusCode};
+use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode};
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
 use keelson_ports::Duplex;
@@ -23,11 +23,16 @@ use super::{Body, Call, Server, switched, text};
 use crate::pod;
 
 const PROTOCOL: &str = "portforward.k8s.io";
+const STREAM_PROTOCOL: HeaderName = HeaderName::from_static("x-stream-protocol-version");
+const TUNNEL_PREFIX: &str = "SPDY/3.1+";
+const TUNNEL_SUFFIX: &str = ".k8s.io";
 const TUNNEL_PROTOCOL: &str = "SPDY/3.1+portforward.k8s.io";
 const CHANNEL_PROTOCOLS: &[&str] = &["", "v4.channel.k8s.io", "v4.base64.channel.k8s.io"];
 const CHUNK_BYTES: usize = 32 << 10;
 /// The second stream of a pair must follow the first within this time.
 const PAIR_TIMEOUT: Duration = Duration::from_secs(30);
+/// How long a client of a WebSocket may take to close its side.
+const GOODBYE_TIMEOUT: Duration = Duration::from_secs(1);
 const MAX_CHANNEL_PORTS: usize = 100;
 
 pub(super) async fn handle(server: Arc<Server>, mut call: Call) -> Response<Body> {
@@ -64,30 +69,28 @@ pub(super) async fn handle(server: Arc<Server>, mut call: Call) -> Response<Body
             format!("pod not found (\"{pod_name}_{namespace}\")"),
         );
     };
-    let forward = Forward { server, sandbox };
+    let forward = Forward {
+        server,
+        sandbox,
+        pod: format!("{pod_name}, uid {}", pod::uid(&pod)),
+    };
     let headers = call.request.headers();
     if websocket::is_upgrade(headers, "websocket") {
-        let tunnels = websocket::header_list(headers, SEC_WEBSOCKET_PROTOCOL)
-            .any(|offer| offer == TUNNEL_PROTOCOL);
-        let supported = match tunnels {
-            true => &[TUNNEL_PROTOCOL],
-            false => CHANNEL_PROTOCOLS,
+        if let Some(headers) = tunnel_headers(headers) {
+            return forward.tunnel(call, &headers);
+        }
+        let ports = match ports(&call) {
+            Ok(ports) => ports,
+            Err(message) => return text(StatusCode::BAD_REQUEST, message),
         };
-        let accepted = websocket::accept(call.request.method(), headers, supported);
-        return match (accepted, ports(&call)) {
-            (Ok((response, _)), _) if tunnels => {
-                let upgrade = hyper::upgrade::on(&mut call.request);
-                tokio::spawn(forward.tunnelled(upgrade));
-                switched(response)
-            }
-            (_, Err(message)) => text(StatusCode::BAD_REQUEST, message),
-            (Ok((response, protocol)), Ok(ports)) => {
+        return match websocket::accept(call.request.method(), headers, CHANNEL_PROTOCOLS) {
+            Ok((response, protocol)) => {
                 let upgrade = hyper::upgrade::on(&mut call.request);
                 let encoding = websocket::Encoding::of(protocol);
                 tokio::spawn(forward.channels(upgrade, ports, encoding));
                 switched(response)
             }
-            (Err(refusal), _) => text(refusal.status, refusal.message),
+            Err(refusal) => text(refusal.status, refusal.message),
         };
     }
     if websocket::is_upgrade(headers, "SPDY/3.1") {
@@ -100,6 +103,17 @@ pub(super) async fn handle(server: Arc<Server>, mut call: Call) -> Response<Body
         };
     }
     text(StatusCode::BAD_REQUEST, "Upgrade request required")
+}
+
+/// What a client offers to speak in the SPDY that it tunnels, as SPDY's own headers say it; nothing
+/// when it does not want a tunnel.
+fn tunnel_headers(headers: &HeaderMap) -> Option<HeaderMap> {
+    let offered = websocket::header_list(headers, SEC_WEBSOCKET_PROTOCOL)
+        .filter(|protocol| protocol.ends_with(TUNNEL_SUFFIX))
+        .filter_map(|protocol| protocol.strip_prefix(TUNNEL_PREFIX))
+        .filter_map(|protocol| HeaderValue::from_str(protocol).ok());
+    let headers: HeaderMap = offered.map(|value| (STREAM_PROTOCOL, value)).collect();
+    (!headers.is_empty()).then_some(headers)
 }
 
 /// Ports of the plain WebSocket protocol: `ports` or `port`, repeated or comma-separated.
@@ -132,6 +146,8 @@ fn ports(call: &Call) -> Result<Vec<u16>, String> {
 struct Forward {
     server: Arc<Server>,
     sandbox: String,
+    /// Name and uid, for messages.
+    pod: String,
 }
 
 /// The two streams of one forwarded connection.
@@ -147,6 +163,21 @@ impl Forward {
         match Connection::server(TokioIo::new(upgraded)) {
             Ok(connection) => self.serve(connection).await,
             Err(error) => tracing::debug!(%error, "port forwarding did not begin"),
+        }
+    }
+
+    /// SPDY's protocol is agreed upon first, the WebSocket's then.
+    fn tunnel(self, mut call: Call, offered: &HeaderMap) -> Response<Body> {
+        if let Err(refusal) = spdy_response(offered, &[PROTOCOL]) {
+            return *refusal;
+        }
+        let (method, headers) = (call.request.method(), call.request.headers());
+        match websocket::accept(method, headers, &[TUNNEL_PROTOCOL]) {
+            Ok((response, _)) => {
+                tokio::spawn(self.tunnelled(hyper::upgrade::on(&mut call.request)));
+                switched(response)
+            }
+            Err(refusal) => text(refusal.status, refusal.message),
         }
     }
 
@@ -231,12 +262,10 @@ impl Forward {
                     copy(target, data.reader, &data.writer).await;
                     None
                 }
-                Err(cause) => {
-                    let uid = &self.sandbox;
-                    Some(format!(
-                        "an error occurred forwarding {port} -> {port}: error forwarding port {port} to pod {uid}: {cause}"
-                    ))
-                }
+                Err(cause) => Some(format!(
+                    "error forwarding port {port} to pod {}: {cause}",
+                    self.pod
+                )),
             },
             None => Some(format!("invalid port {:?}", data.header("port"))),
         };
@@ -256,7 +285,7 @@ impl Forward {
         let Channels {
             sender,
             mut received,
-            writing,
+            mut writing,
             activity,
         } = websocket::channels(socket, encoding);
         let mut inputs: HashMap<u8, mpsc::Sender<Bytes>> = HashMap::new();
@@ -282,6 +311,8 @@ impl Forward {
             let next = tokio::select! {
                 next = received.next() => next,
                 () = activity.idle(IDLE_TIMEOUT) => None,
+                // Every port has had its say, and so has the goodbye.
+                _ = &mut writing => None,
             };
             let Some((channel, data)) = next else { break };
             if let Some(input) = inputs.get(&channel)
@@ -292,6 +323,9 @@ impl Forward {
         }
         tasks.abort_all();
         writing.abort();
+        // A socket closed with something unread in it loses what the client has not read either.
+        let leaving = async { while received.next().await.is_some() {} };
+        let _ = tokio::time::timeout(GOODBYE_TIMEOUT, leaving).await;
     }
 
     async fn channel(
@@ -301,10 +335,7 @@ impl Forward {
         mut input: mpsc::Receiver<Bytes>,
         sender: ChannelSender,
     ) {
-        // Nothing is opened before the client has something to say: it may never use the port.
-        let Some(first) = input.recv().await else {
-            return;
-        };
+        // At once: there are protocols in which the server speaks first.
         let target = match self
             .server
             .agent
@@ -315,10 +346,7 @@ impl Forward {
         {
             Ok(target) => target,
             Err(cause) => {
-                let message = format!(
-                    "error forwarding port {port} to pod {}: {cause}",
-                    self.sandbox
-                );
+                let message = format!("error forwarding port {port} to pod {}: {cause}", self.pod);
                 // A client that is gone needs no explanation.
                 let _ = sender.send(channel + 1, message.as_bytes()).await;
                 return;
@@ -326,12 +354,10 @@ impl Forward {
         };
         let (mut read, mut write) = tokio::io::split(target);
         let inbound = async {
-            let mut next = Some(first);
-            while let Some(data) = next {
+            while let Some(data) = input.recv().await {
                 if write.write_all(&data).await.is_err() {
                     break;
                 }
-                next = input.recv().await;
             }
             // The other side may have closed first.
             let _ = write.shutdown().await;

@@ -330,28 +330,46 @@ struct Remote {
     stderr: Option<Output>,
     resize: Option<mpsc::Receiver<(u16, u16)>>,
     error: Output,
-    /// Whether the client understands a Status.
-    has_status: bool,
+    version: Version,
     /// Resolves when the client has gone away.
     gone: futures::future::BoxFuture<'static, ()>,
 }
 
+/// How the client is told how a command ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Version {
+    /// Failures alone, as text.
+    Text,
+    /// A Status.
+    Status,
+    /// A Status as a client of the former makes one of what it has heard: upstream's servers
+    /// translate the newest protocol, and what they say has passed through two mouths.
+    Translated,
+}
+
 /// Moves bytes until the process ends; then tells how it ended.
-async fn drive(session: keelson_ports::Result<ExecSession>, remote: Remote) {
+async fn drive(operation: &Operation, session: keelson_ports::Result<ExecSession>, remote: Remote) {
     let Remote {
         stdin,
         stdout,
         stderr,
         resize,
         error,
-        has_status,
+        version,
         gone,
     } = remote;
+    let failed = |cause: keelson_ports::Error| {
+        let doing = match operation {
+            Operation::Exec(_) => "error executing command in container",
+            Operation::Attach => "error attaching to container",
+        };
+        failure(&format!("{doing}: {cause}"), version)
+    };
     let session = match session {
         Ok(session) => session,
         Err(cause) => {
-            let status = failure(&cause.to_string());
-            finish(&[stdout, stderr], &error, &status, has_status).await;
+            let status = failed(cause);
+            finish(&[stdout, stderr], &error, &status, version).await;
             return;
         }
     };
@@ -395,10 +413,10 @@ async fn drive(session: keelson_ports::Result<ExecSession>, remote: Remote) {
     let status = match ended {
         None => return,
         Some(Ok(0)) => json!({"metadata": {}, "status": "Success"}),
-        Some(Ok(code)) => non_zero(code),
-        Some(Err(cause)) => failure(&cause.to_string()),
+        Some(Ok(code)) => non_zero(code, version),
+        Some(Err(cause)) => failed(cause),
     };
-    finish(&[stdout, stderr], &error, &status, has_status).await;
+    finish(&[stdout, stderr], &error, &status, version).await;
 }
 
 async fn copy_output(stream: Option<Box<dyn AsyncRead + Send + Unpin>>, output: Option<Output>) {
@@ -419,11 +437,11 @@ async fn copy_output(stream: Option<Box<dyn AsyncRead + Send + Unpin>>, output: 
     }
 }
 
-async fn finish(outputs: &[Option<Output>], error: &Output, status: &Value, has_status: bool) {
+async fn finish(outputs: &[Option<Output>], error: &Output, status: &Value, version: Version) {
     for output in outputs.iter().flatten() {
         output.finish().await;
     }
-    if has_status {
+    if version != Version::Text {
         error.send(status.to_string().as_bytes()).await;
     } else if let Some(message) = status["message"].as_str() {
         error.send(message.as_bytes()).await;
@@ -431,23 +449,32 @@ async fn finish(outputs: &[Option<Output>], error: &Output, status: &Value, has_
     error.finish().await;
 }
 
-fn non_zero(code: i32) -> Value {
+fn non_zero(code: i32, version: Version) -> Value {
+    let how = match version {
+        Version::Translated => "command terminated with exit code",
+        Version::Status | Version::Text => "exit status",
+    };
     json!({
         "metadata": {},
         "status": "Failure",
-        "message": format!("command terminated with non-zero exit code: exit status {code}"),
+        "message": format!("command terminated with non-zero exit code: {how} {code}"),
         "reason": "NonZeroExitCode",
         "details": {"causes": [{"reason": "ExitCode", "message": code.to_string()}]},
     })
 }
 
-fn failure(message: &str) -> Value {
+fn failure(cause: &str, version: Version) -> Value {
+    let said = format!("Internal error occurred: {cause}");
+    let (message, cause) = match version {
+        Version::Translated => (format!("Internal error occurred: {said}"), said),
+        Version::Status | Version::Text => (said, cause.to_owned()),
+    };
     json!({
         "metadata": {},
         "status": "Failure",
         "message": message,
         "reason": "InternalError",
-        "details": {"causes": [{"message": message}]},
+        "details": {"causes": [{"message": cause}]},
         "code": 500,
     })
 }
@@ -469,7 +496,11 @@ async fn over_websocket(
     protocol: &'static str,
 ) {
     let closes = protocol == CLOSING_PROTOCOL;
-    let has_status = protocol.starts_with('v');
+    let version = match protocol.starts_with("v4") {
+        true => Version::Status,
+        false if closes => Version::Translated,
+        false => Version::Text,
+    };
     let Ok(socket) = websocket::open(upgrade).await else {
         return;
     };
@@ -529,7 +560,7 @@ async fn over_websocket(
         stderr: wanted.stderr.then(|| output(STDERR)),
         resize: wanted.tty.then_some(resize),
         error: output(ERROR),
-        has_status,
+        version,
         gone: Box::pin(async move {
             tokio::select! {
                 // The sender is dropped when the client is gone.
@@ -539,7 +570,7 @@ async fn over_websocket(
         }),
     };
     let session = session(&server, &id, &operation, wanted).await;
-    drive(session, remote).await;
+    drive(&operation, session, remote).await;
     drop(sender);
     // A client that does not answer the goodbye has heard all there is nevertheless.
     let mut reading = reading;
@@ -588,7 +619,10 @@ async fn over_spdy(
         stderr: streams.stderr.map(|stream| Output::Spdy(stream.writer)),
         resize: streams.resize.map(|stream| sizes_of(stream.reader)),
         error: Output::Spdy(streams.error.writer),
-        has_status: protocol.starts_with("v4"),
+        version: match protocol.starts_with("v4") {
+            true => Version::Status,
+            false => Version::Text,
+        },
         gone: Box::pin(async move {
             tokio::select! {
                 // The sender is dropped when the client is gone.
@@ -598,7 +632,7 @@ async fn over_spdy(
         }),
     };
     let session = session(&server, &id, &operation, wanted).await;
-    drive(session, remote).await;
+    drive(&operation, session, remote).await;
     done.cancel();
     // Its result says nothing that the client could still be told.
     let _ = watching.await;

@@ -217,6 +217,39 @@ async fn commands_run_over_websocket() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_forwarded_server_may_speak_first() {
+    let pki = pki();
+    let (_fixture, port) = start(&pki).await;
+    let greeter = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let target = greeter.local_addr().unwrap().port();
+    tokio::spawn(async move {
+        let (mut stream, _) = greeter.accept().await.unwrap();
+        stream.write_all(b"220 hello").await.unwrap();
+    });
+    let mut request = format!("wss://localhost/portForward/ns/p?port={target}")
+        .into_client_request()
+        .unwrap();
+    request.headers_mut().insert(
+        "Sec-WebSocket-Protocol",
+        "v4.channel.k8s.io".parse().unwrap(),
+    );
+    let stream = connect(&pki.client, port).await;
+    let (mut socket, _) = tokio_tungstenite::client_async(request, stream)
+        .await
+        .unwrap();
+    let mut said = Vec::new();
+    while let Some(Ok(message)) = socket.next().await {
+        if let Message::Binary(data) = message
+            && data[0] == 0
+        {
+            said.extend_from_slice(&data[1..]);
+        }
+    }
+    // The channel begins with the port.
+    assert_eq!(said, [&target.to_le_bytes()[..], b"220 hello"].concat());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn ports_are_forwarded_through_spdy_in_websocket() {
     use keelson_streaming::spdy::{Frame, HeaderEncoder, decode, encode};
     let pki = pki();
