@@ -3,14 +3,16 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use keelson_machinery::meta;
+use keelson_machinery::apply::{self, FieldSet, Request};
 use keelson_machinery::status::Status;
+use keelson_machinery::{meta, time};
 use serde_json::Value;
 
 use crate::admission::{Attributes, Operation};
-use crate::authn::{review as authentication, token_request};
+use crate::authn::{Seen, review as authentication, token_request};
 use crate::authz::review as authorization;
 use crate::registry::codec;
+use crate::registry::options::WriteOptions;
 use crate::request::{RequestContext, RequestInfo, Response};
 use crate::server::Server;
 
@@ -90,8 +92,10 @@ pub(crate) async fn answer(
         meta::as_map(&mut object).insert("spec".to_owned(), Value::Object(serde_json::Map::new()));
     }
     if review == Review::TokenRequest {
+        token_request::default(&mut object);
         object = admitted(server, context, object).await?;
     }
+    own(context, review, &mut object)?;
     let authorizer = &server.authorizer;
     let answer = match review {
         Review::Token
@@ -104,7 +108,14 @@ pub(crate) async fn answer(
                 "token is required for TokenReview in authentication",
             ));
         }
-        Review::Token => authentication::token_review(&server.authenticator, object).await,
+        Review::Token => {
+            let seen = Seen {
+                warnings: &context.warnings,
+                annotations: &context.annotations,
+                metrics: &server.metrics,
+            };
+            authentication::token_review(&server.authenticator, object, &seen).await
+        }
         Review::SelfSubject => authentication::self_subject_review(&context.user, object),
         Review::SubjectAccess => {
             authorization::subject_access_review(authorizer, object, None).await?
@@ -123,6 +134,31 @@ pub(crate) async fn answer(
         }
     };
     codec::encode_answer(context, 201, &answer)
+}
+
+/// Who asks owns the question, as the writer of any object does. Two kinds of answers are objects
+/// of their own.
+fn own(context: &RequestContext, review: Review, object: &mut Value) -> Result<(), Status> {
+    let options = WriteOptions::parse(context, "CreateOptions")?;
+    if matches!(review, Review::SelfSubject | Review::SelfSubjectRules) {
+        return Ok(());
+    }
+    let (group, kind) = review.kind();
+    let schema = keelson_api::kind_type(group, "v1", kind).and_then(keelson_api::schema);
+    let Some(schema) = schema else {
+        return Ok(());
+    };
+    let request = Request {
+        schema,
+        manager: &options.field_manager,
+        api_version: &format!("{group}/v1"),
+        kind,
+        subresource: &context.info.subresource,
+        now: &time::now(),
+        reset: &FieldSet::default(),
+    };
+    apply::track_update(None, object, &request);
+    Ok(())
 }
 
 /// Admission of a token request, which is a create of a subresource.

@@ -319,6 +319,9 @@ impl ApiServer {
         bootstrap::publish_authentication(&server.objects, &server.authorities())
             .await
             .map_err(Error::Bootstrap)?;
+        bootstrap::publish_token_tracking(&server.objects)
+            .await
+            .map_err(Error::Bootstrap)?;
         server.health.done("poststarthook/bootstrap-controller");
         let (objects, stop) = (Arc::clone(&server.objects), server.stop.clone());
         self.tasks

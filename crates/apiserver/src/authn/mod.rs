@@ -5,6 +5,7 @@
 mod certificate;
 pub(crate) mod impersonate;
 mod known;
+pub(crate) mod legacy;
 pub(crate) mod oidc;
 pub(crate) mod review;
 pub mod token;
@@ -26,8 +27,9 @@ use rustls::pki_types::CertificateDer;
 use sha2::{Digest, Sha256};
 use thiserror::Error;
 
+use crate::http::{Counter, Metrics};
 use crate::objects::Objects;
-use crate::request::UserInfo;
+use crate::request::{Annotations, UserInfo, Warnings};
 
 pub use certificate::Error as CertificateError;
 pub(crate) use known::Chain;
@@ -93,6 +95,28 @@ pub enum Error {
     Webhook(#[source] crate::remote::Error),
 }
 
+/// Where authentication leaves what is to be said beside the caller's name.
+pub(crate) struct Seen<'a> {
+    pub(crate) warnings: &'a Warnings,
+    pub(crate) annotations: &'a Annotations,
+    pub(crate) metrics: &'a Metrics,
+}
+
+impl Seen<'_> {
+    fn warn(&self, text: &str) {
+        self.warnings.add(text);
+    }
+
+    fn annotate(&self, key: &str, value: &str) {
+        let key = format!("authentication.k8s.io/{key}");
+        self.annotations.add(&key, value);
+    }
+
+    fn count(&self, counter: Counter) {
+        self.metrics.count(counter, &[]);
+    }
+}
+
 /// A token's owner and the audiences it was accepted for.
 pub(crate) struct Verified {
     pub(crate) user: UserInfo,
@@ -149,6 +173,7 @@ impl Authenticator {
         headers: &HeaderMap,
         chain: &Chain,
         path: &str,
+        seen: &Seen<'_>,
     ) -> Result<Arc<UserInfo>, Status> {
         let mut refused = false;
         if !chain.is_empty() {
@@ -164,7 +189,7 @@ impl Authenticator {
             }
         }
         if let Some(token) = bearer_token(headers) {
-            return match self.by_token(&token, self.tokens.audiences()).await {
+            return match self.by_token(&token, self.tokens.audiences(), seen).await {
                 Ok(verified) => Ok(Arc::new(authenticated(verified.user))),
                 Err(reason) => {
                     tracing::debug!(%reason, "bearer token not accepted");
@@ -208,11 +233,13 @@ impl Authenticator {
         Some(user)
     }
 
-    /// Verifies any kind of token; the error is a reason for TokenReview.
+    /// Verifies any kind of token; the error is a reason for TokenReview, empty when nobody knows
+    /// a token of that kind.
     pub(crate) async fn by_token(
         &self,
         token: &str,
         audiences: &[String],
+        seen: &Seen<'_>,
     ) -> Result<Verified, String> {
         if let Some(user) = self.static_tokens.get(&digest(token)) {
             return Ok(Verified {
@@ -234,12 +261,17 @@ impl Authenticator {
         {
             return outcome;
         }
-        let own = token::verify(&self.tokens, &*self.objects, token, audiences).await;
+        let own = token::verify(&self.tokens, &*self.objects, token, audiences, seen).await;
         match (own, &self.webhook) {
-            (Err(reason), Some(webhook)) => webhook
-                .verify(token, audiences)
-                .await
-                .map_err(|other| format!("{reason}, {other}")),
+            (Err(reason), Some(webhook)) => {
+                webhook
+                    .verify(token, audiences)
+                    .await
+                    .map_err(|other| match reason.as_str() {
+                        "" => other,
+                        reason => format!("{reason}, {other}"),
+                    })
+            }
             (own, _) => own,
         }
     }

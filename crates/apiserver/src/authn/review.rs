@@ -3,11 +3,15 @@
 use keelson_machinery::{meta, time};
 use serde_json::{Value, json};
 
-use super::Authenticator;
+use super::{Authenticator, Seen};
 use crate::request::UserInfo;
 
 /// Fills the status of a TokenReview.
-pub(crate) async fn token_review(authenticator: &Authenticator, mut review: Value) -> Value {
+pub(crate) async fn token_review(
+    authenticator: &Authenticator,
+    mut review: Value,
+    seen: &Seen<'_>,
+) -> Value {
     let token = review["spec"]["token"]
         .as_str()
         .unwrap_or_default()
@@ -28,10 +32,13 @@ pub(crate) async fn token_review(authenticator: &Authenticator, mut review: Valu
     let status = if token.is_empty() {
         json!({"user": {}, "error": "no token is given"})
     } else {
-        match authenticator.by_token(&token, &audiences).await {
+        match authenticator.by_token(&token, &audiences, seen).await {
             Ok(verified) => {
                 let user = super::authenticated(verified.user);
                 json!({"authenticated": true, "user": user.to_json(), "audiences": verified.audiences})
+            }
+            Err(reason) if reason.is_empty() => {
+                json!({"user": {}, "error": "invalid bearer token"})
             }
             Err(reason) => {
                 json!({"user": {}, "error": format!("[invalid bearer token, {reason}]")})

@@ -11,11 +11,20 @@ use super::token::{Claims, Private, Reference, TokenIssuer};
 use crate::objects::Objects;
 use crate::request::RequestContext;
 
+const DEFAULT_SECONDS: i64 = 3600;
 const MIN_SECONDS: i64 = 600;
 const MAX_SECONDS: i64 = 1 << 32;
 /// The lifetime that admission writes into pods, told from every other by its last seven seconds.
 const POD_SECONDS: i64 = 3607;
 const EXTENDED_SECONDS: i64 = 365 * 86_400;
+
+/// Fills in what the request does not say.
+pub(crate) fn default(request: &mut Value) {
+    let seconds = &mut request["spec"]["expirationSeconds"];
+    if seconds.is_null() {
+        *seconds = json!(DEFAULT_SECONDS);
+    }
+}
 
 /// Answers a TokenRequest for the service account in the path.
 pub(crate) async fn create(
@@ -99,6 +108,11 @@ pub(crate) async fn create(
     meta::set_type(&mut request, "authentication.k8s.io/v1", "TokenRequest");
     meta::set_name(&mut request, name);
     meta::set_namespace(&mut request, namespace);
+    request["metadata"]["uid"] = json!(meta::uid(&account));
+    if request["spec"]["boundObjectRef"].is_null() {
+        // Upstream says that there is none.
+        request["spec"]["boundObjectRef"] = Value::Null;
+    }
     meta::set_creation_timestamp(&mut request, &time::format_unix(now));
     request["spec"]["audiences"] = json!(audiences);
     request["spec"]["expirationSeconds"] = json!(seconds);
@@ -110,7 +124,9 @@ pub(crate) async fn create(
 fn validate(request: &Value) -> Result<i64, Status> {
     let spec = &request["spec"];
     let path = Path::new("spec").child("expirationSeconds");
-    let seconds = spec["expirationSeconds"].as_i64().unwrap_or(3600);
+    let seconds = spec["expirationSeconds"]
+        .as_i64()
+        .unwrap_or(DEFAULT_SECONDS);
     let detail = if seconds < MIN_SECONDS {
         "may not specify a duration less than 10 minutes"
     } else if seconds > MAX_SECONDS {

@@ -71,6 +71,8 @@ pub(crate) fn self_subject_rules_review(
             list.push(rule);
         }
     }
+    // The answer does not repeat the question.
+    review["spec"] = json!({});
     review["status"] =
         json!({"resourceRules": resources, "nonResourceRules": paths, "incomplete": false});
     let is_node = user.in_group("system:nodes") && user.username.starts_with("system:node:");

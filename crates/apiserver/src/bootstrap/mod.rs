@@ -8,6 +8,7 @@ mod objects;
 mod peers;
 mod service;
 mod service_cidr;
+mod token_tracking;
 
 use std::net::SocketAddr;
 use std::sync::{Arc, OnceLock};
@@ -26,6 +27,7 @@ pub(crate) use identity::Identity;
 pub(crate) use peers::{INTERVAL as PEER_INTERVAL, Peers};
 pub(crate) use service::ServerAddress;
 pub(crate) use service_cidr::DefaultServiceCidr;
+pub(crate) use token_tracking::publish as publish_token_tracking;
 
 /// Default roles and bindings, one object a line.
 const RBAC: &str = include_str!("rbac.jsonl");

@@ -28,6 +28,12 @@ pub(crate) enum Counter {
     StreamTranslator,
     StreamTunnel,
     WebSocketStreaming,
+    GeneratedTokens,
+    InvalidatedTokens,
+    LegacyTokens,
+    ManualTokens,
+    StaleTokens,
+    ValidTokens,
 }
 
 impl Counter {
@@ -36,6 +42,12 @@ impl Counter {
             Counter::StreamTranslator => "apiserver_stream_translator_requests_total",
             Counter::StreamTunnel => "apiserver_stream_tunnel_requests_total",
             Counter::WebSocketStreaming => "apiserver_websocket_streaming_requests_total",
+            Counter::GeneratedTokens => "serviceaccount_legacy_auto_token_uses_total",
+            Counter::InvalidatedTokens => "serviceaccount_invalid_legacy_auto_token_uses_total",
+            Counter::LegacyTokens => "serviceaccount_legacy_tokens_total",
+            Counter::ManualTokens => "serviceaccount_legacy_manual_token_uses_total",
+            Counter::StaleTokens => "serviceaccount_stale_tokens_total",
+            Counter::ValidTokens => "serviceaccount_valid_tokens_total",
         }
     }
 
@@ -44,6 +56,12 @@ impl Counter {
             Counter::StreamTranslator => "Remote commands translated from WebSocket to SPDY.",
             Counter::StreamTunnel => "Port forwardings tunnelled through WebSocket.",
             Counter::WebSocketStreaming => "Streams by the place where WebSocket is understood.",
+            Counter::GeneratedTokens => "Uses of tokens in Secrets made by themselves.",
+            Counter::InvalidatedTokens => "Uses of tokens in Secrets marked invalid.",
+            Counter::LegacyTokens => "Uses of tokens in Secrets.",
+            Counter::ManualTokens => "Uses of tokens in Secrets made by hand.",
+            Counter::StaleTokens => "Uses of tokens that should have been renewed.",
+            Counter::ValidTokens => "Uses of tokens of pods in their time.",
         }
     }
 }
@@ -158,7 +176,11 @@ impl Metrics {
                 let _ = writeln!(out, "# HELP {name} {}", counter.help());
                 let _ = writeln!(out, "# TYPE {name} counter");
             }
-            let _ = writeln!(out, "{name}{{{labels}}} {count}");
+            let labels = match labels.as_str() {
+                "" => String::new(),
+                labels => format!("{{{labels}}}"),
+            };
+            let _ = writeln!(out, "{name}{labels} {count}");
         }
     }
 

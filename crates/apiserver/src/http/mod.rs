@@ -26,6 +26,7 @@ use hyper::body::Incoming;
 use keelson_machinery::status::Status;
 
 use crate::audit::Record;
+use crate::authn::Seen;
 use crate::authz::{Attributes, Decision};
 use crate::request::{
     Annotations, RequestContext, RequestInfo, Response, UserInfo, Warnings, respond_status,
@@ -145,9 +146,14 @@ impl Server {
         let (user, address) = match caller {
             Caller::Known(user) => (Ok(user), None),
             Caller::Peer(peer) => {
+                let seen = Seen {
+                    warnings: &about.warnings,
+                    annotations: &about.annotations,
+                    metrics: &self.metrics,
+                };
                 let found = self
                     .authenticator
-                    .authenticate(&parts.headers, &peer.chain, &about.info.path)
+                    .authenticate(&parts.headers, &peer.chain, &about.info.path, &seen)
                     .await;
                 parts
                     .extensions

@@ -9,7 +9,7 @@ mod expire;
 mod managed;
 pub(crate) mod negotiate;
 mod objects;
-mod options;
+pub(crate) mod options;
 mod patch;
 mod read;
 mod render;

@@ -202,11 +202,7 @@ pub(crate) fn log_output(ctx: &RequestContext) -> Result<(), Status> {
     if header.split(',').take(64).any(is_known) {
         return Ok(());
     }
-    let available = offered.objects();
-    Err(Status::not_acceptable(format!(
-        "406: Not Acceptable\n\nAvailable representations: text/plain, {available}"
-    ))
-    .with_details("", "", ""))
+    Err(not_routed(&format!("text/plain, {}", offered.objects())))
 }
 
 fn choose(
@@ -277,11 +273,15 @@ fn check_routed(header: &str, offered: Offered, streams: &str) -> Result<(), Sta
     {
         return Ok(());
     }
-    Err(Status::not_acceptable(format!(
-        "406: Not Acceptable\n\nAvailable representations: {}{streams}",
-        offered.objects()
+    Err(not_routed(&format!("{}{streams}", offered.objects())))
+}
+
+/// As upstream's router says it.
+fn not_routed(available: &str) -> Status {
+    Status::not_acceptable(format!(
+        "406: Not Acceptable\n\nAvailable representations: {available}"
     ))
-    .with_details("", "", ""))
+    .with_details("", "", "")
 }
 
 /// What the client accepts, the best first.

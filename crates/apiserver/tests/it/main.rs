@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod access;
+mod credentials;
 mod custom;
 mod encryption;
 mod flow;

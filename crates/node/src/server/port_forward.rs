@@ -361,6 +361,7 @@ impl Forward {
             }
             // The other side may have closed first.
             let _ = write.shutdown().await;
+            std::future::pending::<()>().await;
         };
         let outbound = async {
             let mut buffer = vec![0; CHUNK_BYTES];
@@ -370,7 +371,11 @@ impl Forward {
                 }
             }
         };
-        tokio::join!(inbound, outbound);
+        // A target that has ended is not written to; one that is not written to may go on talking.
+        tokio::select! {
+            () = inbound => {}
+            () = outbound => {}
+        }
     }
 }
 
