@@ -69,7 +69,7 @@ async fn compare(args: &Args) -> Result<usize> {
     };
     server.prepare().await?;
     let reference = match &args.reference {
-        Some(kubeconfig) => Some(Side::new(client(kubeconfig)?)),
+        Some(kubeconfig) => Some(Side::new(client(kubeconfig)?).noticing_late()),
         None => None,
     };
     if let Some(reference) = &reference {

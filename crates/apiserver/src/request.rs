@@ -309,6 +309,12 @@ impl UserInfo {
     }
 }
 
+/// More remarks than this are not kept.
+const MAX_WARNINGS: usize = 256;
+/// Together they are no longer than this, or each is cut to the next length.
+const MAX_WARNINGS_CHARS: usize = 4 * 1024;
+const MAX_WARNING_CHARS: usize = 256;
+
 /// Remarks for the client, collected while a request is served; sent as `Warning` headers.
 #[derive(Debug, Clone, Default)]
 pub struct Warnings(Arc<Mutex<Vec<String>>>);
@@ -320,13 +326,29 @@ impl Warnings {
         let text = text.trim_end().rsplit('\n').next().unwrap_or_default();
         let text = text.trim().to_owned();
         let mut all = self.0.lock().unwrap_or_else(|e| e.into_inner());
-        if !text.is_empty() && all.len() < 64 && !all.contains(&text) {
+        if !text.is_empty() && all.len() < MAX_WARNINGS && !all.contains(&text) {
             all.push(text);
         }
     }
 
+    /// All of them, each cut short when they are long together.
     pub fn take(&self) -> Vec<String> {
-        std::mem::take(&mut *self.0.lock().unwrap_or_else(|e| e.into_inner()))
+        let all = std::mem::take(&mut *self.0.lock().unwrap_or_else(|e| e.into_inner()));
+        let length = |text: &String| text.chars().count();
+        if all.iter().map(length).sum::<usize>() <= MAX_WARNINGS_CHARS {
+            return all;
+        }
+        let mut written = 0;
+        let cut = all.into_iter().map(|text| {
+            let end = text.char_indices().nth(MAX_WARNING_CHARS);
+            end.map_or(text.clone(), |(end, _)| text[..end].to_owned())
+        });
+        cut.take_while(|text| {
+            let fits = written < MAX_WARNINGS_CHARS;
+            written += length(text);
+            fits
+        })
+        .collect()
     }
 }
 

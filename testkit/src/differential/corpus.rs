@@ -16,17 +16,31 @@ pub struct Corpus {
     pub file: PathBuf,
     pub(super) collection: String,
     pub(super) setup: Vec<Setup>,
+    /// How long a server that notices things late is given after the setup.
+    pub(super) wait_ms: u64,
+    /// What the webhooks of the corpus answer, by path.
+    pub(super) answers: BTreeMap<String, Value>,
     pub(super) bases: BTreeMap<String, Value>,
     pub(super) managed_fields: bool,
     /// The bases first, then in the order of the groups.
     pub cases: Vec<Case>,
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Setup {
     pub(super) path: String,
+    /// Its status is written through the subresource.
     pub(super) object: Value,
+}
+
+/// Whom a request is made as; who makes it impersonates them.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct User {
+    pub(super) user: String,
+    #[serde(default)]
+    pub(super) groups: Vec<String>,
 }
 
 #[derive(Debug)]
@@ -35,6 +49,9 @@ pub struct Case {
     /// The base its objects are edits of.
     pub(super) base: String,
     pub(super) root: String,
+    /// Made before the steps.
+    pub(super) before: Vec<Setup>,
+    pub(super) wait_ms: u64,
     pub(super) steps: Vec<Step>,
 }
 
@@ -47,6 +64,9 @@ pub(super) struct Step {
     pub(super) path: String,
     pub(super) accept: String,
     pub(super) content_type: String,
+    pub(super) user: Option<User>,
+    /// How long a server that notices things late is given afterwards.
+    pub(super) wait_ms: u64,
 }
 
 #[derive(Deserialize)]
@@ -55,6 +75,10 @@ struct File {
     collection: String,
     #[serde(default)]
     setup: Vec<Setup>,
+    #[serde(default)]
+    wait: u64,
+    #[serde(default)]
+    answers: BTreeMap<String, Value>,
     bases: BTreeMap<String, Value>,
     #[serde(default)]
     managed_fields: bool,
@@ -77,6 +101,12 @@ struct Group {
     path: String,
     #[serde(default)]
     accept: String,
+    #[serde(default, rename = "as")]
+    user: Option<User>,
+    #[serde(default)]
+    before: Vec<Setup>,
+    #[serde(default)]
+    wait: u64,
     cases: BTreeMap<String, Value>,
 }
 
@@ -113,6 +143,8 @@ impl Corpus {
             file: file.to_owned(),
             collection: parsed.collection,
             setup: parsed.setup,
+            wait_ms: parsed.wait,
+            answers: parsed.answers,
             bases: parsed.bases,
             managed_fields: parsed.managed_fields,
             cases,
@@ -127,6 +159,8 @@ fn alone(base: &str) -> Case {
         name: format!("bases/{base}"),
         base: base.to_owned(),
         root: String::new(),
+        before: Vec::new(),
+        wait_ms: 0,
         steps: vec![step],
     }
 }
@@ -150,6 +184,7 @@ impl Group {
                 query: self.query.clone(),
                 path: self.path.clone(),
                 accept: self.accept.clone(),
+                user: self.user.clone(),
                 ..Step::new(&self.verb, body.clone())
             });
         }
@@ -161,6 +196,8 @@ impl Group {
             name: name.to_owned(),
             base,
             root: self.root.clone(),
+            before: self.before.clone(),
+            wait_ms: self.wait,
             steps,
         })
     }
@@ -170,6 +207,7 @@ impl Group {
         let mut out = Step::new("", Value::Null);
         (out.query, out.path, out.accept) =
             (self.query.clone(), self.path.clone(), self.accept.clone());
+        out.user = self.user.clone();
         for (key, value) in map {
             let text = || {
                 value
@@ -183,6 +221,10 @@ impl Group {
                 "accept" => out.accept = text()?,
                 "type" => out.content_type = text()?,
                 "from" => *base = text()?,
+                "as" => {
+                    out.user = serde_json::from_value(value.clone()).map_err(|e| e.to_string())?
+                }
+                "wait" => out.wait_ms = value.as_u64().ok_or("wait is a number")?,
                 verb if out.verb.is_empty() => {
                     let named = Step::new(verb, value.clone());
                     (out.verb, out.subresource, out.body) =
@@ -222,6 +264,8 @@ impl Step {
             path: String::new(),
             accept: String::new(),
             content_type: String::new(),
+            user: None,
+            wait_ms: 0,
         }
     }
 }

@@ -20,6 +20,9 @@ struct Line {
     code: u16,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     warnings: Vec<String>,
+    /// What webhooks were asked.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    asked: Vec<Value>,
     /// The answer in whole.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     body: Option<Value>,
@@ -97,6 +100,7 @@ impl Line {
         let mut line = Self {
             code: answer.code,
             warnings: answer.warnings.clone(),
+            asked: answer.asked.clone(),
             body: None,
             set: Map::new(),
             gone: Vec::new(),
@@ -129,6 +133,7 @@ impl Line {
         Observation {
             code: self.code,
             warnings: self.warnings.clone(),
+            asked: self.asked.clone(),
             body,
         }
     }

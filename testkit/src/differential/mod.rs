@@ -44,6 +44,14 @@
 //! (of the base), `path` (instead of the object's or the collection's), `accept` (`table` for a
 //! Table), `type` (of the body). If the first step is no `create` the base is created before it.
 //! `managedFields: true` at the top compares those too. What a case creates is deleted after it.
+//! `as: {user: jane, groups: [g]}` beside the verb or for a group impersonates. `before` of a group is
+//! like `setup`, made for each of its cases. `wait: MS` (at the top, of a group, beside a verb) gives
+//! the reference time to notice policies, quotas and the like; this server needs none.
+//!
+//! `answers` at the top is what webhooks answer, by path: `response` (an AdmissionResponse, given the
+//! uid of the request), or `body` (a document, or text), with `code`, `location` and `delay` in
+//! seconds. In objects `$webhook` is the URL of their server, `$ca` its certificate for `caBundle`,
+//! `"$port"` its port; what they were asked is compared, too.
 
 mod corpus;
 mod difference;
@@ -51,6 +59,7 @@ mod edit;
 mod expected;
 mod normal;
 mod run;
+mod webhooks;
 
 use std::path::{Path, PathBuf};
 
@@ -70,6 +79,8 @@ pub enum Error {
         #[source]
         source: keelson_client::Error,
     },
+    #[error("starting the webhooks' server: {0}")]
+    Webhooks(String),
     #[error("{what}: {answer}")]
     Setup { what: String, answer: String },
 }

@@ -77,9 +77,15 @@ fn walk(key: &str, value: &mut Value, managed_fields: bool) {
         {
             *value = "<node port>".into();
         }
-        Value::Array(items) => items
-            .iter_mut()
-            .for_each(|item| walk(key, item, managed_fields)),
+        Value::Array(items) => {
+            // A distribution of upstream that projects one more file into every pod.
+            items.retain(|item| {
+                item.pointer("/configMap/name") != Some(&"openshift-service-ca.crt".into())
+            });
+            items
+                .iter_mut()
+                .for_each(|item| walk(key, item, managed_fields));
+        }
         Value::Object(map) => {
             if let Some(Value::Object(meta)) = map.get_mut("metadata") {
                 metadata(meta, managed_fields);
@@ -87,6 +93,7 @@ fn walk(key: &str, value: &mut Value, managed_fields: bool) {
             let kind = map.get("kind").and_then(Value::as_str).unwrap_or_default();
             if kind == "Status" {
                 causes(map);
+                reasons(map);
             } else if kind == "CertificateSigningRequest" {
                 requester(map);
             } else if kind == "Table" {
@@ -127,6 +134,27 @@ fn metadata(meta: &mut Map<String, Value>, managed_fields: bool) {
         let drawn = format!("{prefix}<drawn>");
         meta.insert("name".to_owned(), drawn.into());
     }
+}
+
+/// Several reasons of one refusal, found in a map: `… is forbidden: [a, b, c]`.
+fn reasons(status: &mut Map<String, Value>) {
+    let message = status.get("message").and_then(Value::as_str);
+    let Some((start, list)) = message.and_then(|m| m.split_once(" is forbidden: [")) else {
+        return;
+    };
+    let Some(list) = list.strip_suffix(']') else {
+        return;
+    };
+    let mut all: Vec<String> = Vec::new();
+    for piece in list.split(", ") {
+        match all.last_mut().filter(|_| piece.starts_with("but ")) {
+            Some(before) => before.push_str(&format!(", {piece}")),
+            None => all.push(piece.to_owned()),
+        }
+    }
+    all.sort();
+    let message = format!("{start} is forbidden: [{}]", all.join(", "));
+    status.insert("message".to_owned(), message.into());
 }
 
 /// The message of an invalid object repeats its causes, and those of the entries of one map come in

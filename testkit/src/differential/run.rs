@@ -1,6 +1,5 @@
 //! Runs cases against one server.
 
-use std::collections::BTreeSet;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -9,8 +8,9 @@ use http_body_util::BodyExt;
 use keelson_client::Client;
 use serde_json::{Value, json};
 
-use super::corpus::Step;
+use super::corpus::{Setup, Step, User};
 use super::edit::edit;
+use super::webhooks::Webhooks;
 use super::{Case, Corpus, Error, normal};
 
 /// Where namespaced objects of the corpus live.
@@ -25,18 +25,22 @@ const PATIENCE: Duration = Duration::from_secs(30);
 pub struct Observation {
     pub code: u16,
     pub warnings: Vec<String>,
+    /// What webhooks were asked meanwhile.
+    pub asked: Vec<Value>,
     pub body: Value,
 }
 
 impl Observation {
     pub fn value(&self) -> Value {
-        json!({"code": self.code, "warnings": self.warnings, "body": self.body})
+        json!({"code": self.code, "warnings": self.warnings, "asked": self.asked, "body": self.body})
     }
 }
 
 /// One of the servers that are compared.
 pub struct Side {
     client: Client,
+    notices_late: bool,
+    webhooks: tokio::sync::OnceCell<Webhooks>,
 }
 
 /// Runs a corpus on one side.
@@ -53,7 +57,23 @@ struct Answer {
 
 impl Side {
     pub fn new(client: Client) -> Self {
-        Self { client }
+        Self {
+            client,
+            notices_late: false,
+            webhooks: tokio::sync::OnceCell::new(),
+        }
+    }
+
+    /// It is given the time that the corpus says to notice what was written.
+    pub fn noticing_late(mut self) -> Self {
+        self.notices_late = true;
+        self
+    }
+
+    async fn wait(&self, wait_ms: u64) {
+        if self.notices_late && wait_ms > 0 {
+            tokio::time::sleep(Duration::from_millis(wait_ms)).await;
+        }
     }
 
     /// Makes the namespace and its service account.
@@ -70,9 +90,14 @@ impl Side {
 
     /// Creates an object unless it is there.
     async fn make(&self, collection: &str, object: &Value) -> Result<(), Error> {
-        let answer = self
-            .send(Method::POST, collection, Some(object.to_string()), "", "")
-            .await?;
+        let body = Some(object.to_string());
+        let mut answer = self.send(Method::POST, collection, body, "", "").await?;
+        if let (Some(status), 201) = (object.get("status"), answer.code) {
+            let path = format!("{collection}/{}/status", name(object));
+            let patch = Some(json!({"status": status}).to_string());
+            let kind = "application/merge-patch+json";
+            answer = self.send(Method::PATCH, &path, patch, kind, "").await?;
+        }
         if answer.code < 300 || answer.code == 409 {
             return Ok(());
         }
@@ -112,6 +137,22 @@ impl Side {
         content_type: &str,
         accept: &str,
     ) -> Result<Answer, Error> {
+        self.send_as(None, method, path, body, (content_type, accept))
+            .await
+    }
+
+    async fn send_as(
+        &self,
+        user: Option<&User>,
+        method: Method,
+        path: &str,
+        body: Option<String>,
+        (content_type, accept): (&str, &str),
+    ) -> Result<Answer, Error> {
+        let body = match self.webhooks.get() {
+            Some(webhooks) => body.map(|text| webhooks.fill_in(&text)),
+            None => body,
+        };
         let what = format!("{method} {path}");
         let failed = |source| Error::Request {
             what: what.clone(),
@@ -127,6 +168,12 @@ impl Side {
             .header("user-agent", "differential");
         if body.is_some() {
             request = request.header("content-type", or(content_type, "application/json"));
+        }
+        if let Some(user) = user {
+            request = request.header("impersonate-user", &user.user);
+            for group in &user.groups {
+                request = request.header("impersonate-group", group);
+            }
         }
         let request = request
             .body(body.map(Bytes::from).unwrap_or_default())
@@ -175,10 +222,15 @@ impl<'a> Runner<'a> {
 
     /// Makes what the corpus needs, afresh.
     pub async fn set_up(&self) -> Result<(), Error> {
+        if !self.corpus.answers.is_empty() {
+            let webhooks = self.side.webhooks.get_or_try_init(Webhooks::start).await?;
+            webhooks.answer(self.corpus.answers.clone());
+        }
         self.tear_down().await?;
         for setup in &self.corpus.setup {
             self.side.make(&setup.path, &setup.object).await?;
         }
+        self.side.wait(self.corpus.wait_ms).await;
         self.served().await?;
         // Something an earlier, interrupted run may have left.
         for base in self.corpus.bases.values() {
@@ -205,35 +257,88 @@ impl<'a> Runner<'a> {
     /// Removes what [`Runner::set_up`] made.
     pub async fn tear_down(&self) -> Result<(), Error> {
         for setup in self.corpus.setup.iter().rev() {
-            let path = format!("{}/{}", setup.path, name(&setup.object));
-            self.side.remove(&path).await?;
+            self.side.remove(&setup.made()).await?;
         }
+        self.side.wait(self.corpus.wait_ms).await;
         Ok(())
     }
 
     /// The answers to every step of a case; what it created is deleted.
     pub async fn run(&self, case: &Case) -> Result<Vec<Observation>, Error> {
         let base = &self.corpus.bases[&case.base];
-        let mut created = BTreeSet::new();
         let mut object = self.object_path(base);
         let mut observations = Vec::new();
+        let mut created: Vec<String> = case.before.iter().map(Setup::made).collect();
+        for setup in &case.before {
+            if let Err(error) = self.side.make(&setup.path, &setup.object).await {
+                self.clean(case, created).await?;
+                return Err(error);
+            }
+        }
+        self.side.wait(case.wait_ms).await;
         for step in &case.steps {
             let answer = self.step(step, case, base, &object).await?;
-            let makes = matches!(step.verb.as_str(), "create" | "update" | "apply");
-            if makes && answer.code < 300 && step.path.is_empty() {
-                object = self.object_path(&answer.body);
-                created.insert(object.clone());
+            if let Some(made) = self.made(step, &answer) {
+                if step.path.is_empty() {
+                    object.clone_from(&made);
+                }
+                created.push(made);
             }
-            observations.push(Observation {
-                code: answer.code,
-                warnings: answer.warnings,
-                body: normal(answer.body, self.corpus.managed_fields),
-            });
+            self.side.wait(step.wait_ms).await;
+            observations.push(self.observe(answer));
         }
-        for path in created {
+        self.clean(case, created).await?;
+        Ok(observations)
+    }
+
+    /// The path of what a step made.
+    fn made(&self, step: &Step, answer: &Answer) -> Option<String> {
+        let makes = matches!(step.verb.as_str(), "create" | "update" | "apply");
+        match step.path.as_str() {
+            _ if answer.code >= 300 => None,
+            "" => makes.then(|| self.object_path(&answer.body)),
+            path => (step.verb == "post" && step.subresource.is_empty())
+                .then(|| format!("{path}/{}", name(&answer.body))),
+        }
+    }
+
+    fn observe(&self, answer: Answer) -> Observation {
+        let normal = |value| normal(value, self.corpus.managed_fields);
+        let webhooks = self.side.webhooks.get();
+        let hidden = |value: Value| match webhooks {
+            Some(webhooks) => webhooks.hide(value),
+            None => value,
+        };
+        Observation {
+            code: answer.code,
+            warnings: answer.warnings,
+            asked: webhooks
+                .map(Webhooks::asked)
+                .unwrap_or_default()
+                .into_iter()
+                .map(|asked| normal(hidden(asked)))
+                .collect(),
+            body: normal(hidden(answer.body)),
+        }
+    }
+
+    /// What configures admission goes first, lest it keeps the rest from going.
+    async fn clean(&self, case: &Case, created: Vec<String>) -> Result<(), Error> {
+        let (first, rest): (Vec<_>, Vec<_>) = created
+            .into_iter()
+            .partition(|path| path.starts_with("/apis/admissionregistration"));
+        for path in first {
             self.side.remove(&path).await?;
         }
-        Ok(observations)
+        let waits = case.steps.iter().map(|step| step.wait_ms);
+        self.side.wait(waits.fold(case.wait_ms, u64::max)).await;
+        for path in rest {
+            self.side.remove(&path).await?;
+        }
+        if let Some(webhooks) = self.side.webhooks.get() {
+            webhooks.asked();
+        }
+        Ok(())
     }
 
     fn object_path(&self, object: &Value) -> String {
@@ -300,8 +405,9 @@ impl<'a> Runner<'a> {
         } else {
             &step.accept
         };
+        let user = step.user.as_ref();
         self.side
-            .send(method, &target, body, content_type, accept)
+            .send_as(user, method, &target, body, (content_type, accept))
             .await
     }
 
@@ -311,6 +417,13 @@ impl<'a> Runner<'a> {
             reason: format!("{}: {reason}", case.name),
         })?;
         Ok(document.to_string())
+    }
+}
+
+impl Setup {
+    /// The path of the object.
+    fn made(&self) -> String {
+        format!("{}/{}", self.path, name(&self.object))
     }
 }
 

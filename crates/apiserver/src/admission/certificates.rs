@@ -200,10 +200,10 @@ pub(super) struct Subject {
 pub(super) fn subject_of(request: &Value) -> Result<Subject, String> {
     let encoded = request["spec"]["request"].as_str().unwrap_or_default();
     let pem = STANDARD.decode(encoded).map_err(|e| e.to_string())?;
-    let (_, block) = x509_parser::pem::parse_x509_pem(&pem).map_err(|e| e.to_string())?;
-    if block.label != "CERTIFICATE REQUEST" {
+    let block = x509_parser::pem::parse_x509_pem(&pem);
+    let Some((_, block)) = block.ok().filter(|(_, b)| b.label == "CERTIFICATE REQUEST") else {
         return Err("PEM block type must be CERTIFICATE REQUEST".to_owned());
-    }
+    };
     let (_, parsed) =
         X509CertificationRequest::from_der(&block.contents).map_err(|e| e.to_string())?;
     let subject = &parsed.certification_request_info.subject;

@@ -105,7 +105,7 @@ impl Attributes {
         let name = match self.name.as_str() {
             "" => named(meta::name)
                 .or_else(|| named(meta::generate_name))
-                .unwrap_or("Unknown!"),
+                .unwrap_or("Unknown"),
             name => name,
         };
         Status::forbidden(&self.group, &self.resource, name, message.to_string())
@@ -331,7 +331,12 @@ fn replace_object(
             .filter(|entry| entry.kind == form.kind && entry.version == form.kind_version)
     };
     let object = match main(form) {
-        Some(entry) => complete(&entry, object, &attrs.warnings)?,
+        // Clients are told of their own mistakes by what they sent; these were not theirs.
+        Some(entry) => complete(&entry, object, &attrs.warnings).map_err(|status| {
+            let reason = status.message.split_once(" cannot be handled as a ");
+            let reason = reason.and_then(|(_, rest)| rest.split_once(": "));
+            Status::internal(reason.map_or(status.message.as_str(), |(_, reason)| reason))
+        })?,
         // The options of a connection, a Binding, an Eviction: of a type of its own.
         None => keelson_api::kind_type(&form.kind_group, &form.kind_version, &form.kind)
             .and_then(keelson_api::schema)

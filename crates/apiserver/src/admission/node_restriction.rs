@@ -107,7 +107,7 @@ impl Caller<'_> {
             .cluster
             .objects
             .get("", "pods", &self.attrs.namespace, name);
-        found.ok_or_else(|| Status::not_found("", "pods", name))
+        found.ok_or_else(|| Status::not_found("", "pod", name))
     }
 
     fn pod(&self) -> Result<(), Status> {

@@ -75,7 +75,9 @@ impl AdmissionPlugin for ServiceAccount {
         let limited = meta::annotation(&account, "kubernetes.io/enforce-mountable-secrets")
             .is_some_and(|value| go::parse_bool(value) == Some(true));
         match limited.then(|| foreign_secret(pod, &account, created)) {
-            Some(Some(message)) => Err(attrs.forbidden(message)),
+            Some(Some(message)) if created => Err(attrs.forbidden(message)),
+            // Upstream gives this one no class.
+            Some(Some(message)) => Err(Status::unclassified(message)),
             _ => Ok(()),
         }
     }

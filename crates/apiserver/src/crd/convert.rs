@@ -93,12 +93,7 @@ impl Webhook {
         });
         let answer = post_to_webhook(&objects, &self.config, &review)
             .await
-            .map_err(|reason| {
-                let reason = reason
-                    .strip_prefix("failed to call webhook: ")
-                    .unwrap_or(&reason);
-                Problem::Call(reason.to_owned())
-            })?;
+            .map_err(Problem::Call)?;
         accepted(object, &desired, (version, &uid), answer)
     }
 }

@@ -149,8 +149,7 @@ fn warning_value(text: &str) -> String {
                 quoted.push(c);
             }
             c if c.is_control() => quoted.push(' '),
-            c if quoted.len() < 2048 => quoted.push(c),
-            _ => {}
+            c => quoted.push(c),
         }
     }
     format!("299 - \"{quoted}\"")

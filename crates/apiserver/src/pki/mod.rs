@@ -13,6 +13,8 @@ use std::path::{Path, PathBuf};
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject;
 use thiserror::Error;
 
 pub use issue::{Authority, Identity, Usage, not_after_unix};
@@ -256,6 +258,25 @@ pub fn write_private(path: &Path, bytes: &[u8]) -> Result<(), Error> {
         .and_then(|()| file.sync_all())
         .map_err(failed)?;
     fs::rename(&temporary, path).map_err(failed)
+}
+
+/// Where systems keep the authorities they trust.
+const SYSTEM_AUTHORITIES: [&str; 4] = [
+    "/etc/ssl/certs/ca-certificates.crt",
+    "/etc/pki/tls/certs/ca-bundle.crt",
+    "/etc/ssl/ca-bundle.pem",
+    "/etc/ssl/cert.pem",
+];
+
+/// The authorities that the machine trusts, for servers of which nothing else is said.
+pub(crate) fn system_authorities() -> Vec<CertificateDer<'static>> {
+    let mut kept = SYSTEM_AUTHORITIES.iter();
+    let bundle = kept.find_map(|path| std::fs::read(path).ok());
+    let mut roots = rustls::RootCertStore::empty();
+    CertificateDer::pem_slice_iter(&bundle.unwrap_or_default())
+        .flatten()
+        .filter(|certificate| roots.add(certificate.clone()).is_ok())
+        .collect()
 }
 
 #[cfg(test)]

@@ -132,7 +132,11 @@ impl Registry {
             None,
             Some(requested_shared(write.entry, old)?),
         );
-        attributes.name = write.name.to_owned();
+        // Who deletes a collection names no object.
+        attributes.name = match options.of_collection {
+            true => String::new(),
+            false => write.name.to_owned(),
+        };
         attributes.options = options.raw.clone();
         attributes.dry_run = options.dry_run;
         self.admission.admit(&mut attributes).await?;

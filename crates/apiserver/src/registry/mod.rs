@@ -375,7 +375,8 @@ impl Registry {
         body: Bytes,
     ) -> Result<Response, Status> {
         let output = negotiate::output(call.ctx, true, call.entry.has_protobuf())?;
-        let options = delete_options(call.ctx, &body)?;
+        let mut options = delete_options(call.ctx, &body)?;
+        options.of_collection = true;
         let list_options = ListOptions::parse(call.ctx)?;
         let selection = Selection::parse(&call.entry, call.namespace, "", &list_options)?;
         let (objects, meta) = self.list(&call.entry, &selection, &list_options).await?;
@@ -475,7 +476,7 @@ fn delete_options(ctx: &RequestContext, body: &Bytes) -> Result<DeleteOptions, S
 
 fn delete_write_options(options: &DeleteOptions) -> WriteOptions {
     WriteOptions {
-        kind: "DeleteOptions",
+        given: Vec::new(),
         dry_run: options.dry_run,
         field_manager: String::new(),
         field_validation: options::FieldValidation::Ignore,

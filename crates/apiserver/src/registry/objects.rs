@@ -26,9 +26,9 @@ impl Registry {
     }
 }
 
-fn internal_options(kind: &'static str) -> WriteOptions {
+fn internal_options() -> WriteOptions {
     WriteOptions {
-        kind,
+        given: Vec::new(),
         dry_run: false,
         field_manager: MANAGER.to_owned(),
         field_validation: FieldValidation::Ignore,
@@ -106,7 +106,7 @@ impl Objects for Registry {
         let mut object = object;
         codec::finish_object(&entry, &mut object)?;
         entry.to_storage(&mut object)?;
-        let options = internal_options("CreateOptions");
+        let options = internal_options();
         let written =
             Registry::create(self, &internal(&entry, namespace, "", &options), object).await?;
         codec::parse(&written.bytes)
@@ -124,7 +124,7 @@ impl Objects for Registry {
         codec::finish_object(&entry, &mut object)?;
         entry.to_storage(&mut object)?;
         let name = meta::name(&object).to_owned();
-        let options = internal_options("UpdateOptions");
+        let options = internal_options();
         let status = object.get("status").cloned();
         let write = internal(&entry, namespace, &name, &options);
         let written = Registry::update(self, &write, &Change::Replace(object)).await?;
@@ -157,7 +157,7 @@ impl Objects for Registry {
         name: &str,
     ) -> Result<(), Status> {
         let entry = self.stored(group, resource)?;
-        let options = internal_options("DeleteOptions");
+        let options = internal_options();
         Registry::delete(
             self,
             &internal(&entry, namespace, name, &options),

@@ -2,10 +2,11 @@
 //! checks them.
 
 use keelson_machinery::field::{ErrorList, FieldError, Path};
-use keelson_machinery::go;
 use keelson_machinery::status::Status;
+use keelson_machinery::{go, meta};
 use serde_json::{Value, json};
 
+use crate::admission::Operation;
 use crate::request::{Query, RequestContext};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -18,9 +19,11 @@ pub(crate) enum FieldValidation {
 /// CreateOptions, UpdateOptions and PatchOptions, which differ by one field.
 #[derive(Debug, Clone)]
 pub(crate) struct WriteOptions {
-    pub(crate) kind: &'static str,
     pub(crate) dry_run: bool,
+    /// Drawn from the client's name when it gives none.
     pub(crate) field_manager: String,
+    /// What of the text the client itself gave, for admission.
+    pub(crate) given: Vec<(&'static str, String)>,
     pub(crate) field_validation: FieldValidation,
     pub(crate) force: Option<bool>,
 }
@@ -66,8 +69,12 @@ impl WriteOptions {
             return Err(Status::invalid("meta.k8s.io", kind, "", &errors));
         }
         Ok(Self {
-            kind,
             dry_run,
+            given: ["fieldManager", "fieldValidation"]
+                .into_iter()
+                .filter_map(|key| Some((key, query.get(key)?.to_owned())))
+                .filter(|(_, value)| !value.is_empty())
+                .collect(),
             field_manager: if manager.is_empty() {
                 manager_from_agent(ctx)
             } else {
@@ -78,14 +85,19 @@ impl WriteOptions {
         })
     }
 
-    /// What admission is shown.
-    pub(crate) fn to_json(&self) -> Value {
-        let mut out = json!({"kind": self.kind, "apiVersion": "meta.k8s.io/v1", "fieldManager": self.field_manager});
+    /// What admission is shown: a patch is an update, or the creation of what was not there.
+    pub(crate) fn to_json(&self, operation: Operation) -> Value {
+        let kind = match operation {
+            Operation::Update => "UpdateOptions",
+            Operation::Delete => "DeleteOptions",
+            Operation::Create | Operation::Connect => "CreateOptions",
+        };
+        let mut out = json!({"kind": kind, "apiVersion": "meta.k8s.io/v1"});
+        for (key, value) in &self.given {
+            out[*key] = json!(value);
+        }
         if self.dry_run {
             out["dryRun"] = json!(["All"]);
-        }
-        if let Some(force) = self.force {
-            out["force"] = json!(force);
         }
         out
     }
@@ -132,6 +144,7 @@ pub(crate) struct DeleteOptions {
     pub(crate) resource_version: Option<String>,
     /// As given, for admission.
     pub(crate) raw: Value,
+    pub(crate) of_collection: bool,
 }
 
 impl DeleteOptions {
@@ -152,6 +165,8 @@ impl DeleteOptions {
                     )));
                 }
                 typed(&body, "preconditions", Value::as_object, "v1.Preconditions")?;
+                let mut body = body;
+                meta::set_type(&mut body, "meta.k8s.io/v1", "DeleteOptions");
                 body
             }
             None => from_query(query)?,
@@ -214,6 +229,7 @@ impl DeleteOptions {
             uid: precondition("uid"),
             resource_version: precondition("resourceVersion"),
             raw,
+            of_collection: false,
         })
     }
 }

@@ -230,7 +230,7 @@ impl Registry {
     ) -> BoxFuture<'a, Result<Written, Status>> {
         Box::pin(async move {
             let options = WriteOptions {
-                kind: "CreateOptions",
+                given: Vec::new(),
                 dry_run: false,
                 field_manager: "kube-apiserver".to_owned(),
                 field_validation: FieldValidation::Ignore,

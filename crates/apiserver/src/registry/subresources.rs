@@ -72,6 +72,7 @@ impl Registry {
             negotiate::input(call.ctx, call.entry.has_protobuf())?,
         )?;
         check_kind(&binding, "Binding")?;
+        meta::set_type(&mut binding, "v1", "Binding");
         super::write::ensure_namespace(&mut binding, call.namespace)?;
         let name = meta::name(&binding).to_owned();
         if !call.name.is_empty() && name != call.name {
@@ -227,7 +228,7 @@ impl Registry {
             .any_version("policy", "poddisruptionbudgets")
             .ok_or_else(Status::path_not_found)?;
         let options = WriteOptions {
-            kind: "UpdateOptions",
+            given: Vec::new(),
             dry_run,
             field_manager: "keelson".to_owned(),
             field_validation: super::options::FieldValidation::Ignore,

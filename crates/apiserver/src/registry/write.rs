@@ -82,7 +82,7 @@ impl Write<'_> {
             old_object: old,
             user: Arc::clone(&self.user),
             dry_run: self.options.dry_run,
-            options: self.options.to_json(),
+            options: self.options.to_json(operation),
             rounds: Default::default(),
             warnings: self.warnings.clone(),
             annotations: self.annotations.clone(),

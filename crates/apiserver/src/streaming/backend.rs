@@ -159,9 +159,25 @@ pub(crate) async fn dial_tls(
     let name = ServerName::try_from(name.to_owned()).map_err(|e| format!("{name}: {e}"))?;
     match tokio::time::timeout(DIAL_TIMEOUT, TlsConnector::from(tls).connect(name, stream)).await {
         Ok(Ok(stream)) => Ok(stream),
-        Ok(Err(error)) => Err(format!("tls: {error}")),
+        Ok(Err(error)) => Err(format!("tls: {}", distrust(&error))),
         Err(_) => Err(format!("tls handshake with {authority}: i/o timeout")),
     }
+}
+
+/// Why a server is not trusted, as upstream's messages say it.
+fn distrust(error: &std::io::Error) -> String {
+    use rustls::CertificateError::{Expired, UnknownIssuer};
+    let inner = error.get_ref().and_then(|e| e.downcast_ref());
+    let known = match inner {
+        Some(rustls::Error::InvalidCertificate(UnknownIssuer)) => {
+            "certificate signed by unknown authority"
+        }
+        Some(rustls::Error::InvalidCertificate(Expired)) => {
+            "certificate has expired or is not yet valid"
+        }
+        _ => return error.to_string(),
+    };
+    format!("failed to verify certificate: x509: {known}")
 }
 
 pub(crate) fn verified_tls(

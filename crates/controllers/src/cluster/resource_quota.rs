@@ -8,8 +8,9 @@ use std::time::Duration;
 use async_trait::async_trait;
 use k8s_openapi::api::core::v1::{
     Container, PersistentVolumeClaim, Pod, ResourceQuota, ResourceQuotaStatus,
-    ScopedResourceSelectorRequirement, Service,
+    ResourceRequirements, ScopedResourceSelectorRequirement, Service, ServicePort,
 };
+use k8s_openapi::api::resource::v1::ResourceClaim;
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity as ApiQuantity;
 use keelson_client::{
     Change, Client, Controller, ControllerContext, Informer, Informers, Key, Meta, Outcome, Queue,
@@ -31,6 +32,7 @@ pub(crate) struct ResourceQuotaController {
     pods: Informer<Pod>,
     services: Informer<Service>,
     claims: Informer<PersistentVolumeClaim>,
+    resource_claims: Informer<ResourceClaim>,
     /// Resources that some quota counts, whose changes are followed since.
     counted: Mutex<HashSet<ResourceType>>,
     queue: OnceLock<Queue<Key>>,
@@ -45,6 +47,7 @@ impl ResourceQuotaController {
             pods: context.informer(),
             services: context.informer(),
             claims: context.informer(),
+            resource_claims: context.informer(),
             counted: Mutex::default(),
             queue: OnceLock::new(),
         }
@@ -114,17 +117,25 @@ impl ResourceQuotaController {
             .pods
             .list_in(namespace)
             .into_iter()
-            .filter(|p| in_scope(quota, p))
+            .filter(|p| in_scope(quota, |scope| scope_matches(scope, p)))
+            .collect();
+        let claims: Vec<Arc<PersistentVolumeClaim>> = self
+            .claims
+            .list_in(namespace)
+            .into_iter()
+            .filter(|c| in_scope(quota, |scope| claim_matches(scope, c)))
             .collect();
         let pod_amounts = sum_pods(&pods);
         let service_amounts = sum_services(&self.services.list_in(namespace));
-        let claim_amounts = sum_claims(&self.claims.list_in(namespace));
+        let claim_amounts = sum_claims(&claims);
+        let device_amounts = sum_devices(&self.resource_claims.list_in(namespace));
         let mut used = Amounts::new();
         for key in hard.keys() {
             let direct = pod_amounts
                 .get(key)
                 .or(service_amounts.get(key))
                 .or(claim_amounts.get(key))
+                .or(device_amounts.get(key))
                 .copied();
             let amount = match (direct, object_count(key)) {
                 (Some(amount), _) => Some(amount),
@@ -155,16 +166,19 @@ fn milli(quantity: &ApiQuantity) -> i128 {
     })
 }
 
-/// The sum over containers, or the largest init container where that is more, and the overhead.
-fn pod_resources(
-    pod: &Pod,
-    part: fn(&Container) -> Option<&BTreeMap<String, ApiQuantity>>,
-) -> Amounts {
+/// Requests or limits.
+type Part = fn(&ResourceRequirements) -> Option<&BTreeMap<String, ApiQuantity>>;
+
+/// The sum over containers, or the largest init container where that is more; what the pod says
+/// for all of them instead; and the overhead.
+fn pod_resources(pod: &Pod, part: Part) -> Amounts {
     let Some(spec) = &pod.spec else {
         return Amounts::new();
     };
     let amounts = |c: &Container| -> Amounts {
-        part(c)
+        c.resources
+            .as_ref()
+            .and_then(part)
             .into_iter()
             .flatten()
             .map(|(k, q)| (k.clone(), milli(q)))
@@ -197,6 +211,12 @@ fn pod_resources(
         let entry = sum.entry(key).or_default();
         *entry = (*entry).max(amount);
     }
+    let own = spec.resources.as_ref().and_then(part);
+    sum.extend(
+        own.into_iter()
+            .flatten()
+            .map(|(k, q)| (k.clone(), milli(q))),
+    );
     for (key, quantity) in spec.overhead.iter().flatten() {
         if let Some(entry) = sum.get_mut(key) {
             *entry += milli(quantity);
@@ -213,7 +233,7 @@ fn sum_pods(pods: &[Arc<Pod>]) -> Amounts {
             continue;
         }
         *used.entry("pods".into()).or_default() += 1000;
-        for (key, amount) in pod_resources(pod, |c| c.resources.as_ref()?.requests.as_ref()) {
+        for (key, amount) in pod_resources(pod, |r| r.requests.as_ref()) {
             *used.entry(format!("requests.{key}")).or_default() += amount;
             if matches!(key.as_str(), "cpu" | "memory" | "ephemeral-storage")
                 || key.starts_with("hugepages-")
@@ -221,7 +241,7 @@ fn sum_pods(pods: &[Arc<Pod>]) -> Amounts {
                 *used.entry(key).or_default() += amount;
             }
         }
-        for (key, amount) in pod_resources(pod, |c| c.resources.as_ref()?.limits.as_ref()) {
+        for (key, amount) in pod_resources(pod, |r| r.limits.as_ref()) {
             *used.entry(format!("limits.{key}")).or_default() += amount;
         }
     }
@@ -245,12 +265,9 @@ fn sum_services(services: &[Arc<Service>]) -> Amounts {
             Some("NodePort") => add("services.nodeports", ports().count()),
             Some("LoadBalancer") => {
                 add("services.loadbalancers", 1);
-                add(
-                    "services.nodeports",
-                    ports()
-                        .filter(|p| p.node_port.is_some_and(|n| n != 0))
-                        .count(),
-                );
+                let drawn = spec.allocate_load_balancer_node_ports != Some(false);
+                let given = |p: &&_| has_node_port(p) || drawn;
+                add("services.nodeports", ports().filter(given).count());
             }
             _ => {}
         }
@@ -273,7 +290,10 @@ fn sum_claims(claims: &[Arc<PersistentVolumeClaim>]) -> Amounts {
         let mut add = |key: String, amount: i128| *used.entry(key).or_default() += amount;
         add("persistentvolumeclaims".into(), 1000);
         add("requests.storage".into(), storage);
-        if let Some(class) = spec.storage_class_name.filter(|c| !c.is_empty()) {
+        let annotations = claim.metadata.annotations.as_ref();
+        let old = annotations.and_then(|a| a.get("volume.beta.kubernetes.io/storage-class"));
+        let class = old.cloned().or(spec.storage_class_name);
+        if let Some(class) = class.filter(|c| !c.is_empty()) {
             add(
                 format!("{class}.storageclass.storage.k8s.io/persistentvolumeclaims"),
                 1000,
@@ -287,38 +307,101 @@ fn sum_claims(claims: &[Arc<PersistentVolumeClaim>]) -> Amounts {
     used
 }
 
-/// Whether every scope of the quota selects the pod.
-fn in_scope(quota: &ResourceQuota, pod: &Pod) -> bool {
+fn has_node_port(port: &ServicePort) -> bool {
+    port.node_port.is_some_and(|number| number != 0)
+}
+
+/// How many devices of each class claims may get at most. A request for all of them counts for as
+/// many as a claim can get.
+fn sum_devices(claims: &[Arc<ResourceClaim>]) -> Amounts {
+    const MOST_DEVICES: i64 = 32;
+    let count = |mode: Option<&str>, count: Option<i64>| match mode {
+        None | Some("ExactCount") => count.unwrap_or(1),
+        Some("All") => MOST_DEVICES,
+        Some(_) => 0,
+    };
+    let mut used = Amounts::new();
+    let devices = claims
+        .iter()
+        .filter_map(|claim| claim.spec.devices.as_ref());
+    for request in devices.flat_map(|devices| devices.requests.iter().flatten()) {
+        // Of alternatives the greediest counts, for each class.
+        let mut most = BTreeMap::<&str, i64>::new();
+        for other in request.first_available.iter().flatten() {
+            let devices = count(other.allocation_mode.as_deref(), other.count);
+            let known = most.entry(&other.device_class_name).or_default();
+            *known = devices.max(*known);
+        }
+        if let Some(exactly) = &request.exactly {
+            let devices = count(exactly.allocation_mode.as_deref(), exactly.count);
+            most.insert(&exactly.device_class_name, devices);
+        }
+        for (class, devices) in most {
+            let key = format!("{class}.deviceclass.resource.k8s.io/devices");
+            *used.entry(key).or_default() += i128::from(devices) * 1000;
+        }
+    }
+    used
+}
+
+/// Whether every scope of the quota selects an object.
+fn in_scope(
+    quota: &ResourceQuota,
+    selects: impl Fn(&ScopedResourceSelectorRequirement) -> bool,
+) -> bool {
     let Some(spec) = &quota.spec else { return true };
     let plain = spec.scopes.iter().flatten().all(|scope| {
-        scope_matches(
-            &ScopedResourceSelectorRequirement {
-                scope_name: scope.clone(),
-                operator: "Exists".into(),
-                values: None,
-            },
-            pod,
-        )
+        selects(&ScopedResourceSelectorRequirement {
+            scope_name: scope.clone(),
+            operator: "Exists".into(),
+            values: None,
+        })
     });
     let expressions = spec
         .scope_selector
         .as_ref()
         .and_then(|s| s.match_expressions.as_ref());
-    plain
-        && expressions
-            .into_iter()
-            .flatten()
-            .all(|r| scope_matches(r, pod))
+    plain && expressions.into_iter().flatten().all(selects)
+}
+
+fn claim_matches(
+    requirement: &ScopedResourceSelectorRequirement,
+    claim: &PersistentVolumeClaim,
+) -> bool {
+    if requirement.scope_name != "VolumeAttributesClass" {
+        return false;
+    }
+    let status = claim.status.as_ref();
+    let moving = status.and_then(|s| s.modify_volume_status.as_ref());
+    let classes: Vec<&String> = [
+        claim
+            .spec
+            .as_ref()
+            .and_then(|s| s.volume_attributes_class_name.as_ref()),
+        status.and_then(|s| s.current_volume_attributes_class_name.as_ref()),
+        moving.and_then(|m| m.target_volume_attributes_class_name.as_ref()),
+    ]
+    .into_iter()
+    .flatten()
+    .filter(|class| !class.is_empty())
+    .collect();
+    let listed = |class: &&&String| requirement.values.iter().flatten().any(|v| v == **class);
+    match requirement.operator.as_str() {
+        "In" => classes.iter().any(|class| listed(&class)),
+        "NotIn" => classes.is_empty() || classes.iter().any(|class| !listed(&class)),
+        "Exists" => !classes.is_empty(),
+        "DoesNotExist" => classes.is_empty(),
+        _ => false,
+    }
 }
 
 fn scope_matches(requirement: &ScopedResourceSelectorRequirement, pod: &Pod) -> bool {
     let Some(spec) = &pod.spec else { return false };
-    let best_effort = pod_resources(pod, |c| c.resources.as_ref()?.requests.as_ref())
-        .values()
-        .all(|n| *n == 0)
-        && pod_resources(pod, |c| c.resources.as_ref()?.limits.as_ref())
-            .values()
-            .all(|n| *n == 0);
+    let nothing = |part: Part| {
+        let mut all = pod_resources(pod, part).into_iter();
+        all.all(|(key, n)| n == 0 || !matches!(key.as_str(), "cpu" | "memory"))
+    };
+    let best_effort = nothing(|r| r.requests.as_ref()) && nothing(|r| r.limits.as_ref());
     match requirement.scope_name.as_str() {
         "Terminating" => spec.active_deadline_seconds.is_some(),
         "NotTerminating" => spec.active_deadline_seconds.is_none(),
@@ -398,7 +481,12 @@ impl Controller for ResourceQuotaController {
             sum_services(std::slice::from_ref(s))
         });
         follow(watches, &self.quotas, &self.claims, |c| {
-            sum_claims(std::slice::from_ref(c))
+            let spec = c.spec.as_ref();
+            let class = spec.and_then(|s| s.volume_attributes_class_name.clone());
+            (sum_claims(std::slice::from_ref(c)), class)
+        });
+        follow(watches, &self.quotas, &self.resource_claims, |c| {
+            sum_devices(std::slice::from_ref(c))
         });
     }
 

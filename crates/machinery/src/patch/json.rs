@@ -83,20 +83,7 @@ fn operate(doc: &mut Value, op: &Map<String, Value>, copied: &mut usize) -> Resu
         "add" => add(doc, path?, value()),
         "remove" => remove(doc, path?).map(|_| ()),
         "replace" => replace(doc, path?, value()),
-        "test" => {
-            let path = path?;
-            let same = match get(doc, path)? {
-                Some(have) => equal(have, &value()),
-                None => value().is_null(),
-            };
-            if same {
-                Ok(())
-            } else {
-                Err(PatchError::TestFailed(format!(
-                    "testing value {path} failed"
-                )))
-            }
-        }
+        "test" => test(doc, path?, &value()),
         "move" => {
             let moved = remove(doc, from?)?;
             add(doc, path?, moved)
@@ -106,19 +93,61 @@ fn operate(doc: &mut Value, op: &Map<String, Value>, copied: &mut usize) -> Resu
             if from.is_empty() {
                 return Err(fail("copy operation without a place to copy from".into()));
             }
-            let taken = get(doc, from)?.cloned().unwrap_or_default();
+            let taken = get(doc, from)
+                .map_err(|found| {
+                    found.told("copy", "missing from path", "error in copy for from", from)
+                })?
+                .cloned()
+                .unwrap_or_default();
             *copied += taken.to_string().len();
             if *copied > MAX_COPIED_BYTES {
                 return Err(fail("copy operations grow the object too much".into()));
             }
             add(doc, path?, taken)
         }
-        other => Err(fail(format!("unexpected kind of operation: {other}"))),
+        other => Err(fail(format!("Unexpected kind: {other}"))),
     }
 }
 
 fn fail(message: String) -> PatchError {
     PatchError::DoesNotApply(message)
+}
+
+fn test(doc: &mut Value, path: &str, wanted: &Value) -> Result<(), PatchError> {
+    let found = get(doc, path).map_err(|found| match found {
+        Wrong::NoContainer => fail(format!(
+            "test operation does not apply: is missing path: {path}: missing value"
+        )),
+        Wrong::There(why) => fail(format!("error in test for path: '{path}': {why}")),
+    })?;
+    let same = match found {
+        Some(have) => equal(have, wanted),
+        None => wanted.is_null(),
+    };
+    if same {
+        return Ok(());
+    }
+    Err(PatchError::TestFailed(format!(
+        "testing value {path} failed: test failed"
+    )))
+}
+
+/// Why there is nothing at a path.
+enum Wrong {
+    /// What should hold it is not there.
+    NoContainer,
+    There(String),
+}
+
+impl Wrong {
+    fn told(self, verb: &str, missing: &str, otherwise: &str, path: &str) -> PatchError {
+        fail(match self {
+            Self::NoContainer => {
+                format!("{verb} operation does not apply: doc is {missing}: {path}: missing value")
+            }
+            Self::There(why) => format!("{otherwise}: '{path}': {why}"),
+        })
+    }
 }
 
 /// Numbers are equal by value: 1 and 1.0 are the same.
@@ -136,24 +165,24 @@ fn equal(a: &Value, b: &Value) -> bool {
 }
 
 /// The way to the container and the last token. The whole document is no member of anything.
-fn split(path: &str) -> Result<(Vec<String>, String), PatchError> {
+fn split(path: &str) -> Result<(Vec<String>, String), Wrong> {
     let mut tokens: Vec<String> = path
         .split('/')
         .skip(1)
         .map(|token| token.replace("~1", "/").replace("~0", "~"))
         .collect();
-    let last = tokens
-        .pop()
-        .ok_or_else(|| fail(format!("doc is missing path: {path:?}")))?;
+    let last = tokens.pop().ok_or(Wrong::NoContainer)?;
     Ok((tokens, last))
 }
 
 /// An index of an existing item, or of the place behind the last where `len` counts it.
-fn index(token: &str, len: usize) -> Result<usize, PatchError> {
-    let invalid = || fail(format!("unable to access invalid index: {token}"));
-    let at: i64 = token.parse().map_err(|_| invalid())?;
+fn index(token: &str, len: usize) -> Result<usize, String> {
+    let number = token.parse::<i64>().map_err(|_| {
+        format!("value was not a proper array index: '{token}': strconv.Atoi: parsing {token:?}: invalid syntax")
+    })?;
+    let invalid = || format!("Unable to access invalid index: {number}: invalid index referenced");
     let len = i64::try_from(len).map_err(|_| invalid())?;
-    let at = if at < 0 { at + len } else { at };
+    let at = if number < 0 { number + len } else { number };
     usize::try_from(at)
         .ok()
         .filter(|_| at < len)
@@ -161,34 +190,33 @@ fn index(token: &str, len: usize) -> Result<usize, PatchError> {
 }
 
 /// The object or list that the tokens lead to.
-fn container<'v>(doc: &'v mut Value, tokens: &[String]) -> Result<&'v mut Value, PatchError> {
+fn container<'v>(doc: &'v mut Value, tokens: &[String]) -> Result<&'v mut Value, Wrong> {
     let mut at = doc;
     for token in tokens {
-        let missing = || fail(format!("doc is missing path: {token:?}"));
         at = match at {
-            Value::Object(map) => map.get_mut(token).ok_or_else(missing)?,
+            Value::Object(map) => map.get_mut(token).ok_or(Wrong::NoContainer)?,
             Value::Array(items) => {
-                let index = index(token, items.len())?;
+                let index = index(token, items.len()).map_err(|_| Wrong::NoContainer)?;
                 &mut items[index]
             }
-            _ => return Err(missing()),
+            _ => return Err(Wrong::NoContainer),
         };
     }
     match at {
         Value::Object(_) | Value::Array(_) => Ok(at),
-        _ => Err(fail("doc is missing path".into())),
+        _ => Err(Wrong::NoContainer),
     }
 }
 
 /// A null counts as missing; a missing key of an object that is there is no error.
-fn get<'v>(doc: &'v mut Value, path: &str) -> Result<Option<&'v Value>, PatchError> {
+fn get<'v>(doc: &'v mut Value, path: &str) -> Result<Option<&'v Value>, Wrong> {
     if path.is_empty() {
         return Ok(Some(doc));
     }
     let (parents, last) = split(path)?;
     Ok(match container(doc, &parents)? {
         Value::Array(items) => {
-            let index = index(&last, items.len())?;
+            let index = index(&last, items.len()).map_err(Wrong::There)?;
             items.get(index)
         }
         other => other.get(&last),
@@ -196,12 +224,18 @@ fn get<'v>(doc: &'v mut Value, path: &str) -> Result<Option<&'v Value>, PatchErr
 }
 
 fn add(doc: &mut Value, path: &str, value: Value) -> Result<(), PatchError> {
-    let (parents, last) = split(path)?;
-    match container(doc, &parents)? {
+    let quoted = || {
+        fail(format!(
+            "add operation does not apply: doc is missing path: \"{path}\": missing value"
+        ))
+    };
+    let (parents, last) = split(path).map_err(|_| quoted())?;
+    match container(doc, &parents).map_err(|_| quoted())? {
         Value::Array(items) => {
             let at = match last.as_str() {
                 "-" => items.len(),
-                token => index(token, items.len() + 1)?,
+                token => index(token, items.len() + 1)
+                    .map_err(|why| fail(format!("error in add for path: '{path}': {why}")))?,
             };
             items.insert(at, value);
         }
@@ -220,10 +254,15 @@ fn replace(doc: &mut Value, path: &str, value: Value) -> Result<(), PatchError> 
         *doc = value;
         return Ok(());
     }
-    let (parents, last) = split(path)?;
-    match container(doc, &parents)? {
+    let missing = |what: &str| {
+        fail(format!(
+            "replace operation does not apply: doc is missing {what}: {path}: missing value"
+        ))
+    };
+    let (parents, last) = split(path).map_err(|_| missing("path"))?;
+    match container(doc, &parents).map_err(|_| missing("path"))? {
         Value::Array(items) => {
-            let index = index(&last, items.len())?;
+            let index = index(&last, items.len()).map_err(|_| missing("key"))?;
             items[index] = value;
         }
         other => other[last] = value,
@@ -232,16 +271,26 @@ fn replace(doc: &mut Value, path: &str, value: Value) -> Result<(), PatchError> 
 }
 
 fn remove(doc: &mut Value, path: &str) -> Result<Value, PatchError> {
-    let (parents, last) = split(path)?;
-    match container(doc, &parents)? {
+    let quoted = || {
+        fail(format!(
+            "remove operation does not apply: doc is missing path: \"{path}\": missing value"
+        ))
+    };
+    let there = |why: String| fail(format!("error in remove for path: '{path}': {why}"));
+    let (parents, last) = split(path).map_err(|_| quoted())?;
+    match container(doc, &parents).map_err(|_| quoted())? {
         Value::Array(items) => {
-            let index = index(&last, items.len())?;
+            let index = index(&last, items.len()).map_err(there)?;
             Ok(items.remove(index))
         }
         other => other
             .as_object_mut()
             .and_then(|map| map.remove(&last))
-            .ok_or_else(|| fail(format!("unable to remove nonexistent key: {last}"))),
+            .ok_or_else(|| {
+                there(format!(
+                    "Unable to remove nonexistent key: {last}: missing value"
+                ))
+            }),
     }
 }
 

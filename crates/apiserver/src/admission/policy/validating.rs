@@ -343,14 +343,14 @@ fn act(attrs: &Attributes, hook: &Hook, binding: &Value, result: &Outcome, verdi
                     meta::name(binding)
                 )),
                 Some("Audit") => {
-                    let failure = json!([{
-                        "message": message,
-                        "policy": binding["spec"]["policyName"],
-                        "binding": meta::name(binding),
-                        "expressionIndex": index,
-                        "validationActions": actions,
-                    }]);
-                    attrs.annotations.add(FAILURE_ANNOTATION, failure.to_string());
+                    // In upstream's order, for those who read it as text.
+                    let failure = format!(
+                        r#"[{{"message":{},"policy":{},"binding":{},"expressionIndex":{index},"validationActions":{actions}}}]"#,
+                        json!(message),
+                        binding["spec"]["policyName"],
+                        json!(meta::name(binding)),
+                    );
+                    attrs.annotations.add(FAILURE_ANNOTATION, failure);
                 }
                 _ => {}
             }

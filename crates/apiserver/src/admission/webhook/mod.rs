@@ -1,19 +1,19 @@
 //! Admission webhooks: servers of others that are asked about writes, to change or to refuse them.
 
 mod call;
+mod review;
 mod select;
 
 pub(crate) use call::post;
 
 use async_trait::async_trait;
-use base64::Engine;
-use base64::engine::general_purpose::STANDARD;
-use keelson_machinery::patch;
 use keelson_machinery::status::Status;
+use keelson_machinery::{go, json_syntax, patch};
 use serde_json::{Value, json};
 
 use super::matching::{Form, GROUP, Versioned};
 use super::{AdmissionPlugin, Attributes, Cluster, Operation, replace_object};
+use review::Response;
 use select::Webhook;
 
 const MUTATING: &str = "mutatingwebhookconfigurations";
@@ -40,7 +40,8 @@ impl AdmissionPlugin for MutatingAdmissionWebhook {
             .rounds
             .webhooks
             .begin(attrs.rounds.again, attrs.object.as_ref());
-        for webhook in &webhooks {
+        let round = u8::from(attrs.rounds.again);
+        for (index, webhook) in webhooks.iter().enumerate() {
             // An earlier webhook may have changed what rules and selectors look at.
             let Some(form) = select::wants(attrs, cluster, webhook).await? else {
                 continue;
@@ -49,7 +50,20 @@ impl AdmissionPlugin for MutatingAdmissionWebhook {
             if attrs.rounds.again && !attrs.rounds.webhooks.is_due(&webhook.key) {
                 continue;
             }
-            if mutate(attrs, cluster, webhook, &form).await? {
+            let at = format!("mutation.webhook.admission.k8s.io/round_{round}_index_{index}");
+            let changed = match mutate(attrs, cluster, webhook, &form).await {
+                Ok(changed) => changed,
+                Err(failure) => {
+                    note(attrs, webhook, &at, false);
+                    let at = format!("failed-open.{at}");
+                    if let Some(status) = judge(attrs, &webhook.value, failure, &at) {
+                        return Err(status);
+                    }
+                    false
+                }
+            };
+            note(attrs, webhook, &at, changed);
+            if changed {
                 attrs.rounds.webhooks.require();
                 attrs.rounds.wanted = true;
             }
@@ -84,11 +98,44 @@ impl AdmissionPlugin for ValidatingAdmissionWebhook {
         }
         let answers = wanting
             .iter()
-            .map(|(webhook, form)| ask(attrs, cluster, webhook, form));
-        for answer in futures::future::join_all(answers).await {
-            answer?;
+            .map(|(webhook, form)| ask(attrs, cluster, webhook, form, false));
+        let answers = futures::future::join_all(answers).await;
+        for (index, ((webhook, _), answer)) in wanting.iter().zip(answers).enumerate() {
+            let at =
+                format!("failed-open.validating.webhook.admission.k8s.io/round_0_index_{index}");
+            if let Err(failure) = answer
+                && let Some(status) = judge(attrs, &webhook.value, failure, &at)
+            {
+                return Err(status);
+            }
         }
         Ok(())
+    }
+}
+
+/// Notes for the audit log whether a webhook changed the object.
+fn note(attrs: &Attributes, webhook: &Webhook, at: &str, mutated: bool) {
+    if !attrs.annotations.is_kept() {
+        return;
+    }
+    let configuration = webhook.key.split('/').next().unwrap_or_default();
+    let (configuration, name) = (json!(configuration), json!(name_of(&webhook.value)));
+    let note =
+        format!(r#"{{"configuration":{configuration},"webhook":{name},"mutated":{mutated}}}"#);
+    attrs.annotations.add(at, note);
+}
+
+/// Why a webhook's part in a write came to nothing.
+enum Failure {
+    /// It could not be asked, or answered nonsense; its failure policy decides what that means.
+    Calling(String),
+    /// It said no, or the write cannot go on for another reason.
+    Refused(Status),
+}
+
+impl From<Status> for Failure {
+    fn from(status: Status) -> Self {
+        Self::Refused(status)
     }
 }
 
@@ -98,34 +145,44 @@ async fn mutate(
     cluster: &Cluster,
     webhook: &Webhook,
     form: &Form,
-) -> Result<bool, Status> {
-    let Some(response) = ask(attrs, cluster, webhook, form).await? else {
+) -> Result<bool, Failure> {
+    let response = ask(attrs, cluster, webhook, form, true).await?;
+    if response.patch.is_empty() {
         return Ok(false);
-    };
-    let Some(encoded) = response["patch"].as_str().filter(|p| !p.is_empty()) else {
-        return Ok(false);
-    };
-    let name = name_of(&webhook.value);
-    let broken = |reason: String| {
-        Status::internal(format!(
-            "failed to apply the patch of webhook {name:?}: {reason}"
+    }
+    let undecodable = |reason: String| {
+        Failure::Calling(format!(
+            "received undecodable patch in webhook response: {reason}"
         ))
     };
-    if response["patchType"] != "JSONPatch" {
-        return Err(broken(format!(
+    let operations: Value = serde_json::from_slice(&response.patch).map_err(|error| {
+        undecodable(json_syntax::error(&response.patch).unwrap_or_else(|| error.to_string()))
+    })?;
+    match operations.as_array() {
+        None => {
+            return Err(undecodable(format!(
+                "json: cannot unmarshal {} into Go value of type jsonpatch.Patch",
+                go::json_kind(&operations)
+            )));
+        }
+        Some(operations) if operations.is_empty() => return Ok(false),
+        Some(_) => {}
+    }
+    let name = name_of(&webhook.value);
+    let Some(object) = Versioned::new(attrs, cluster, form)?.object else {
+        return Err(Failure::Refused(Status::internal(format!(
+            "admission webhook {} attempted to modify the object, which is not supported for this operation",
+            go::quote(name)
+        ))));
+    };
+    if response.patch_type != "JSONPatch" {
+        return Err(Failure::Calling(format!(
             "unsupported patch type {}",
-            response["patchType"]
+            go::quote(&response.patch_type)
         )));
     }
-    let bytes = STANDARD
-        .decode(encoded)
-        .map_err(|e| broken(e.to_string()))?;
-    let operations: Value = serde_json::from_slice(&bytes).map_err(|e| broken(e.to_string()))?;
-    let Some(object) = Versioned::new(attrs, cluster, form)?.object else {
-        return Err(broken("a deletion has no object to change".to_owned()));
-    };
     let patched = patch::json::apply(Value::clone(&object), &operations)
-        .map_err(|e| broken(e.status().message))?;
+        .map_err(|error| Status::internal(error.to_string()))?;
     if patched == *object {
         return Ok(false);
     }
@@ -133,133 +190,74 @@ async fn mutate(
     Ok(true)
 }
 
-/// The webhook's answer; nothing when it failed and its policy is to ignore that.
+/// The webhook's answer, when it allows the request.
 async fn ask(
     attrs: &Attributes,
     cluster: &Cluster,
     webhook: &Webhook,
     form: &Form,
-) -> Result<Option<Value>, Status> {
+    mutating: bool,
+) -> Result<Response, Failure> {
     let webhook = &*webhook.value;
     let name = name_of(webhook);
-    if attrs.dry_run
-        && !matches!(
-            webhook["sideEffects"].as_str(),
-            Some("None" | "NoneOnDryRun")
-        )
-    {
-        return Err(Status::bad_request(format!(
-            "admission webhook {name:?} does not support dry run"
-        )));
+    let silent = matches!(
+        webhook["sideEffects"].as_str(),
+        Some("None" | "NoneOnDryRun")
+    );
+    if attrs.dry_run && !silent {
+        return Err(Failure::Refused(Status::bad_request(format!(
+            "admission webhook {} does not support dry run",
+            go::quote(name)
+        ))));
     }
     let uid = uuid::Uuid::new_v4().to_string();
+    let version = review::version(webhook).map_err(Failure::Calling)?;
+    let about = (version, uid.as_str());
     let objects = Versioned::new(attrs, cluster, form)?;
-    let review = review(attrs, form, &objects, &uid);
-    let response = match call::post(&cluster.objects, webhook, &review).await {
-        Ok(answer) if answer["response"]["uid"] == uid.as_str() => answer["response"].clone(),
-        outcome => {
-            let reason = outcome
-                .err()
-                .unwrap_or_else(|| "expected response.uid to be that of the request".to_owned());
-            if webhook["failurePolicy"] == "Ignore" {
-                tracing::warn!(webhook = name, %reason, "a webhook failed and is ignored");
-                return Ok(None);
-            }
-            return Err(Status::internal(format!(
-                "failed calling webhook {name:?}: {reason}"
-            )));
+    let request = review::request(attrs, form, &objects, about);
+    let answer = call::post(&cluster.objects, webhook, &request).await;
+    let answer =
+        answer.map_err(|reason| Failure::Calling(format!("failed to call webhook: {reason}")))?;
+    let response = review::response(&answer, about, mutating).map_err(Failure::Calling)?;
+    for (key, value) in &response.audit_annotations {
+        attrs.annotations.add(&format!("{name}/{key}"), value);
+    }
+    for warning in &response.warnings {
+        // Such a text has no place in a header.
+        if !warning.contains(char::is_control) {
+            attrs.warnings.add(warning);
         }
-    };
-    for warning in response["warnings"]
-        .as_array()
-        .into_iter()
-        .flatten()
-        .filter_map(Value::as_str)
-    {
-        attrs.warnings.add(warning);
     }
-    if response["allowed"] == true {
-        return Ok(Some(response));
+    if response.allowed {
+        return Ok(response);
     }
-    Err(refusal(name, &response["status"]))
+    Err(Failure::Refused(review::refusal(name, &response.status)))
 }
 
-fn refusal(webhook: &str, status: &Value) -> Status {
-    let (message, reason) = (status["message"].as_str(), status["reason"].as_str());
-    let text = match (
-        message.filter(|m| !m.is_empty()),
-        reason.filter(|r| !r.is_empty()),
-    ) {
-        (Some(why), _) | (None, Some(why)) => {
-            format!("admission webhook {webhook:?} denied the request: {why}")
-        }
-        (None, None) => {
-            format!("admission webhook {webhook:?} denied the request without explanation")
-        }
+/// What a failure of one webhook means for the write: nothing, if the webhook's policy is to ignore
+/// it.
+fn judge(
+    attrs: &Attributes,
+    webhook: &Value,
+    failure: Failure,
+    annotation: &str,
+) -> Option<Status> {
+    let name = name_of(webhook);
+    let reason = match failure {
+        Failure::Refused(status) => return Some(status),
+        Failure::Calling(reason) => reason,
     };
-    let code = status["code"]
-        .as_u64()
-        .and_then(|c| u16::try_from(c).ok())
-        .filter(|c| (400..600).contains(c))
-        .unwrap_or(403);
-    let reason = match reason {
-        Some(reason) if !reason.is_empty() => reason.to_owned(),
-        _ if code == 403 => "Forbidden".to_owned(),
-        _ => String::new(),
-    };
-    Status {
-        code,
-        reason,
-        message: text,
-        details: None,
+    if webhook["failurePolicy"] == "Ignore" {
+        tracing::warn!(webhook = name, %reason, "a webhook failed and is ignored");
+        attrs.annotations.add(annotation, name);
+        return None;
     }
-}
-
-fn review(attrs: &Attributes, form: &Form, objects: &Versioned, uid: &str) -> Value {
-    let requested = Form::requested(attrs);
-    let mut request = json!({
-        "uid": uid,
-        "kind": form.kind_json(), "resource": form.resource_json(),
-        "requestKind": requested.kind_json(), "requestResource": requested.resource_json(),
-        "operation": attrs.operation.as_str(),
-        "userInfo": attrs.user.to_json(),
-        "object": objects.object.as_deref(),
-        "oldObject": objects.old_object.as_deref(),
-        "dryRun": attrs.dry_run,
-        "options": attrs.options,
-    });
-    for (key, value) in [("name", &attrs.name), ("namespace", &attrs.namespace)] {
-        if !value.is_empty() {
-            request[key] = json!(value);
-        }
-    }
-    if !attrs.subresource.is_empty() {
-        request["subResource"] = json!(attrs.subresource);
-        request["requestSubResource"] = json!(attrs.subresource);
-    }
-    json!({"apiVersion": "admission.k8s.io/v1", "kind": "AdmissionReview", "request": request})
+    Some(Status::internal(format!(
+        "failed calling webhook {}: {reason}",
+        go::quote(name)
+    )))
 }
 
 fn name_of(webhook: &Value) -> &str {
     webhook["name"].as_str().unwrap_or_default()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn refusals_read_as_upstream() {
-        let status = refusal("w", &json!({"message": "no", "code": 400}));
-        assert_eq!(
-            (status.code, status.message.as_str()),
-            (400, r#"admission webhook "w" denied the request: no"#)
-        );
-        let status = refusal("w", &Value::Null);
-        assert_eq!(
-            status.message,
-            r#"admission webhook "w" denied the request without explanation"#
-        );
-        assert_eq!((status.code, status.reason.as_str()), (403, "Forbidden"));
-    }
 }

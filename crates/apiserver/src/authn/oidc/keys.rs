@@ -7,8 +7,6 @@ use http::Method;
 use jsonwebtoken::jwk::{AlgorithmParameters, Jwk, JwkSet, PublicKeyUse};
 use jsonwebtoken::{Algorithm, AlgorithmFamily, DecodingKey};
 use keelson_client::{Client, ClientConfig};
-use rustls::pki_types::CertificateDer;
-use rustls::pki_types::pem::PemObject;
 use serde::Deserialize;
 use tokio::sync::Mutex;
 
@@ -21,14 +19,6 @@ const MAX_ANSWER_BYTES: usize = 1 << 20;
 const PAUSE: Duration = Duration::from_secs(2);
 /// Keys are asked for anew after this long: an issuer that withdrew one is to be believed.
 const LIFETIME: Duration = Duration::from_secs(3600);
-/// Where systems keep the authorities they trust.
-const SYSTEM_AUTHORITIES: [&str; 4] = [
-    "/etc/ssl/certs/ca-certificates.crt",
-    "/etc/pki/tls/certs/ca-bundle.crt",
-    "/etc/ssl/ca-bundle.pem",
-    "/etc/ssl/cert.pem",
-];
-
 pub(super) struct Keys {
     issuer: String,
     discovery_url: String,
@@ -178,20 +168,13 @@ fn fits(key: &Jwk, id: Option<&str>, algorithm: Algorithm) -> bool {
 
 /// Those that can be used; a bundle may hold some that cannot.
 fn system_authorities() -> Vec<u8> {
-    let bundle = SYSTEM_AUTHORITIES
-        .iter()
-        .find_map(|path| std::fs::read(path).ok())
-        .unwrap_or_default();
-    let mut roots = rustls::RootCertStore::empty();
     let mut out = String::new();
-    for certificate in CertificateDer::pem_slice_iter(&bundle).flatten() {
+    for certificate in crate::pki::system_authorities() {
         use base64::Engine;
-        if roots.add(certificate.clone()).is_ok() {
-            let text = base64::engine::general_purpose::STANDARD.encode(&certificate);
-            out.push_str(&format!(
-                "-----BEGIN CERTIFICATE-----\n{text}\n-----END CERTIFICATE-----\n"
-            ));
-        }
+        let text = base64::engine::general_purpose::STANDARD.encode(&certificate);
+        out.push_str(&format!(
+            "-----BEGIN CERTIFICATE-----\n{text}\n-----END CERTIFICATE-----\n"
+        ));
     }
     out.into_bytes()
 }
