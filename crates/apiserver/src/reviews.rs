@@ -156,6 +156,7 @@ fn own(context: &RequestContext, review: Review, object: &mut Value) -> Result<(
         subresource: &context.info.subresource,
         now: &time::now(),
         reset: &FieldSet::default(),
+        versions: None,
     };
     apply::track_update(None, object, &request);
     Ok(())

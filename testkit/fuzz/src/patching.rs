@@ -65,6 +65,7 @@ pub(crate) fn apply(data: &[u8]) {
         subresource: "",
         now: "2026-01-01T00:00:00Z",
         reset: &reset,
+        versions: None,
     };
     if let Ok(applied) = server_side_apply(live.as_ref(), &config, &request, true) {
         let again = server_side_apply(Some(&applied), &config, &request, false);

@@ -142,10 +142,16 @@ fn check_review(version: &str, uid: &str, answer: &Value) -> Result<(), String> 
     let response = &answer["response"];
     let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
     let (group_version, kind) = (meta::api_version(answer), meta::kind(answer));
-    let wanted = format!("{GROUP}/{version}");
-    if version == "v1" && (group_version != wanted || kind != "ConversionReview") {
+    // In the words of the client that reads them.
+    if kind != "ConversionReview" {
         return Err(format!(
-            "expected webhook response of {wanted}, Kind=ConversionReview, got {group_version}, Kind={kind}"
+            "no kind {kind:?} is registered for version {group_version:?} in scheme \"k8s.io/apiserver/pkg/util/webhook/client.go:71\""
+        ));
+    }
+    if group_version != format!("{GROUP}/{version}") {
+        let (_, answered) = meta::split_api_version(group_version);
+        return Err(format!(
+            "converting ({answered}.ConversionReview) to ({version}.ConversionReview): unknown conversion"
         ));
     }
     if !response.is_object() {

@@ -397,7 +397,17 @@ impl KindRules for CustomRules {
 
     fn convert(&self, obj: &mut Value, from: &str, to: &str) -> Result<(), Status> {
         match &self.converter {
-            Some(converter) => converter.convert(obj, from, to),
+            Some(converter) => {
+                converter.convert(obj, from, to)?;
+                // What a converter adds is kept to the schema as what a client sends is.
+                if let Some(schema) = self.versions.get(to) {
+                    if let Ok(decoded) = decode::normalize(obj.clone(), schema) {
+                        *obj = decoded.object;
+                    }
+                    fill(schema, obj, true);
+                }
+                Ok(())
+            }
             // Only apiVersion differs, which the caller sets.
             None => Ok(()),
         }

@@ -60,7 +60,12 @@ async fn resource(
     let served = server
         .resources
         .lookup(&info.group, &info.version, &info.resource);
-    if served.is_none() && !is_builtin(&info.group) {
+    let across = matches!(info.verb.as_str(), "list" | "watch");
+    let is_path = served.is_some_and(|entry| {
+        let in_namespace = !info.namespace.is_empty();
+        !entry.custom || entry.namespaced == in_namespace || entry.namespaced && across
+    });
+    if !is_path && !is_builtin(&info.group) {
         return Ok(super::health::no_such_path());
     }
     let bytes = collect(body).await?;

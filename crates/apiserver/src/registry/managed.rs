@@ -1,5 +1,8 @@
 //! `metadata.managedFields`: who set which field. Kept in terms of the request's version.
 
+use std::sync::Arc;
+
+use keelson_api::Schema;
 use keelson_machinery::apply::{self, FieldSet, Request};
 use keelson_machinery::status::Status;
 use keelson_machinery::{meta, time};
@@ -26,6 +29,7 @@ pub(crate) fn track(
         subresource,
         now: &now,
         reset: &reset,
+        versions: None,
     };
     if entry.is_stored_form() {
         apply::track_update(old, new, &request);
@@ -42,15 +46,43 @@ pub(crate) fn track(
     Ok(())
 }
 
+/// A resource in the version of the request, and all its versions.
+pub(crate) struct Forms<'a> {
+    pub(crate) own: &'a ResourceEntry,
+    pub(crate) all: &'a [Arc<ResourceEntry>],
+}
+
+impl Forms<'_> {
+    fn find(&self, api_version: &str) -> Option<&ResourceEntry> {
+        let found = self.all.iter().find(|e| e.api_version() == api_version);
+        found.map(|entry| &**entry)
+    }
+}
+
+impl apply::Versions for Forms<'_> {
+    fn convert(&self, object: &Value, api_version: &str) -> Option<Value> {
+        let form = self.find(api_version)?;
+        let mut out = object.clone();
+        self.own.to_storage(&mut out).ok()?;
+        form.from_storage(&mut out).ok()?;
+        Some(out)
+    }
+
+    fn schema(&self, api_version: &str) -> Option<&Schema> {
+        Some(&self.find(api_version)?.schema)
+    }
+}
+
 /// The applied configuration merged into the live object, both in the entry's version.
 pub(crate) fn apply(
-    entry: &ResourceEntry,
+    forms: &Forms<'_>,
     live: Option<&Value>,
     config: &Value,
     manager: &str,
     subresource: &str,
     force: bool,
 ) -> Result<Value, Status> {
+    let entry = forms.own;
     let api_version = entry.api_version();
     let now = time::now();
     let reset = reset_fields(entry, subresource);
@@ -62,6 +94,7 @@ pub(crate) fn apply(
         subresource,
         now: &now,
         reset: &reset,
+        versions: Some(forms),
     };
     apply::apply(live, config, &request, force).map_err(|err| err.status())
 }

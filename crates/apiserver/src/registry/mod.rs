@@ -339,7 +339,7 @@ impl Registry {
     async fn serve_patch(&self, call: &Call<'_>, body: Bytes) -> Result<Response, Status> {
         let output = negotiate::output(call.ctx, false, call.entry.has_protobuf())?;
         let options = WriteOptions::parse(call.ctx, "PatchOptions")?;
-        let patch = Patch::parse(call, &options, &body)?;
+        let patch = Patch::parse(call, &options, &body, &self.resources)?;
         let written = self
             .update(&call.write(&options), &Change::Patch(patch))
             .await?;

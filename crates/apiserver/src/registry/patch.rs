@@ -1,6 +1,8 @@
 //! The four kinds of patch. A patch is applied to the object in the request's version; the result
 //! goes the way of an update.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use keelson_api::Schema;
 use keelson_machinery::field::{FieldError, Path};
@@ -12,7 +14,7 @@ use super::Call;
 use super::codec;
 use super::managed;
 use super::options::{FieldValidation, WriteOptions};
-use super::resources::ResourceEntry;
+use super::resources::{ResourceEntry, Resources};
 use crate::request::Warnings;
 
 const CUSTOM_TYPES: &str =
@@ -31,6 +33,8 @@ pub(crate) struct Patch<'a> {
     problems: Vec<String>,
     manager: String,
     force: bool,
+    /// Of an apply: other managers may have spoken another version.
+    forms: Vec<Arc<ResourceEntry>>,
 }
 
 pub(crate) enum PatchKind {
@@ -87,7 +91,7 @@ impl PatchKind {
                 }))
             }
             // Custom kinds are told what they can do, built-in ones are stopped by the router.
-            other if custom || other == "application/strategic-merge-patch+json" => {
+            other if call.entry.custom || other == "application/strategic-merge-patch+json" => {
                 let cbor = if with_cbor {
                     ", application/apply-patch+cbor"
                 } else {
@@ -130,6 +134,7 @@ impl<'a> Patch<'a> {
         call: &'a Call<'a>,
         options: &WriteOptions,
         body: &Bytes,
+        resources: &Resources,
     ) -> Result<Self, Status> {
         let kind = PatchKind::parse(call, options, body)?;
         let strict = options.field_validation != FieldValidation::Ignore;
@@ -153,6 +158,10 @@ impl<'a> Patch<'a> {
             warnings: &call.ctx.warnings,
             manager: options.field_manager.clone(),
             force: options.force == Some(true),
+            forms: match applies {
+                true => resources.forms(&call.entry.group, &call.entry.resource),
+                false => Vec::new(),
+            },
         })
     }
 
@@ -250,8 +259,12 @@ impl<'a> Patch<'a> {
                 ),
             ));
         }
+        let forms = managed::Forms {
+            own: entry,
+            all: &self.forms,
+        };
         let merged = managed::apply(
-            entry,
+            &forms,
             current.as_ref(),
             applied,
             &self.manager,

@@ -42,7 +42,7 @@ impl Registry {
         };
         let (options, wanted) = if verb == "patch" {
             let options = WriteOptions::parse(call.ctx, "PatchOptions")?;
-            let patch = Patch::parse(&scale_call, &options, &body)?;
+            let patch = Patch::parse(&scale_call, &options, &body, &self.resources)?;
             (options, Change::Patch(patch))
         } else {
             let options = WriteOptions::parse(call.ctx, "UpdateOptions")?;

@@ -1,5 +1,6 @@
 //! `metadata.managedFields` as a table of managers.
 
+use super::Changes;
 use super::error::{ApplyError, Conflict};
 use super::field_set::FieldSet;
 use super::fields_v1::FieldsV1;
@@ -213,13 +214,14 @@ impl ManagedFields {
         }
     }
 
-    /// Fields of `changed` that someone else owns.
-    pub(super) fn conflicts(&self, changed: &FieldSet, but: &Id) -> Vec<Conflict> {
+    /// What changes and someone else owns.
+    pub(super) fn conflicts(&self, changes: &Changes, but: &Id) -> Vec<Conflict> {
         let mut out = Vec::new();
-        if changed.is_empty() {
-            return out;
-        }
         for (id, e) in self.entries.iter().filter(|(id, _)| *id != but) {
+            let (changed, _) = changes.in_version(&e.api_version);
+            if changed.is_empty() {
+                continue;
+            }
             for path in e.fields.set().intersection(changed).paths() {
                 out.push(Conflict::new(id.clone(), path));
             }
@@ -228,9 +230,10 @@ impl ManagedFields {
     }
 
     /// Takes changed and removed fields from everyone but one; managers left with nothing go.
-    pub(super) fn take_away(&mut self, changed: &FieldSet, removed: &FieldSet, but: Option<&Id>) {
+    pub(super) fn take_away(&mut self, changes: &Changes, but: Option<&Id>) {
         for (id, e) in &mut self.entries {
             if Some(id) != but {
+                let (changed, removed) = changes.in_version(&e.api_version);
                 e.fields.subtract(changed);
                 e.fields.subtract(removed);
             }

@@ -1,8 +1,9 @@
 //! Server-side apply: who owns which field, merging an applied configuration into the live
 //! object, and noticing when two managers disagree.
 //!
-//! Objects are in the version the request speaks. Other managers' entries written in another
-//! version of the same kind are read with the same schema.
+//! Objects are in the version the request speaks. What other managers own is written in the version
+//! that they spoke: what changes is looked at in each of those versions, where the caller knows how
+//! to convert, and read with the request's schema where not.
 
 mod compare;
 mod error;
@@ -23,6 +24,7 @@ use crate::meta;
 use compare::compare;
 use keelson_api::Schema;
 use serde_json::{Map, Value};
+use std::collections::BTreeMap;
 use std::sync::LazyLock;
 
 const LAST_APPLIED: &str = "kubectl.kubernetes.io/last-applied-configuration";
@@ -47,8 +49,15 @@ static STRIPPED: LazyLock<FieldSet> = LazyLock::new(|| {
     ])
 });
 
+/// The other versions of the request's kind.
+pub trait Versions {
+    /// An object of the request's version in another one; nothing when that cannot be had.
+    fn convert(&self, object: &Value, api_version: &str) -> Option<Value>;
+    fn schema(&self, api_version: &str) -> Option<&Schema>;
+}
+
 /// What a write says about itself.
-#[derive(Debug, Clone, Copy)]
+#[derive(Clone, Copy)]
 pub struct Request<'a> {
     pub schema: &'a Schema,
     pub manager: &'a str,
@@ -62,6 +71,7 @@ pub struct Request<'a> {
     /// Fields this path resets, which its manager therefore does not own: `status` on a main
     /// resource that has a status subresource, `spec` on the subresource. `FieldSet::of(&[…])`.
     pub reset: &'a FieldSet,
+    pub versions: Option<&'a dyn Versions>,
 }
 
 impl Request<'_> {
@@ -118,6 +128,43 @@ fn take_managed_fields(obj: &mut Value) -> Option<Value> {
         .remove("managedFields")
 }
 
+/// What is new or different and what is gone, in the request's version and in those that other
+/// managers spoke.
+struct Changes {
+    own: (FieldSet, FieldSet),
+    others: BTreeMap<String, (FieldSet, FieldSet)>,
+}
+
+impl Changes {
+    fn of(old: &Value, new: &Value, request: &Request<'_>, managed: &ManagedFields) -> Self {
+        let between = |old: &Value, new: &Value, schema: &Schema| {
+            let mut changes = compare(old, new, schema);
+            changes.filter(request.reset);
+            changes.split()
+        };
+        let own = between(old, new, request.schema);
+        let mut others = BTreeMap::new();
+        let spoken = managed.iter().map(|(_, entry)| entry.api_version.as_str());
+        for version in spoken.filter(|version| *version != request.api_version) {
+            let Some(versions) = request.versions.filter(|_| !others.contains_key(version)) else {
+                continue;
+            };
+            if let (Some(schema), Some(old), Some(new)) = (
+                versions.schema(version),
+                versions.convert(old, version),
+                versions.convert(new, version),
+            ) {
+                others.insert(version.to_owned(), between(&old, &new, schema));
+            }
+        }
+        Self { own, others }
+    }
+
+    fn in_version(&self, api_version: &str) -> &(FieldSet, FieldSet) {
+        self.others.get(api_version).unwrap_or(&self.own)
+    }
+}
+
 /// Gives the fields that changed to `manager`.
 fn update(
     managed: &mut ManagedFields,
@@ -134,10 +181,9 @@ fn update(
             .map(|d| d.object)
             .unwrap_or_default(),
     };
-    let mut changes = compare(live.unwrap_or(&empty), new, request.schema);
-    changes.filter(request.reset);
-    let (mut changed, removed) = changes.split();
-    managed.take_away(&changed, &removed, None);
+    let changes = Changes::of(live.unwrap_or(&empty), new, request, managed);
+    managed.take_away(&changes, None);
+    let mut changed = changes.own.0;
     changed.subtract(&STRIPPED);
     if !changed.is_empty() {
         let id = managed::Id::update(manager, request.api_version, request.subresource);
@@ -265,14 +311,12 @@ fn attempt(
         }
         _ => merged,
     };
-    let mut changes = compare(base, &object, request.schema);
-    changes.filter(request.reset);
-    let (changed, removed) = changes.split();
-    let conflicts = managed.conflicts(&changed, &id);
+    let changes = Changes::of(base, &object, request, &managed);
+    let conflicts = managed.conflicts(&changes, &id);
     if !force && !conflicts.is_empty() {
         return Err(ApplyError::Conflicts(conflicts));
     }
-    managed.take_away(&changed, &removed, Some(&id));
+    managed.take_away(&changes, Some(&id));
     managed.strip(&id, &STRIPPED);
     // Who comes to own what was there already has no time, and who has one keeps it.
     if object != *base {

@@ -18,6 +18,7 @@ fn request<'a>(manager: &'a str, now: &'a str, reset: &'a FieldSet) -> Request<'
         subresource: "",
         now,
         reset,
+        versions: None,
     }
 }
 

@@ -182,6 +182,7 @@ fn applying_is_idempotent_and_owns_what_it_applies() {
             subresource: "",
             now: "2026-01-01T00:00:00Z",
             reset: &reset,
+            versions: None,
         };
         let first =
             apply(None, &raw, &request, false).unwrap_or_else(|e| panic!("{at}: {e}\n{raw}"));
@@ -220,6 +221,7 @@ fn an_update_that_changes_nothing_owns_nothing() {
             subresource: "",
             now: "2026-01-01T00:00:00Z",
             reset: &reset,
+            versions: None,
         };
         let mut created = v.clone();
         track_update(None, &mut created, &request);
@@ -259,6 +261,7 @@ fn bad_input_never_panics() {
             subresource: "",
             now: "2026-01-01T00:00:00Z",
             reset: &reset,
+            versions: None,
         };
         let mut config = b.clone();
         if config.is_object() {

@@ -71,6 +71,7 @@ fn figures() {
         subresource: "",
         now: "2026-01-01T00:00:00Z",
         reset: &reset,
+        versions: None,
     };
     let mut created = object.clone();
     track_update(None, &mut created, &request);
