@@ -13,6 +13,7 @@ mod policies;
 mod servers;
 mod service;
 mod streaming;
+mod webhooks;
 
 use std::path::PathBuf;
 use std::sync::Arc;

@@ -2,6 +2,7 @@
 
 use std::convert::Infallible;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
@@ -23,6 +24,7 @@ pub(crate) struct Service {
     /// PEM, of itself.
     pub(crate) certificate: String,
     seen: Arc<Mutex<Vec<(String, Value)>>>,
+    connections: Arc<AtomicUsize>,
     task: JoinHandle<()>,
 }
 
@@ -42,8 +44,11 @@ impl Service {
         let url = format!("https://{}", listener.local_addr().unwrap());
         let seen: Arc<Mutex<Vec<(String, Value)>>> = Arc::default();
         let (answer, noted) = (Arc::new(answer), Arc::clone(&seen));
+        let connections: Arc<AtomicUsize> = Arc::default();
+        let accepted = Arc::clone(&connections);
         let task = tokio::spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
+                accepted.fetch_add(1, Ordering::Relaxed);
                 let (acceptor, answer, noted) =
                     (acceptor.clone(), Arc::clone(&answer), Arc::clone(&noted));
                 tokio::spawn(async move {
@@ -64,8 +69,14 @@ impl Service {
             url,
             certificate: own.cert.pem(),
             seen,
+            connections,
             task,
         }
+    }
+
+    /// How many connections there were so far.
+    pub(crate) fn connections(&self) -> usize {
+        self.connections.load(Ordering::Relaxed)
     }
 
     /// Every path and body so far.

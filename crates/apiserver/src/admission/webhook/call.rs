@@ -8,14 +8,14 @@ use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use http::{Request, StatusCode, Uri};
 use http_body_util::{BodyExt, Full};
-use hyper_util::rt::TokioIo;
 use keelson_machinery::{go, json_syntax};
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
 use serde_json::Value;
 
+use super::connections::{Connection, Target};
 use crate::objects::Objects;
-use crate::streaming::{dial_tls, resolve_service, verified_tls};
+use crate::streaming::resolve_service;
 
 /// An answer larger than this is no answer.
 const MAX_ANSWER_BYTES: usize = 3 << 20;
@@ -147,12 +147,6 @@ async fn exchange(
     if authorities.is_empty() {
         return Err(UNTRUSTED.to_owned());
     }
-    let tls = verified_tls(&authorities, None).map_err(|e| e.to_string())?;
-    let stream = dial_tls(&authority, &place.host, tls).await?;
-    let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
-        .await
-        .map_err(|e| e.to_string())?;
-    tokio::spawn(connection);
     let separator = if place.path.contains('?') { '&' } else { '?' };
     let body = serde_json::to_vec(review).map_err(|e| e.to_string())?;
     let request = Request::post(format!("{}{separator}timeout={seconds}s", place.path))
@@ -162,16 +156,19 @@ async fn exchange(
         .header("user-agent", "kube-apiserver-admission")
         .body(Full::new(Bytes::from(body)))
         .map_err(|e| e.to_string())?;
-    let response = sender
-        .send_request(request)
-        .await
-        .map_err(|e| e.to_string())?;
+    let target = Target {
+        authority,
+        name: place.host.clone(),
+        authorities,
+    };
+    let (connection, response) = Connection::call(target, request).await?;
     let status = response.status();
     let content_type = response.headers().get(http::header::CONTENT_TYPE);
     let content_type = content_type.and_then(|value| value.to_str().ok());
     let content_type = content_type.unwrap_or("application/json").to_owned();
     let body = http_body_util::Limited::new(response.into_body(), MAX_ANSWER_BYTES);
     let body = body.collect().await.map_err(|e| e.to_string())?.to_bytes();
+    connection.keep();
     Ok(Answer {
         status,
         content_type,

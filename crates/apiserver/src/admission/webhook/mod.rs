@@ -1,6 +1,7 @@
 //! Admission webhooks: servers of others that are asked about writes, to change or to refuse them.
 
 mod call;
+mod connections;
 mod review;
 mod select;
 
