@@ -9,6 +9,7 @@ use keelson_machinery::{go, meta, validation};
 use serde_json::{Value, json};
 use tokio::runtime::{Handle, RuntimeFlavor};
 
+use super::remembered::{Remembered, question};
 use crate::admission::post_to_webhook;
 use crate::objects::Objects;
 
@@ -23,6 +24,7 @@ pub(super) struct Webhook {
     group: String,
     /// With `clientConfig`, as admission's webhooks have it.
     config: Value,
+    remembered: Remembered,
     /// Weak, because the registry owns the rules that own this.
     objects: Weak<dyn Objects>,
 }
@@ -40,6 +42,7 @@ impl Webhook {
                 config["timeoutSeconds"] = TIMEOUT_S.into();
                 config
             },
+            remembered: Remembered::default(),
             objects: Arc::downgrade(objects),
         }))
     }
@@ -53,18 +56,36 @@ impl Webhook {
                 "conversion webhooks need a runtime of several threads",
             ));
         }
-        let kind = meta::kind(object).to_owned();
-        let converted = tokio::task::block_in_place(|| handle.block_on(self.ask(object, to)))
-            .map_err(|problem| {
-                let about = format!("conversion webhook for {}/{from}, Kind={kind}", self.group);
-                Status::unclassified(match problem {
-                    Problem::Call(reason) => format!("{about} failed: {reason}"),
-                    Problem::Answer(reason) => format!("{about} returned {reason}"),
-                    Problem::Bare(reason) => reason,
-                })
-            })?;
+        // What is converted is what is stored, and that has no version of its own yet.
+        let mut sent = object.clone();
+        let version = meta::metadata_mut(&mut sent).remove("resourceVersion");
+        let text = serde_json::to_vec(&sent).map_err(Status::internal)?;
+        let question = question(to, &text);
+        let mut converted = match self.remembered.get(&question) {
+            Some(converted) => converted,
+            None => {
+                let asking = || handle.block_on(self.ask(&sent, to));
+                let converted = tokio::task::block_in_place(asking)
+                    .map_err(|problem| self.told(problem, from, meta::kind(&sent)))?;
+                let size = text.len() + converted.to_string().len();
+                self.remembered.put(question, converted.clone(), size);
+                converted
+            }
+        };
+        if let Some(version) = version {
+            meta::metadata_mut(&mut converted).insert("resourceVersion".to_owned(), version);
+        }
         *object = converted;
         Ok(())
+    }
+
+    fn told(&self, problem: Problem, from: &str, kind: &str) -> Status {
+        let about = format!("conversion webhook for {}/{from}, Kind={kind}", self.group);
+        Status::unclassified(match problem {
+            Problem::Call(reason) => format!("{about} failed: {reason}"),
+            Problem::Answer(reason) => format!("{about} returned {reason}"),
+            Problem::Bare(reason) => reason,
+        })
     }
 
     async fn ask(&self, object: &Value, to: &str) -> Result<Value, Problem> {
@@ -82,13 +103,10 @@ impl Webhook {
             .ok_or_else(|| Problem::Call("the server is stopping".to_owned()))?;
         let uid = uuid::Uuid::new_v4().to_string();
         let desired = meta::join_api_version(&self.group, to);
-        // What is converted is what is stored, and that has no version of its own yet.
-        let mut sent = object.clone();
-        meta::metadata_mut(&mut sent).remove("resourceVersion");
         let review = json!({
             "kind": "ConversionReview",
             "apiVersion": format!("{GROUP}/{version}"),
-            "request": {"uid": uid, "desiredAPIVersion": desired, "objects": [sent]},
+            "request": {"uid": uid, "desiredAPIVersion": desired, "objects": [object]},
             "response": {"uid": "", "convertedObjects": null, "result": {"metadata": {}}},
         });
         let answer = post_to_webhook(&objects, &self.config, &review)

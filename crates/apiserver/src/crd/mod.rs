@@ -5,6 +5,7 @@ mod convert;
 mod entry;
 mod json_path;
 mod names;
+mod remembered;
 mod rules;
 
 use std::collections::BTreeMap;
