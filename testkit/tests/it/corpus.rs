@@ -35,11 +35,16 @@ async fn compare(cluster: Cluster, directory: &Path) {
         runner.set_up().await.unwrap();
         for case in &corpus.cases {
             let name = format!("{}: {}", corpus.name, case.name);
-            let ours = runner.run(case).await.unwrap();
+            let mut ours = runner.run(case).await.unwrap();
             let Some(theirs) = expected.answers(case) else {
                 complaints.push(format!("{name}: record it"));
                 continue;
             };
+            if ours != theirs
+                && let Some(later) = runner.run_again(case).await.unwrap()
+            {
+                ours = later;
+            }
             match (ours == theirs, known.remove(&case.name)) {
                 (true, true) => complaints.push(format!("{name} does not differ any more")),
                 (true, false) | (false, true) => {}

@@ -8,7 +8,7 @@ use keelson_api::Schema;
 use keelson_machinery::field::{FieldError, Path};
 use keelson_machinery::status::Status;
 use keelson_machinery::{cbor, decode, go, json_text, meta, patch};
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 use super::Call;
 use super::codec;
@@ -182,7 +182,15 @@ impl<'a> Patch<'a> {
                 self.server_side_apply(old.map(current).transpose()?, applied)?
             }
             (_, None) => return Err(Status::not_found(&entry.group, &entry.resource, self.name)),
-            (kind, Some(old)) => self.decode(&|| mechanism(&entry.schema, kind, current(old)?))?,
+            (kind, Some(old)) => {
+                let mut object = current(old)?;
+                let untouched = self.take_untouched(&mut object);
+                let patched = mechanism(&entry.schema, kind, object)?;
+                let whole = || mechanism(&entry.schema, kind, current(old)?);
+                let mut object = self.decode(patched, &whole)?;
+                meta::as_map(&mut object).extend(untouched);
+                object
+            }
         };
         codec::finish_object(entry, &mut object)?;
         super::check_name(&object, self.name)?;
@@ -190,29 +198,48 @@ impl<'a> Patch<'a> {
         Ok(object)
     }
 
+    /// Takes out what the patch says nothing of: it was decoded when it was stored, and need not
+    /// be again.
+    fn take_untouched(&self, current: &mut Value) -> Map<String, Value> {
+        let (PatchKind::Merge(Value::Object(patch)) | PatchKind::Strategic(Value::Object(patch))) =
+            &self.kind
+        else {
+            return Map::new();
+        };
+        // Directives concern the whole object. Custom kinds may have other schemas by now.
+        if self.entry.custom || patch.keys().any(|key| key.starts_with('$')) {
+            return Map::new();
+        }
+        let stays = |key: &str| matches!(key, "apiVersion" | "kind") || patch.contains_key(key);
+        let (stay, untouched) = std::mem::take(meta::as_map(current))
+            .into_iter()
+            .partition(|(key, _)| stays(key));
+        *current = Value::Object(stay);
+        untouched
+    }
+
     /// What came of the patch must be an object of the kind; whatever it is that it is not, the
-    /// patch is to blame. `patch` makes the patched tree; it is asked again for the words of an
-    /// error, since decoding leaves nothing of what it was given.
-    fn decode(&self, patch: &dyn Fn() -> Result<Value, Status>) -> Result<Value, Status> {
+    /// patch is to blame. `whole` is the patched object with everything it has, for the words of
+    /// an error.
+    fn decode(
+        &self,
+        mut patched: Value,
+        whole: &dyn Fn() -> Result<Value, Status>,
+    ) -> Result<Value, Status> {
         let entry = self.entry;
         let strategic = matches!(self.kind, PatchKind::Strategic(_));
-        let make = || -> Result<Value, Status> {
-            let mut patched = patch()?;
-            if strategic {
-                // Decoded into the kind's own type, which has no kind to be told.
-                meta::set_type(&mut patched, &entry.api_version(), &entry.kind);
-            }
-            Ok(patched)
-        };
+        if strategic {
+            // Decoded into the kind's own type, which has no kind to be told.
+            meta::set_type(&mut patched, &entry.api_version(), &entry.kind);
+        }
         let blame = |problem: String| {
             let shown = match &self.kind {
                 PatchKind::Strategic(patch) => go::plain(patch),
-                _ => go::json(&make().unwrap_or_default()),
+                _ => go::json(&whole().unwrap_or_default()),
             };
             let error = FieldError::invalid(&Path::new("patch"), shown, problem);
             Status::invalid("", "", "", &vec![error])
         };
-        let patched = make()?;
         if entry.custom {
             if meta::kind(&patched).is_empty() {
                 return Err(blame(codec::no_kind(go::json(&patched).as_bytes())));
