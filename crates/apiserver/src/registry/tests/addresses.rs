@@ -181,13 +181,13 @@ async fn two_servers_on_one_store_never_give_out_the_same() {
     }
     // Of those who ask for one number, one gets it, and when it is gone another.
     let asking =
-        (0..6).map(|i| servers[i % 2].call("POST", SERVICES, node_port(&format!("n{i}"), 30099)));
+        (0..6).map(|i| servers[i % 2].call("POST", SERVICES, node_port(&format!("n{i}"), 30050)));
     let answers = join_all(asking).await;
     let refused = answers.iter().filter(|answer| {
         let text = answer.body["message"].as_str().unwrap_or_default();
         answer.code == 422
             && text.contains(
-                "spec.ports[0].nodePort: Invalid value: 30099: provided port is already allocated",
+                "spec.ports[0].nodePort: Invalid value: 30050: provided port is already allocated",
             )
     });
     assert_eq!(refused.count(), 5);
@@ -196,7 +196,7 @@ async fn two_servers_on_one_store_never_give_out_the_same() {
     let path = format!("{SERVICES}/{name}");
     assert_eq!(b.call("DELETE", &path, Value::Null).await.code, 200);
     assert_eq!(
-        a.call("POST", SERVICES, node_port("next", 30099))
+        a.call("POST", SERVICES, node_port("next", 30050))
             .await
             .code,
         201
@@ -207,7 +207,7 @@ async fn two_servers_on_one_store_never_give_out_the_same() {
         .await;
     assert_eq!(moved.code, 200, "{}", moved.body);
     assert_eq!(
-        b.call("POST", SERVICES, node_port("after", 30099))
+        b.call("POST", SERVICES, node_port("after", 30050))
             .await
             .code,
         201
