@@ -2,6 +2,7 @@
 
 use std::pin::Pin;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD as BASE64;
@@ -226,6 +227,43 @@ pub fn channels(
         writing,
         activity,
     }
+}
+
+/// What a one-way stream of bytes is sent in. The first is for clients that name no protocol.
+pub const ONE_WAY_PROTOCOLS: &[&str] = &["", "binary.k8s.io", "base64.binary.k8s.io"];
+/// How long a client may take to close its side.
+const GOODBYE_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// Sends bytes in messages as they come, up to the first error; what the client says is of no
+/// interest.
+pub async fn send<E>(
+    upgrade: OnUpgrade,
+    encoding: Encoding,
+    bytes: impl Stream<Item = Result<Bytes, E>>,
+) {
+    let Ok(socket) = open(upgrade).await else {
+        return;
+    };
+    let (mut sink, mut received) = socket.split();
+    let mut bytes = std::pin::pin!(bytes);
+    let sending = async {
+        while let Some(Ok(data)) = bytes.next().await {
+            if sink.send(encoding.message(&data)).await.is_err() {
+                return;
+            }
+        }
+        // The peer may have closed first.
+        let _ = sink.send(goodbye()).await;
+        let _ = sink.close().await;
+    };
+    let leaving = async { while let Some(Ok(_)) = received.next().await {} };
+    tokio::select! {
+        () = sending => {}
+        () = leaving => return,
+    }
+    // A socket closed with something unread in it loses what the client has not read either.
+    let leaving = async { while let Some(Ok(_)) = received.next().await {} };
+    let _ = tokio::time::timeout(GOODBYE_TIMEOUT, leaving).await;
 }
 
 /// Clients take any close but a normal one for a failure.

@@ -2,14 +2,11 @@
 //! messages of a WebSocket.
 
 use std::sync::Arc;
-use std::time::Duration;
 
-use futures::{SinkExt, StreamExt};
 use http::Method;
 use http::header::{CONTENT_TYPE, HeaderValue};
 use http::request::Parts;
 use http_body_util::BodyExt;
-use hyper::upgrade::OnUpgrade;
 use keelson_machinery::field::{ErrorList, FieldError, Path};
 use keelson_machinery::status::Status;
 use keelson_machinery::time;
@@ -19,15 +16,11 @@ use super::forward;
 use super::pods::{container, kubelet, read_pod, with_query};
 use crate::http::RequestBody;
 use crate::registry::negotiate;
-use crate::request::{Body, Query, RequestContext, Response, empty, full, read_up_to};
+use crate::request::{Query, RequestContext, Response, empty, full, read_up_to};
 use crate::server::Server;
 
 /// What of a kubelet's refusal is passed on.
 const MAX_ERROR_BYTES: usize = 64 * 1024;
-/// The first is for clients that name no protocol.
-const WEBSOCKET_PROTOCOLS: &[&str] = &["", "binary.k8s.io", "base64.binary.k8s.io"];
-/// How long a client of a WebSocket may take to close its side.
-const GOODBYE_TIMEOUT: Duration = Duration::from_secs(1);
 
 pub(super) async fn log(
     server: &Arc<Server>,
@@ -81,9 +74,10 @@ pub(super) async fn log(
         return Ok(logs);
     };
     Ok(
-        match websocket::accept(&Method::GET, &headers, WEBSOCKET_PROTOCOLS) {
+        match websocket::accept(&Method::GET, &headers, websocket::ONE_WAY_PROTOCOLS) {
             Ok((response, protocol)) => {
-                tokio::spawn(over_websocket(client, Encoding::of(protocol), body));
+                let log = body.into_data_stream();
+                tokio::spawn(websocket::send(client, Encoding::of(protocol), log));
                 response.map(|()| empty())
             }
             Err(refusal) => {
@@ -93,34 +87,6 @@ pub(super) async fn log(
             }
         },
     )
-}
-
-/// Sends the log in messages of its own; what the client says is of no interest.
-async fn over_websocket(client: OnUpgrade, encoding: Encoding, mut log: Body) {
-    let Ok(socket) = websocket::open(client).await else {
-        return;
-    };
-    let (mut sink, mut received) = socket.split();
-    let sending = async {
-        while let Some(Ok(frame)) = log.frame().await {
-            if let Ok(data) = frame.into_data()
-                && sink.send(encoding.message(&data)).await.is_err()
-            {
-                return;
-            }
-        }
-        // The peer may have closed first.
-        let _ = sink.send(websocket::goodbye()).await;
-        let _ = sink.close().await;
-    };
-    let leaving = async { while let Some(Ok(_)) = received.next().await {} };
-    tokio::select! {
-        () = sending => {}
-        () = leaving => return,
-    }
-    // A socket closed with something unread in it loses what the client has not read either.
-    let leaving = async { while let Some(Ok(_)) = received.next().await {} };
-    let _ = tokio::time::timeout(GOODBYE_TIMEOUT, leaving).await;
 }
 
 /// A kubelet's plain-text refusal as a Status.

@@ -8,7 +8,6 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use bytes::{Bytes, BytesMut};
-use futures::{SinkExt, StreamExt};
 use http::{Response, StatusCode};
 use http_body::Frame;
 use http_body_util::{BodyExt, StreamBody};
@@ -25,9 +24,6 @@ use keelson_streaming::websocket::{self, Encoding};
 /// How often a followed file is looked at for more. There is no event for a file's growth in the
 /// ports, and the loop lives only as long as somebody follows.
 const FOLLOW_PERIOD: Duration = Duration::from_millis(150);
-/// How long a client of a WebSocket may take to close its side.
-const GOODBYE_TIMEOUT: Duration = Duration::from_secs(1);
-const WEBSOCKET_PROTOCOLS: &[&str] = &["", "binary.k8s.io", "base64.binary.k8s.io"];
 const CHUNK_BYTES: usize = 64 << 10;
 /// Longer lines are sent in pieces, as the runtime wrote them.
 const MAX_LINE_BYTES: usize = 1 << 20;
@@ -85,59 +81,24 @@ pub(super) async fn handle(server: &Arc<Server>, mut call: Call) -> Response<Bod
             let _ = sender.send(Err(Box::new(error))).await;
         }
     });
+    let log = futures::stream::unfold(receiver, |mut receiver| async move {
+        receiver.recv().await.map(|frame| (frame, receiver))
+    });
+    let log = StreamBody::new(log);
     let headers = call.request.headers();
     if websocket::is_upgrade(headers, "websocket") {
-        return match websocket::accept(call.request.method(), headers, WEBSOCKET_PROTOCOLS) {
+        return match websocket::accept(call.request.method(), headers, websocket::ONE_WAY_PROTOCOLS)
+        {
             Ok((response, protocol)) => {
                 let upgrade = hyper::upgrade::on(&mut call.request);
-                tokio::spawn(over_websocket(upgrade, Encoding::of(protocol), receiver));
+                let log = log.into_data_stream();
+                tokio::spawn(websocket::send(upgrade, Encoding::of(protocol), log));
                 super::switched(response)
             }
             Err(refusal) => super::text(refusal.status, refusal.message),
         };
     }
-    let stream = futures::stream::unfold(receiver, |mut receiver| async move {
-        receiver.recv().await.map(|frame| (frame, receiver))
-    });
-    response(
-        StatusCode::OK,
-        "text/plain",
-        StreamBody::new(stream).boxed_unsync(),
-    )
-}
-
-/// Sends the log in messages of its own; what the client says is of no interest.
-async fn over_websocket(
-    upgrade: hyper::upgrade::OnUpgrade,
-    encoding: Encoding,
-    mut log: mpsc::Receiver<Result<Frame<Bytes>, BoxError>>,
-) {
-    let Ok(socket) = websocket::open(upgrade).await else {
-        return;
-    };
-    let (mut sink, mut received) = socket.split();
-    let sending = async {
-        while let Some(Ok(frame)) = log.recv().await {
-            if let Ok(data) = frame.into_data()
-                && sink.send(encoding.message(&data)).await.is_err()
-            {
-                return;
-            }
-        }
-        // The peer may have closed first.
-        let _ = sink.send(websocket::goodbye()).await;
-        let _ = sink.close().await;
-    };
-    let leaving = async { while let Some(Ok(_)) = received.next().await {} };
-    tokio::select! {
-        () = sending => {}
-        () = leaving => return,
-    }
-    // A socket closed with something unread in it loses what the client has not read either.
-    let _ = tokio::time::timeout(GOODBYE_TIMEOUT, async {
-        while let Some(Ok(_)) = received.next().await {}
-    })
-    .await;
+    response(StatusCode::OK, "text/plain", log.boxed_unsync())
 }
 
 fn options(call: &Call, now: SystemTime) -> Result<LogOptions, String> {

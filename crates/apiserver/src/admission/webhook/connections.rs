@@ -4,6 +4,8 @@ use std::collections::VecDeque;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use http::{Request, Response};
 use http_body_util::Full;
@@ -11,6 +13,7 @@ use hyper::body::Incoming;
 use hyper::client::conn::http1::{self, SendRequest};
 use hyper_util::rt::TokioIo;
 use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject;
 
 use crate::streaming::{dial_tls, verified_tls};
 
@@ -19,6 +22,9 @@ const MOST: usize = 64;
 /// One that waited for so long may have been forgotten by something on the way.
 const LONGEST: Duration = Duration::from_secs(60);
 
+const UNTRUSTED: &str =
+    "tls: failed to verify certificate: x509: certificate signed by unknown authority";
+
 /// Where a connection leads and whom it trusts. Calls that agree in it may share one.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Target {
@@ -26,7 +32,8 @@ pub(super) struct Target {
     pub(super) authority: String,
     /// The name that the certificate has to show.
     pub(super) name: String,
-    pub(super) authorities: Vec<CertificateDer<'static>>,
+    /// `caBundle` as it is written; empty for the authorities of the machine.
+    pub(super) bundle: String,
 }
 
 struct Waiting {
@@ -50,7 +57,12 @@ pub(super) struct Connection {
 
 impl Connection {
     async fn dial(target: Target) -> Result<Self, String> {
-        let tls = verified_tls(&target.authorities, None).map_err(|e| e.to_string())?;
+        let authorities = authorities(&target.bundle)?;
+        // A machine that trusts nobody does not trust this one either.
+        if authorities.is_empty() {
+            return Err(UNTRUSTED.to_owned());
+        }
+        let tls = verified_tls(&authorities, None).map_err(|e| e.to_string())?;
         let stream = dial_tls(&target.authority, &target.name, tls).await?;
         let (sender, connection) = http1::handshake(TokioIo::new(stream))
             .await
@@ -106,4 +118,16 @@ impl Connection {
             sender,
         });
     }
+}
+
+fn authorities(bundle: &str) -> Result<Vec<CertificateDer<'static>>, String> {
+    if bundle.is_empty() {
+        return Ok(crate::pki::system_authorities());
+    }
+    let pem = STANDARD
+        .decode(bundle)
+        .map_err(|e| format!("caBundle: {e}"))?;
+    CertificateDer::pem_slice_iter(&pem)
+        .collect::<Result<Vec<_>, _>>()
+        .map_err(|e| format!("caBundle: {e}"))
 }
