@@ -12,7 +12,6 @@ mod bootstrap;
 mod cache;
 mod crd;
 mod discovery;
-mod duration;
 pub mod encryption;
 mod events;
 mod feature_gates;

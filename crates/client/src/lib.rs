@@ -16,7 +16,6 @@ mod leader;
 mod ledger;
 mod queue;
 mod reflector;
-mod selector;
 mod transport;
 mod types;
 
@@ -32,7 +31,6 @@ pub use informer::{Change, Informer, InformerOptions, Informers};
 pub use kubeconfig::{Kubeconfig, NamedCluster, NamedContext, NamedUser};
 pub use leader::{LeaderOptions, lead};
 pub use queue::Queue;
-pub use selector::selector_matches;
 pub use transport::{Body, BoxError, Transport, empty, full};
 pub use types::{
     DeleteOptions, ListOptions, Meta, Object, ObjectList, PartialObjectMetadata, Patch,

@@ -12,7 +12,6 @@ mod network;
 mod node;
 mod owner;
 mod pod;
-mod selector;
 mod storage;
 mod workload;
 

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::{Node, Pod};
+use keelson_semantics::node_selector::NodeView;
 
 use crate::pod_info::PodInfo;
 use crate::resources::Resources;
@@ -37,6 +38,13 @@ impl NodeInfo {
 
     pub(crate) fn label(&self, key: &str) -> Option<&str> {
         self.labels()?.get(key).map(String::as_str)
+    }
+
+    pub(crate) fn view(&self) -> NodeView<'_> {
+        NodeView {
+            name: &self.name,
+            labels: self.labels(),
+        }
     }
 
     pub(crate) fn add(&mut self, info: Arc<PodInfo>) {

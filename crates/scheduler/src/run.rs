@@ -4,9 +4,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use k8s_openapi::api::core::v1::{Namespace, Node, Pod};
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
-use keelson_client::{
-    Change, Client, DeleteOptions, EventRecorder, Informer, Informers, Patch, selector_matches,
-};
+use keelson_client::{Change, Client, DeleteOptions, EventRecorder, Informer, Informers, Patch};
+use keelson_semantics::label_selector;
 use serde_json::json;
 use tokio::sync::{Notify, Semaphore};
 use tokio::time::Instant;
@@ -311,7 +310,7 @@ impl Scheduler {
                 .unwrap_or(0);
             let selector = budget.spec.as_ref().and_then(|spec| spec.selector.as_ref());
             allowed <= 0
-                && selector.is_some_and(|selector| selector_matches(selector, pod.labels()))
+                && selector.is_some_and(|selector| label_selector::matches(selector, pod.labels()))
         })
     }
 

@@ -110,7 +110,7 @@ impl Lasting {
         if self.0.is_empty() {
             return Some(Duration::ZERO);
         }
-        crate::duration::parse(&self.0)
+        keelson_semantics::duration::parse(&self.0).ok()
     }
 
     pub(super) fn shown(&self) -> &str {

@@ -82,7 +82,7 @@ impl KmsProvider {
     pub(super) fn timeout(&self) -> Option<Duration> {
         match &self.timeout {
             None => Some(KMS_TIMEOUT),
-            Some(text) => crate::duration::parse(text),
+            Some(text) => keelson_semantics::duration::parse(text).ok(),
         }
     }
 }

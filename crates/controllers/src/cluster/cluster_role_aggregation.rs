@@ -5,9 +5,10 @@ use k8s_openapi::api::rbac::v1::{ClusterRole, PolicyRule};
 use keelson_client::{
     Client, Controller, ControllerContext, Informer, Key, Outcome, ReconcileError, Watches,
 };
+use keelson_semantics::label_selector;
 use std::sync::Arc;
 
-use crate::{pod, selector};
+use crate::pod;
 
 pub(crate) struct ClusterRoleAggregationController {
     client: Client,
@@ -33,7 +34,7 @@ fn union(role: &ClusterRole, all: &[Arc<ClusterRole>]) -> Vec<PolicyRule> {
     for selector in selectors.into_iter().flatten() {
         for other in all {
             if other.metadata.name == role.metadata.name
-                || !selector::matches(selector, other.metadata.labels.as_ref())
+                || !label_selector::matches(selector, other.metadata.labels.as_ref())
             {
                 continue;
             }

@@ -4,8 +4,9 @@
 use k8s_openapi::api::core::v1::{ObjectReference, Pod, Service, ServicePort};
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use keelson_client::{Change, Informer, Key};
+use keelson_semantics::label_selector;
 
-use crate::{pod, selector};
+use crate::pod;
 
 pub(crate) const SERVICE_NAME: &str = "kubernetes.io/service-name";
 pub(crate) const MANAGED_BY: &str = "endpointslice.kubernetes.io/managed-by";
@@ -146,9 +147,10 @@ pub(crate) fn services_of(services: &Informer<Service>, change: &Change<Pod>) ->
             .and_then(|s| s.selector.as_ref())
             .filter(|s| !s.is_empty());
         wanted.is_some_and(|wanted| {
-            selector::map_matches(wanted, new.metadata.labels.as_ref())
-                || old
-                    .is_some_and(|old| selector::map_matches(wanted, old.metadata.labels.as_ref()))
+            label_selector::map_matches(wanted, new.metadata.labels.as_ref())
+                || old.is_some_and(|old| {
+                    label_selector::map_matches(wanted, old.metadata.labels.as_ref())
+                })
         })
     };
     services

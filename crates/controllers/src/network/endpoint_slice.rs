@@ -13,10 +13,11 @@ use keelson_client::{
     Change, Client, Controller, ControllerContext, DeleteOptions, Informer, Key, Outcome,
     ReconcileError, Watches,
 };
+use keelson_semantics::label_selector;
 
 use super::address::{self, HEADLESS, MANAGED_BY, SERVICE_NAME, TRIGGER_TIME};
 use super::slice_plan::{self, Draft, Groups, Plan};
-use crate::{pod, selector};
+use crate::pod;
 
 const MANAGER: &str = "endpointslice-controller.k8s.io";
 const ZONE: &str = "topology.kubernetes.io/zone";
@@ -272,7 +273,7 @@ impl Controller for EndpointSliceController {
             .pods
             .list_in(&key.namespace)
             .into_iter()
-            .filter(|p| selector::map_matches(&wanted, p.metadata.labels.as_ref()))
+            .filter(|p| label_selector::map_matches(&wanted, p.metadata.labels.as_ref()))
             .collect();
         let desired = desired(&service, &pods, |node| {
             pod::label(&self.nodes.get("", node)?.metadata, ZONE).map(str::to_owned)

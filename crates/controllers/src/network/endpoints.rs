@@ -11,9 +11,10 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use keelson_client::{
     Controller, ControllerContext, DeleteOptions, Informer, Key, Outcome, ReconcileError, Watches,
 };
+use keelson_semantics::label_selector;
 
 use super::address::{self, HEADLESS, Port, TRIGGER_TIME};
-use crate::{pod, selector};
+use crate::pod;
 
 const MANAGED_BY: &str = "endpoints.kubernetes.io/managed-by";
 const OVER_CAPACITY: &str = "endpoints.kubernetes.io/over-capacity";
@@ -147,7 +148,7 @@ impl Controller for EndpointsController {
             .pods
             .list_in(&key.namespace)
             .into_iter()
-            .filter(|p| selector::map_matches(&wanted, p.metadata.labels.as_ref()))
+            .filter(|p| label_selector::map_matches(&wanted, p.metadata.labels.as_ref()))
             .collect();
         let (subsets, truncated) = subsets(&service, &pods);
         let mut labels = service.metadata.labels.clone().unwrap_or_default();

@@ -9,8 +9,8 @@ use keelson_client::{
 use serde_json::json;
 
 use super::lifecycle::index_by_node;
-use super::tolerance::{Stay, stay};
 use crate::{clock, pod};
+use keelson_semantics::taint::{Stay, stay};
 
 pub(crate) struct TaintEvictionController {
     context: ControllerContext,

@@ -5,8 +5,9 @@ use std::sync::Arc;
 use k8s_openapi::api::core::v1::{ObjectReference, PersistentVolume, PersistentVolumeClaim};
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity as ApiQuantity;
 use keelson_machinery::quantity::Quantity;
+use keelson_semantics::label_selector;
 
-use crate::{pod, selector};
+use crate::pod;
 
 const CLASS_ANNOTATION: &str = "volume.beta.kubernetes.io/storage-class";
 
@@ -68,7 +69,7 @@ pub(crate) fn suits(volume: &PersistentVolume, claim: &PersistentVolumeClaim) ->
         && want
             .selector
             .as_ref()
-            .is_none_or(|s| selector::matches(s, volume.metadata.labels.as_ref()))
+            .is_none_or(|s| label_selector::matches(s, volume.metadata.labels.as_ref()))
 }
 
 /// The volume reserved for the claim, else the smallest free one that suits.

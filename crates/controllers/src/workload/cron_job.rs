@@ -12,9 +12,9 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
 use keelson_client::{
     Controller, ControllerContext, DeleteOptions, Informer, Key, Outcome, ReconcileError, Watches,
 };
+use keelson_semantics::schedule::Schedule;
 
 use super::job_plan::{finished_condition, is_finished};
-use super::schedule::Schedule;
 use crate::owner::{Owner, controller_of};
 use crate::{children, clock, pod};
 

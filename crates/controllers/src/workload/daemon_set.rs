@@ -12,11 +12,12 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use keelson_client::{
     Change, Controller, ControllerContext, Informer, Key, Outcome, ReconcileError, Watches,
 };
+use keelson_semantics::label_selector;
 
 use super::daemon_set_plan::{self as plan, Input, Plan};
 use super::history::{History, REVISION_LABEL};
 use crate::owner::Owner;
-use crate::{children, clock, pod, selector};
+use crate::{children, clock, pod};
 
 const TEMPLATE_GENERATION: &str = "deprecated.daemonset.template.generation";
 const GENERATION_LABEL: &str = "pod-template-generation";
@@ -172,7 +173,8 @@ fn pin(spec: &mut PodSpec, node: &str) {
 }
 
 fn selects(spec: &DaemonSetSpec, meta: &ObjectMeta) -> bool {
-    !selector::is_empty(&spec.selector) && selector::matches(&spec.selector, meta.labels.as_ref())
+    !label_selector::is_empty(&spec.selector)
+        && label_selector::matches(&spec.selector, meta.labels.as_ref())
 }
 
 /// Whether two forms of a node differ in anything that decides over daemon pods.
@@ -215,7 +217,7 @@ impl Controller for DaemonSetController {
         let Some(spec) = &set.spec else {
             return Ok(Outcome::Done);
         };
-        if selector::is_empty(&spec.selector) {
+        if label_selector::is_empty(&spec.selector) {
             let message =
                 "This daemon set is selecting all pods. A non-empty selector is required.";
             self.context.events.warning(&*set, "SelectingAll", message);

@@ -8,10 +8,10 @@ use std::time::Duration;
 use jiff::Timestamp;
 use k8s_openapi::api::apps::v1::{DaemonSet, DaemonSetSpec, DaemonSetStatus};
 use k8s_openapi::api::core::v1::{Node, Pod, PodSpec, Toleration};
+use keelson_semantics::{node_selector, taint};
 
 use super::deployment_plan::scaled;
 use super::history::REVISION_LABEL;
-use crate::node::{affinity, tolerance};
 use crate::{clock, pod};
 
 /// Pods created or deleted in one pass.
@@ -74,7 +74,7 @@ pub(crate) fn place(set: &DaemonSetSpec, node: &Node) -> Place {
         .node_name
         .as_deref()
         .is_some_and(|n| !n.is_empty() && n != pod::name(&node.metadata));
-    if elsewhere || !affinity::fits(spec, node) {
+    if elsewhere || !node_selector::admits(spec, node.into()) {
         return nowhere;
     }
     let taints = node
@@ -83,9 +83,10 @@ pub(crate) fn place(set: &DaemonSetSpec, node: &Node) -> Place {
         .and_then(|s| s.taints.clone())
         .unwrap_or_default();
     let tolerations = tolerations(spec);
+    let tolerates = |effects| taint::untolerated(&tolerations, &taints, effects).is_none();
     Place {
-        run: tolerance::tolerates_all(&tolerations, &taints, &["NoSchedule", "NoExecute"]),
-        stay: tolerance::tolerates_all(&tolerations, &taints, &["NoExecute"]),
+        run: tolerates(&["NoSchedule", "NoExecute"]),
+        stay: tolerates(&["NoExecute"]),
     }
 }
 

@@ -10,10 +10,11 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use keelson_client::{
     Controller, ControllerContext, DeleteOptions, Informer, Key, Outcome, ReconcileError, Watches,
 };
+use keelson_semantics::label_selector;
 
 use super::deployment_plan::{self as plan, Input, Plan, Resize, set_condition};
 use crate::owner::{Owner, controller_of};
-use crate::{children, clock, pod, selector};
+use crate::{children, clock, pod};
 
 pub(crate) struct DeploymentController {
     context: ControllerContext,
@@ -227,7 +228,8 @@ fn same(a: &DeploymentStatus, b: &DeploymentStatus) -> bool {
 }
 
 fn selects(spec: &DeploymentSpec, meta: &ObjectMeta) -> bool {
-    !selector::is_empty(&spec.selector) && selector::matches(&spec.selector, meta.labels.as_ref())
+    !label_selector::is_empty(&spec.selector)
+        && label_selector::matches(&spec.selector, meta.labels.as_ref())
 }
 
 #[async_trait]
@@ -281,7 +283,7 @@ impl Controller for DeploymentController {
         let Some(spec) = &deployment.spec else {
             return Ok(Outcome::Done);
         };
-        if selector::is_empty(&spec.selector) {
+        if label_selector::is_empty(&spec.selector) {
             return self.refuse_everything(&deployment).await;
         }
         let owner = Owner::new("apps/v1", "Deployment", &deployment.metadata);

@@ -15,12 +15,13 @@ use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use keelson_client::{
     Controller, ControllerContext, Informer, Key, Outcome, ReconcileError, ResourceType, Watches,
 };
+use keelson_semantics::label_selector;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::deployment_plan::scaled;
 use crate::owner::controller_of;
-use crate::{clock, discovery, pod, selector};
+use crate::{clock, discovery, pod};
 
 /// An eviction that was granted but whose pod is still there after this long is forgotten.
 const DELETION_TIMEOUT_SECONDS: i64 = 120;
@@ -222,7 +223,7 @@ impl DisruptionController {
 /// A missing selector matches nothing, an empty one everything.
 fn selects(budget: &PodDisruptionBudget, meta: &ObjectMeta) -> bool {
     let chosen: Option<&LabelSelector> = budget.spec.as_ref().and_then(|s| s.selector.as_ref());
-    chosen.is_some_and(|s| selector::matches(s, meta.labels.as_ref()))
+    chosen.is_some_and(|s| label_selector::matches(s, meta.labels.as_ref()))
 }
 
 /// The status, and when a granted eviction has to be forgotten. Pure.

@@ -7,10 +7,11 @@ use k8s_openapi::api::core::v1::PodTemplateSpec;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, ObjectMeta};
 use k8s_openapi::apimachinery::pkg::runtime::RawExtension;
 use keelson_client::{Client, DeleteOptions, Informer, Object, ReconcileError};
+use keelson_semantics::label_selector;
 use serde_json::{Value, json};
 
 use crate::owner::Owner;
-use crate::{children, pod, selector};
+use crate::{children, pod};
 
 /// The key under which pods and revisions carry the hash or the name of a revision.
 pub(crate) const REVISION_LABEL: &str = "controller-revision-hash";
@@ -57,7 +58,7 @@ impl History<'_> {
         let candidates = children::candidates(self.informer, self.owner);
         let mut ours =
             children::claim::<O, ControllerRevision>(self.client, self.owner, candidates, |meta| {
-                selector::matches(self.selector, meta.labels.as_ref())
+                label_selector::matches(self.selector, meta.labels.as_ref())
             })
             .await?;
         ours.sort_by(|a, b| (a.revision, &a.metadata.name).cmp(&(b.revision, &b.metadata.name)));

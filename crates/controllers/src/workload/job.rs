@@ -11,6 +11,7 @@ use keelson_client::{
     Change, Controller, ControllerContext, Error, Informer, Key, Outcome, Patch, ReconcileError,
     Watches,
 };
+use keelson_semantics::label_selector;
 use serde_json::json;
 
 use super::job_plan::indexes::INDEX;
@@ -18,7 +19,7 @@ use super::job_plan::{
     self as plan, FAILURES, FINALIZER, IGNORED_FAILURES, NewPod, Plan, is_tracked,
 };
 use crate::owner::{Owner, controller_of};
-use crate::{children, clock, pod, selector};
+use crate::{children, clock, pod};
 
 const MANAGED_BY: &str = "kubernetes.io/job-controller";
 const INDEX_ENV: &str = "JOB_COMPLETION_INDEX";
@@ -257,7 +258,9 @@ fn draft(owner: &Owner, template: &PodTemplateSpec, new: &NewPod) -> Pod {
 
 fn selects(job: &Job, meta: &ObjectMeta) -> bool {
     let chosen = job.spec.as_ref().and_then(|s| s.selector.as_ref());
-    chosen.is_some_and(|s| !selector::is_empty(s) && selector::matches(s, meta.labels.as_ref()))
+    chosen.is_some_and(|s| {
+        !label_selector::is_empty(s) && label_selector::matches(s, meta.labels.as_ref())
+    })
 }
 
 #[async_trait]

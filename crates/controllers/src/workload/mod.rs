@@ -13,7 +13,6 @@ pub(crate) mod replica_controller;
 pub(crate) mod replica_set;
 pub(crate) mod replicas;
 pub(crate) mod replication_controller;
-pub(crate) mod schedule;
 pub(crate) mod stateful_set;
 pub(crate) mod stateful_set_plan;
 pub(crate) mod ttl_after_finished;

@@ -9,6 +9,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use keelson_client::{
     Controller, ControllerContext, Informer, Key, Object, Outcome, ReconcileError, Watches,
 };
+use keelson_semantics::label_selector;
 
 use super::replicas::{self, Counts, Failure, Input};
 use crate::owner::{Owner, controller_of};
@@ -118,7 +119,7 @@ impl<K: Replicated> Controller for ReplicaController<K> {
                 fully_labeled: &|p| {
                     let wanted = template.metadata.as_ref().and_then(|m| m.labels.as_ref());
                     wanted
-                        .is_none_or(|w| crate::selector::map_matches(w, p.metadata.labels.as_ref()))
+                        .is_none_or(|w| label_selector::map_matches(w, p.metadata.labels.as_ref()))
                 },
             },
             clock::now(),

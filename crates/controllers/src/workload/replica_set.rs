@@ -4,10 +4,11 @@ use jiff::Timestamp;
 use k8s_openapi::api::apps::v1::{ReplicaSet, ReplicaSetCondition, ReplicaSetStatus};
 use k8s_openapi::api::core::v1::PodTemplateSpec;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use keelson_semantics::label_selector;
 
 use super::replica_controller::Replicated;
 use super::replicas::{Counts, Failure, REPLICA_FAILURE};
-use crate::{clock, selector};
+use crate::clock;
 
 impl Replicated for ReplicaSet {
     const CONTROLLER: &'static str = "replicaset-controller";
@@ -25,7 +26,8 @@ impl Replicated for ReplicaSet {
 
     fn selects(&self, meta: &ObjectMeta) -> bool {
         self.spec.as_ref().is_some_and(|s| {
-            !selector::is_empty(&s.selector) && selector::matches(&s.selector, meta.labels.as_ref())
+            !label_selector::is_empty(&s.selector)
+                && label_selector::matches(&s.selector, meta.labels.as_ref())
         })
     }
 

@@ -6,10 +6,11 @@ use k8s_openapi::api::core::v1::{
     ReplicationControllerStatus,
 };
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use keelson_semantics::label_selector;
 
 use super::replica_controller::Replicated;
 use super::replicas::{Counts, Failure, REPLICA_FAILURE};
-use crate::{clock, selector};
+use crate::clock;
 
 impl Replicated for ReplicationController {
     const CONTROLLER: &'static str = "replication-controller";
@@ -29,7 +30,7 @@ impl Replicated for ReplicationController {
         self.spec
             .as_ref()
             .and_then(|s| s.selector.as_ref())
-            .is_some_and(|s| !s.is_empty() && selector::map_matches(s, meta.labels.as_ref()))
+            .is_some_and(|s| !s.is_empty() && label_selector::map_matches(s, meta.labels.as_ref()))
     }
 
     fn template(&self) -> Option<&PodTemplateSpec> {

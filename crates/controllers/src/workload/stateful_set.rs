@@ -15,11 +15,12 @@ use keelson_client::{
     Controller, ControllerContext, DeleteOptions, Error, Informer, Key, Outcome, ReconcileError,
     Watches,
 };
+use keelson_semantics::label_selector;
 
 use super::history::{self, History, REVISION_LABEL};
 use super::stateful_set_plan::{self as plan, Input, NewPod, Plan};
 use crate::owner::Owner;
-use crate::{children, clock, pod, selector};
+use crate::{children, clock, pod};
 
 const POD_NAME: &str = "statefulset.kubernetes.io/pod-name";
 const POD_INDEX: &str = "apps.kubernetes.io/pod-index";
@@ -380,7 +381,8 @@ fn draft(
 }
 
 fn selects(spec: &StatefulSetSpec, meta: &ObjectMeta) -> bool {
-    !selector::is_empty(&spec.selector) && selector::matches(&spec.selector, meta.labels.as_ref())
+    !label_selector::is_empty(&spec.selector)
+        && label_selector::matches(&spec.selector, meta.labels.as_ref())
 }
 
 #[async_trait]
@@ -413,7 +415,7 @@ impl Controller for StatefulSetController {
         let Some(spec) = set
             .spec
             .as_ref()
-            .filter(|s| !selector::is_empty(&s.selector))
+            .filter(|s| !label_selector::is_empty(&s.selector))
         else {
             return Ok(Outcome::Done);
         };

@@ -1,9 +1,10 @@
 //! CronJob.
 
 use keelson_machinery::field::{ErrorList, FieldError};
+use keelson_semantics::schedule::Schedule;
 use serde_json::Value;
 
-use super::{job, schedule};
+use super::job;
 use crate::cell::{self, NONE};
 use crate::check::{At, same};
 use crate::core::pod;
@@ -78,8 +79,8 @@ fn validate(obj: &Value, old: Option<&Value>) -> ErrorList {
     if text.is_empty() {
         e.push(text.required(""));
     } else {
-        if let Err(detail) = schedule::check(text.text()) {
-            e.push(text.invalid(detail));
+        if let Err(error) = Schedule::parse(text.text()) {
+            e.push(text.invalid(error.to_string()));
         }
         let kept = old.is_some_and(|o| o.text("spec.schedule").contains("TZ"));
         if text.text().contains("TZ") {

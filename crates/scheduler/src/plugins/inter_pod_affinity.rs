@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use k8s_openapi::api::core::v1::{Affinity, PodAffinityTerm, WeightedPodAffinityTerm};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelectorRequirement;
-use keelson_client::selector_matches;
+use keelson_semantics::label_selector;
 
 use super::{MAX_SCORE, Plugin, Rejection};
 use crate::model::{Model, NodeInfo};
@@ -196,7 +196,7 @@ fn selects(term: &PodAffinityTerm, owner: &PodInfo, other: &PodInfo, model: &Mod
     } else {
         named.iter().any(|namespace| namespace == other.namespace())
             || term.namespace_selector.as_ref().is_some_and(|selector| {
-                selector_matches(selector, model.namespace_labels(other.namespace()))
+                label_selector::matches(selector, model.namespace_labels(other.namespace()))
             })
     };
     if !in_namespace {
@@ -221,14 +221,14 @@ fn selects(term: &PodAffinityTerm, owner: &PodInfo, other: &PodInfo, model: &Mod
     let mut extra = keys(&term.match_label_keys, "In");
     extra.extend(keys(&term.mismatch_label_keys, "NotIn"));
     if extra.is_empty() {
-        return selector_matches(selector, other.labels());
+        return label_selector::matches(selector, other.labels());
     }
     let mut selector = selector.clone();
     selector
         .match_expressions
         .get_or_insert_default()
         .extend(extra);
-    selector_matches(&selector, other.labels())
+    label_selector::matches(&selector, other.labels())
 }
 
 /// Some selected pod runs in the node's domain; the first pod of a group that selects itself may

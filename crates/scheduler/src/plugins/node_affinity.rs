@@ -1,6 +1,6 @@
 //! `spec.nodeSelector` and `spec.affinity.nodeAffinity`.
 
-use k8s_openapi::api::core::v1::{NodeSelectorRequirement, NodeSelectorTerm};
+use keelson_semantics::node_selector;
 
 use super::{Plugin, Rejection, normalize_by_max};
 use crate::model::{Model, NodeInfo};
@@ -46,7 +46,7 @@ impl Plugin for NodeAffinity {
         let score = |node: &&NodeInfo| {
             preferred
                 .iter()
-                .filter(|term| matches_term(&term.preference, node))
+                .filter(|term| node_selector::term_matches(&term.preference, node.view()))
                 .map(|term| i64::from(term.weight))
                 .sum()
         };
@@ -58,65 +58,8 @@ impl Plugin for NodeAffinity {
     }
 }
 
-/// What the pod requires of the node: selector and required affinity together.
+/// The pod's selector and required affinity together.
 pub(crate) fn matches_required(pod: &PodInfo, node: &NodeInfo) -> bool {
-    let Some(spec) = pod.spec() else { return true };
-    let selected = spec
-        .node_selector
-        .iter()
-        .flatten()
-        .all(|(key, value)| node.label(key) == Some(value.as_str()));
-    let required = spec
-        .affinity
-        .as_ref()
-        .and_then(|affinity| affinity.node_affinity.as_ref())
-        .and_then(|affinity| {
-            affinity
-                .required_during_scheduling_ignored_during_execution
-                .as_ref()
-        });
-    selected
-        && required.is_none_or(|required| {
-            required
-                .node_selector_terms
-                .iter()
-                .any(|term| matches_term(term, node))
-        })
-}
-
-/// All requirements of a term hold; a term without any matches nothing.
-fn matches_term(term: &NodeSelectorTerm, node: &NodeInfo) -> bool {
-    let expressions = term.match_expressions.as_deref().unwrap_or_default();
-    let fields = term.match_fields.as_deref().unwrap_or_default();
-    if expressions.is_empty() && fields.is_empty() {
-        return false;
-    }
-    expressions
-        .iter()
-        .all(|requirement| holds(requirement, node.label(&requirement.key)))
-        && fields.iter().all(|requirement| {
-            let value = (requirement.key == "metadata.name").then_some(node.name.as_str());
-            holds(requirement, value)
-        })
-}
-
-fn holds(requirement: &NodeSelectorRequirement, value: Option<&str>) -> bool {
-    let values = requirement.values.as_deref().unwrap_or_default();
-    let listed = || value.is_some_and(|value| values.iter().any(|candidate| candidate == value));
-    let compare = |holds: fn(i64, i64) -> bool| {
-        let bound = values.first().and_then(|bound| bound.parse().ok());
-        match (value.and_then(|value| value.parse().ok()), bound) {
-            (Some(value), Some(bound)) => holds(value, bound),
-            _ => false,
-        }
-    };
-    match requirement.operator.as_str() {
-        "In" => listed(),
-        "NotIn" => !listed(),
-        "Exists" => value.is_some(),
-        "DoesNotExist" => value.is_none(),
-        "Gt" => compare(|value, bound| value > bound),
-        "Lt" => compare(|value, bound| value < bound),
-        _ => false,
-    }
+    pod.spec()
+        .is_none_or(|spec| node_selector::admits(spec, node.view()))
 }

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use k8s_openapi::api::core::v1::TopologySpreadConstraint;
-use keelson_client::selector_matches;
+use keelson_semantics::label_selector;
 
 use super::node_affinity::matches_required;
 use super::taint_toleration::TaintToleration;
@@ -101,7 +101,7 @@ fn matches_self(constraint: &TopologySpreadConstraint, pod: &PodInfo) -> bool {
     constraint
         .label_selector
         .as_ref()
-        .is_some_and(|selector| selector_matches(selector, pod.labels()))
+        .is_some_and(|selector| label_selector::matches(selector, pod.labels()))
 }
 
 /// Matching pods per domain, over the nodes that the pod could use at all. `node` stands in place

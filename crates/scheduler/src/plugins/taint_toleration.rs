@@ -1,6 +1,7 @@
 //! Taints repel pods that do not tolerate them; `PreferNoSchedule` only lowers a node's score.
 
-use k8s_openapi::api::core::v1::{Taint, Toleration};
+use k8s_openapi::api::core::v1::Taint;
+use keelson_semantics::taint;
 
 use super::{Plugin, Rejection, normalize_by_max};
 use crate::model::{Model, NodeInfo};
@@ -62,25 +63,5 @@ pub(crate) fn tolerates(pod: &PodInfo, taint: &Taint) -> bool {
         .spec()
         .and_then(|spec| spec.tolerations.as_deref())
         .unwrap_or_default();
-    tolerations
-        .iter()
-        .any(|toleration| matches(toleration, taint))
-}
-
-/// An empty key with `Exists` tolerates everything; an empty effect tolerates every effect.
-fn matches(toleration: &Toleration, taint: &Taint) -> bool {
-    let effect = toleration.effect.as_deref().unwrap_or_default();
-    let key = toleration.key.as_deref().unwrap_or_default();
-    if !effect.is_empty() && effect != taint.effect || !key.is_empty() && key != taint.key {
-        return false;
-    }
-    match toleration.operator.as_deref().unwrap_or("Equal") {
-        "Exists" => true,
-        "Equal" | "" => {
-            !key.is_empty()
-                && toleration.value.as_deref().unwrap_or_default()
-                    == taint.value.as_deref().unwrap_or_default()
-        }
-        _ => false,
-    }
+    taint::is_tolerated(tolerations, taint)
 }

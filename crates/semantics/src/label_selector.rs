@@ -1,15 +1,16 @@
-//! Matching of typed label selectors, without a detour through JSON.
+//! Typed label selectors, without a detour through JSON. The text form of selectors, and those of
+//! untyped objects, are `keelson_machinery::labels`.
 
 use std::collections::BTreeMap;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 
-pub(crate) type Labels = BTreeMap<String, String>;
+pub type Labels = BTreeMap<String, String>;
 
-/// Whether `labels` satisfy `selector`. The empty selector matches everything, as in the API;
-/// controllers that must not act on it ask [`is_empty`] first. An unknown operator matches nothing.
-pub(crate) fn matches(selector: &LabelSelector, labels: Option<&Labels>) -> bool {
-    let value = |key: &str| labels.and_then(|l| l.get(key));
+/// Whether `labels` satisfy `selector`. The empty selector matches everything, as in the API; those
+/// that must not act on it ask [`is_empty`] first. An unknown operator matches nothing.
+pub fn matches(selector: &LabelSelector, labels: Option<&Labels>) -> bool {
+    let value = |key: &str| labels.and_then(|l| l.get(key)).map(String::as_str);
     let by_label = selector
         .match_labels
         .iter()
@@ -17,18 +18,25 @@ pub(crate) fn matches(selector: &LabelSelector, labels: Option<&Labels>) -> bool
         .all(|(key, wanted)| value(key) == Some(wanted));
     by_label
         && selector.match_expressions.iter().flatten().all(|term| {
-            let listed = |found: &String| term.values.iter().flatten().any(|v| v == found);
-            match term.operator.as_str() {
-                "In" => value(&term.key).is_some_and(listed),
-                "NotIn" => !value(&term.key).is_some_and(listed),
-                "Exists" => value(&term.key).is_some(),
-                "DoesNotExist" => value(&term.key).is_none(),
-                _ => false,
-            }
+            let values = term.values.as_deref().unwrap_or_default();
+            holds(&term.operator, values, value(&term.key)).unwrap_or(false)
         })
 }
 
-pub(crate) fn is_empty(selector: &LabelSelector) -> bool {
+/// The four operators that label and node selectors share, or `None` for another one. `value` is
+/// absent where the key is.
+pub(crate) fn holds(operator: &str, values: &[String], value: Option<&str>) -> Option<bool> {
+    let listed = || value.is_some_and(|value| values.iter().any(|v| v == value));
+    match operator {
+        "In" => Some(listed()),
+        "NotIn" => Some(!listed()),
+        "Exists" => Some(value.is_some()),
+        "DoesNotExist" => Some(value.is_none()),
+        _ => None,
+    }
+}
+
+pub fn is_empty(selector: &LabelSelector) -> bool {
     selector
         .match_labels
         .as_ref()
@@ -39,9 +47,9 @@ pub(crate) fn is_empty(selector: &LabelSelector) -> bool {
             .is_none_or(Vec::is_empty)
 }
 
-/// Whether every pair of `wanted` is present: the selector form of Services and
-/// ReplicationControllers.
-pub(crate) fn map_matches(wanted: &Labels, labels: Option<&Labels>) -> bool {
+/// Whether every pair of `wanted` is present: the selector form of Services,
+/// ReplicationControllers and `spec.nodeSelector`.
+pub fn map_matches(wanted: &Labels, labels: Option<&Labels>) -> bool {
     wanted
         .iter()
         .all(|(key, value)| labels.and_then(|l| l.get(key)) == Some(value))

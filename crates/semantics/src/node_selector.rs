@@ -1,68 +1,76 @@
-//! Whether a pod's node selector and required node affinity admit a node. Pure.
+//! What a pod, a volume or a device demands of a node: `nodeSelector`, node selector terms.
+//! Specified by the API of `core/v1` `NodeSelector`.
 
 use k8s_openapi::api::core::v1::{
     Node, NodeSelector, NodeSelectorRequirement, NodeSelectorTerm, PodSpec,
 };
 
-use crate::{pod, selector};
+use crate::label_selector::{self, Labels};
 
-pub(crate) fn fits(spec: &PodSpec, node: &Node) -> bool {
-    let labels = node.metadata.labels.as_ref();
-    if spec
+/// A node as selectors see it.
+#[derive(Debug, Clone, Copy)]
+pub struct NodeView<'n> {
+    pub name: &'n str,
+    pub labels: Option<&'n Labels>,
+}
+
+impl<'n> From<&'n Node> for NodeView<'n> {
+    fn from(node: &'n Node) -> Self {
+        Self {
+            name: node.metadata.name.as_deref().unwrap_or_default(),
+            labels: node.metadata.labels.as_ref(),
+        }
+    }
+}
+
+/// Whether a pod's node selector and required node affinity admit the node.
+pub fn admits(spec: &PodSpec, node: NodeView<'_>) -> bool {
+    let selected = spec
         .node_selector
         .as_ref()
-        .is_some_and(|wanted| !selector::map_matches(wanted, labels))
-    {
-        return false;
-    }
+        .is_none_or(|wanted| label_selector::map_matches(wanted, node.labels));
     let required = spec
         .affinity
         .as_ref()
-        .and_then(|a| a.node_affinity.as_ref())
-        .and_then(|a| {
-            a.required_during_scheduling_ignored_during_execution
+        .and_then(|affinity| affinity.node_affinity.as_ref())
+        .and_then(|affinity| {
+            affinity
+                .required_during_scheduling_ignored_during_execution
                 .as_ref()
         });
-    required.is_none_or(|required| selects(required, node))
+    selected && required.is_none_or(|required| selects(required, node))
 }
 
-/// Any term suffices; a term without requirements matches nothing.
-pub(crate) fn selects(wanted: &NodeSelector, node: &Node) -> bool {
-    wanted
-        .node_selector_terms
-        .iter()
-        .any(|term| term_matches(term, node))
+/// Any term suffices.
+pub fn selects(wanted: &NodeSelector, node: NodeView<'_>) -> bool {
+    let mut terms = wanted.node_selector_terms.iter();
+    terms.any(|term| term_matches(term, node))
 }
 
-fn term_matches(term: &NodeSelectorTerm, node: &Node) -> bool {
+/// All requirements of the term hold; a term without any matches nothing.
+pub fn term_matches(term: &NodeSelectorTerm, node: NodeView<'_>) -> bool {
     let expressions = term.match_expressions.as_deref().unwrap_or_default();
     let fields = term.match_fields.as_deref().unwrap_or_default();
     if expressions.is_empty() && fields.is_empty() {
         return false;
     }
-    let field = |key: &str| (key == "metadata.name").then(|| pod::name(&node.metadata));
-    expressions
-        .iter()
-        .all(|r| requirement_matches(r, pod::label(&node.metadata, &r.key)))
-        && fields.iter().all(|r| requirement_matches(r, field(&r.key)))
+    let label = |key: &str| node.labels?.get(key).map(String::as_str);
+    let field = |key: &str| (key == "metadata.name").then_some(node.name);
+    expressions.iter().all(|r| holds(r, label(&r.key)))
+        && fields.iter().all(|r| holds(r, field(&r.key)))
 }
 
-fn requirement_matches(requirement: &NodeSelectorRequirement, value: Option<&str>) -> bool {
+fn holds(requirement: &NodeSelectorRequirement, value: Option<&str>) -> bool {
     let values = requirement.values.as_deref().unwrap_or_default();
-    let listed = |v: &str| values.iter().any(|w| w == v);
     let compare = |test: fn(i64, i64) -> bool| {
         let have = value.and_then(|v| v.parse().ok());
         let bound = values.first().and_then(|v| v.parse().ok());
         matches!((have, bound), (Some(have), Some(bound)) if test(have, bound))
     };
     match requirement.operator.as_str() {
-        "In" => value.is_some_and(listed),
-        "NotIn" => !value.is_some_and(listed),
-        "Exists" => value.is_some(),
-        "DoesNotExist" => value.is_none(),
         "Gt" => compare(|have, bound| have > bound),
         "Lt" => compare(|have, bound| have < bound),
-        _ => false,
+        operator => label_selector::holds(operator, values, value).unwrap_or(false),
     }
 }
 
@@ -110,11 +118,15 @@ mod tests {
             (json!({}), false),
         ];
         for (text, wanted) in cases {
-            assert_eq!(fits(&term(text.clone()), &node), wanted, "{text}");
+            assert_eq!(
+                admits(&term(text.clone()), (&node).into()),
+                wanted,
+                "{text}"
+            );
         }
         let plain: PodSpec =
             serde_json::from_value(json!({"containers": [], "nodeSelector": {"disk": "hdd"}}))
                 .unwrap();
-        assert!(!fits(&plain, &node));
+        assert!(!admits(&plain, (&node).into()));
     }
 }

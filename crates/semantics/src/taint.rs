@@ -1,8 +1,10 @@
-//! Which taints a pod tolerates, and for how long. Pure.
+//! Taints of nodes and the tolerations of pods. Specified by the API of `core/v1` `Toleration`.
 
 use k8s_openapi::api::core::v1::{Taint, Toleration};
 
-pub(crate) fn tolerates(toleration: &Toleration, taint: &Taint) -> bool {
+/// An empty key with `Exists` tolerates every taint, an empty effect every effect. An empty key
+/// with `Equal` is the empty key, which no taint has.
+pub fn tolerates(toleration: &Toleration, taint: &Taint) -> bool {
     let effect = toleration.effect.as_deref().unwrap_or_default();
     let key = toleration.key.as_deref().unwrap_or_default();
     if (!effect.is_empty() && effect != taint.effect) || (!key.is_empty() && key != taint.key) {
@@ -19,15 +21,33 @@ pub(crate) fn tolerates(toleration: &Toleration, taint: &Taint) -> bool {
     }
 }
 
-/// How long a pod may stay on a node with these `NoExecute` taints.
-#[derive(Debug, PartialEq, Eq)]
-pub(crate) enum Stay {
+/// Whether one of the tolerations tolerates the taint.
+pub fn is_tolerated(tolerations: &[Toleration], taint: &Taint) -> bool {
+    tolerations.iter().any(|t| tolerates(t, taint))
+}
+
+/// The first taint with one of the effects that is not tolerated.
+pub fn untolerated<'t>(
+    tolerations: &[Toleration],
+    taints: &'t [Taint],
+    effects: &[&str],
+) -> Option<&'t Taint> {
+    taints
+        .iter()
+        .filter(|taint| effects.contains(&taint.effect.as_str()))
+        .find(|taint| !is_tolerated(tolerations, taint))
+}
+
+/// How long a pod may stay on a node with `NoExecute` taints.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stay {
     Forever,
     Seconds(i64),
     No,
 }
 
-pub(crate) fn stay(tolerations: &[Toleration], taints: &[Taint]) -> Stay {
+/// The shortest of the times that the tolerations in use give.
+pub fn stay(tolerations: &[Toleration], taints: &[Taint]) -> Stay {
     let mut shortest: Option<i64> = None;
     for taint in taints.iter().filter(|t| t.effect == "NoExecute") {
         let mut using = tolerations
@@ -43,18 +63,6 @@ pub(crate) fn stay(tolerations: &[Toleration], taints: &[Taint]) -> Stay {
         }
     }
     shortest.map_or(Stay::Forever, Stay::Seconds)
-}
-
-/// Whether every taint with one of these effects is tolerated.
-pub(crate) fn tolerates_all(
-    tolerations: &[Toleration],
-    taints: &[Taint],
-    effects: &[&str],
-) -> bool {
-    taints
-        .iter()
-        .filter(|taint| effects.contains(&taint.effect.as_str()))
-        .all(|taint| tolerations.iter().any(|t| tolerates(t, taint)))
 }
 
 #[cfg(test)]
