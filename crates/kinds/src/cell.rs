@@ -1,6 +1,7 @@
 //! What table cells show: ages, lists, container names.
 
 use jiff::Timestamp;
+use keelson_semantics::duration;
 use serde_json::Value;
 
 use crate::tree::Tree;
@@ -23,34 +24,8 @@ pub(crate) fn seconds(time: &str) -> Option<i64> {
 pub(crate) fn since(time: &str, now: i64) -> String {
     seconds(time).map_or_else(
         || UNKNOWN.to_owned(),
-        |then| duration(now.saturating_sub(then)),
+        |then| duration::human(now.saturating_sub(then)),
     )
-}
-
-/// A duration as kubectl shows it: two units at most, the smaller one dropped as it grows.
-pub(crate) fn duration(seconds: i64) -> String {
-    let pair = |big: i64, big_unit: char, small: i64, small_unit: char| {
-        if small == 0 {
-            format!("{big}{big_unit}")
-        } else {
-            format!("{big}{big_unit}{small}{small_unit}")
-        }
-    };
-    let (minutes, hours) = (seconds / 60, seconds / 3600);
-    let (days, years) = (hours / 24, hours / 24 / 365);
-    match seconds {
-        s if s < -1 => "<invalid>".to_owned(),
-        s if s < 0 => "0s".to_owned(),
-        s if s < 120 => format!("{s}s"),
-        s if minutes < 10 => pair(minutes, 'm', s % 60, 's'),
-        _ if minutes < 180 => format!("{minutes}m"),
-        _ if hours < 8 => pair(hours, 'h', minutes % 60, 'm'),
-        _ if hours < 48 => format!("{hours}h"),
-        _ if hours < 24 * 8 => pair(days, 'd', hours % 24, 'h'),
-        _ if hours < 24 * 365 * 2 => format!("{days}d"),
-        _ if hours < 24 * 365 * 8 => pair(years, 'y', days % 365, 'd'),
-        _ => format!("{years}y"),
-    }
 }
 
 /// Joined by commas, `<none>` when empty.
@@ -133,32 +108,6 @@ pub(crate) fn selector(selector: &Value) -> String {
 mod tests {
     use super::*;
     use serde_json::json;
-
-    #[test]
-    fn durations_show_two_units_at_most() {
-        for (seconds, text) in [
-            (-5, "<invalid>"),
-            (-1, "0s"),
-            (0, "0s"),
-            (119, "119s"),
-            (120, "2m"),
-            (125, "2m5s"),
-            (599, "9m59s"),
-            (600, "10m"),
-            (179 * 60, "179m"),
-            (180 * 60, "3h"),
-            (185 * 60, "3h5m"),
-            (9 * 3600, "9h"),
-            (47 * 3600, "47h"),
-            (48 * 3600, "2d"),
-            (50 * 3600, "2d2h"),
-            (9 * 86400, "9d"),
-            (3 * 365 * 86400, "3y"),
-            (3 * 365 * 86400 + 86400 * 4, "3y4d"),
-        ] {
-            assert_eq!(duration(seconds), text, "{seconds}");
-        }
-    }
 
     #[test]
     fn selectors_have_their_text_form() {

@@ -1,4 +1,5 @@
-//! Durations as Go writes them: `1h30m`, `-1.5s`, `300ms`. Specified by Go's `time.ParseDuration`.
+//! Durations as Go writes them (`1h30m`, `-1.5s`, `300ms`; specified by Go's `time.ParseDuration`),
+//! and as tables show them to people (`5d3h`).
 
 use keelson_machinery::go::quote;
 use thiserror::Error;
@@ -109,9 +110,61 @@ pub fn parse(text: &str) -> Result<std::time::Duration, DurationError> {
     Ok(std::time::Duration::from_nanos(ns))
 }
 
+/// A duration as kubectl shows it: two units at most, the smaller one dropped as it grows.
+pub fn human(seconds: i64) -> String {
+    let pair = |big: i64, big_unit: char, small: i64, small_unit: char| {
+        if small == 0 {
+            format!("{big}{big_unit}")
+        } else {
+            format!("{big}{big_unit}{small}{small_unit}")
+        }
+    };
+    let (minutes, hours) = (seconds / 60, seconds / 3600);
+    let (days, years) = (hours / 24, hours / 24 / 365);
+    match seconds {
+        s if s < -1 => "<invalid>".to_owned(),
+        s if s < 0 => "0s".to_owned(),
+        s if s < 120 => format!("{s}s"),
+        s if minutes < 10 => pair(minutes, 'm', s % 60, 's'),
+        _ if minutes < 180 => format!("{minutes}m"),
+        _ if hours < 8 => pair(hours, 'h', minutes % 60, 'm'),
+        _ if hours < 48 => format!("{hours}h"),
+        _ if hours < 24 * 8 => pair(days, 'd', hours % 24, 'h'),
+        _ if hours < 24 * 365 * 2 => format!("{days}d"),
+        _ if hours < 24 * 365 * 8 => pair(years, 'y', days % 365, 'd'),
+        _ => format!("{years}y"),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn durations_show_two_units_at_most() {
+        for (seconds, text) in [
+            (-5, "<invalid>"),
+            (-1, "0s"),
+            (0, "0s"),
+            (119, "119s"),
+            (120, "2m"),
+            (125, "2m5s"),
+            (599, "9m59s"),
+            (600, "10m"),
+            (179 * 60, "179m"),
+            (180 * 60, "3h"),
+            (185 * 60, "3h5m"),
+            (9 * 3600, "9h"),
+            (47 * 3600, "47h"),
+            (48 * 3600, "2d"),
+            (50 * 3600, "2d2h"),
+            (9 * 86400, "9d"),
+            (3 * 365 * 86400, "3y"),
+            (3 * 365 * 86400 + 86400 * 4, "3y4d"),
+        ] {
+            assert_eq!(human(seconds), text, "{seconds}");
+        }
+    }
 
     /// Each line is what Go's own parser said: the quoted text, then nanoseconds or its error.
     #[test]

@@ -4,7 +4,7 @@
 //! cases that edit them. Every case is run against the reference (any API server, by kubeconfig)
 //! and against this one; codes, warnings, `Status` bodies and resulting objects must be the same
 //! once [`normal`] forms are taken (what a server draws by itself is replaced by its name: `<uid>`,
-//! `<now>`, …). What the reference said is recorded beside the corpus (`<kind>.expected.jsonl`),
+//! `<now>`, …; an age by the time that it counts from). What the reference said is recorded beside the corpus (`<kind>.expected.jsonl`),
 //! so that the test needs no reference.
 //!
 //! ```text
@@ -53,6 +53,7 @@
 //! seconds. In objects `$webhook` is the URL of their server, `$ca` its certificate for `caBundle`,
 //! `"$port"` its port; what they were asked is compared, too.
 
+mod ages;
 mod corpus;
 mod difference;
 mod edit;

@@ -19,11 +19,11 @@ static DRAWN: LazyLock<Vec<(Regex, &'static str)>> = LazyLock::new(|| {
         ),
         // A server's own times are of this century's second quarter; a corpus takes others.
         (
-            r"\b202[5-9]-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?(Z|\+00:00)",
+            r"\b20(2[5-9]|[34]\d)-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?(Z|\+00:00)",
             "<now>",
         ),
         (
-            r"\b202[5-9]-\d\d-\d\d \d\d:\d\d:\d\d(\.\d+)? \+0000 UTC( m=\+[0-9.]+)?",
+            r"\b20(2[5-9]|[34]\d)-\d\d-\d\d \d\d:\d\d:\d\d(\.\d+)? \+0000 UTC( m=\+[0-9.]+)?",
             "<now>",
         ),
         (

@@ -1,17 +1,19 @@
 //! Runs cases against one server.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use bytes::Bytes;
 use http::{Method, Request};
 use http_body_util::BodyExt;
+use jiff::Timestamp;
 use keelson_client::Client;
 use serde_json::{Value, json};
 
 use super::corpus::{Setup, Step, User};
 use super::edit::edit;
 use super::webhooks::Webhooks;
-use super::{Case, Corpus, Error, normal};
+use super::{Case, Corpus, Error, ages, normal};
 
 /// Where namespaced objects of the corpus live.
 pub const NAMESPACE: &str = "differential";
@@ -284,6 +286,7 @@ impl<'a> Runner<'a> {
         let base = &self.corpus.bases[&case.base];
         let mut object = self.object_path(base);
         let mut observations = Vec::new();
+        let times = ages::times(self.corpus, case);
         let mut created: Vec<String> = case.before.iter().map(Setup::made).collect();
         for setup in &case.before {
             if let Err(error) = self.side.make(&setup.path, &setup.object).await {
@@ -301,7 +304,7 @@ impl<'a> Runner<'a> {
                 created.push(made);
             }
             pause(step.wait_ms).await;
-            observations.push(self.observe(answer));
+            observations.push(self.observe(answer, &times));
         }
         self.clean(case, created).await?;
         Ok(observations)
@@ -318,7 +321,8 @@ impl<'a> Runner<'a> {
         }
     }
 
-    fn observe(&self, answer: Answer) -> Observation {
+    fn observe(&self, mut answer: Answer, times: &BTreeSet<Timestamp>) -> Observation {
+        ages::name(&mut answer.body, times, Timestamp::now());
         let normal = |value| normal(value, self.corpus.managed_fields);
         let webhooks = self.side.webhooks.get();
         let hidden = |value: Value| match webhooks {

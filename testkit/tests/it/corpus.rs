@@ -8,6 +8,9 @@ use keelson_testkit::differential::{
     dual_stack_directory, known_differences,
 };
 
+/// A case that gives the server time to notice something is tried this often on a busy machine.
+const BUSY_TRIES: usize = 5;
+
 #[tokio::test(flavor = "multi_thread")]
 async fn corpus() {
     compare(Cluster::start().await, &directory()).await;
@@ -40,9 +43,13 @@ async fn compare(cluster: Cluster, directory: &Path) {
                 complaints.push(format!("{name}: record it"));
                 continue;
             };
-            if ours != theirs
-                && let Some(later) = runner.run_again(case).await.unwrap()
-            {
+            for _ in 0..BUSY_TRIES {
+                if ours == theirs || known.contains(&case.name) {
+                    break;
+                }
+                let Some(later) = runner.run_again(case).await.unwrap() else {
+                    break;
+                };
                 ours = later;
             }
             match (ours == theirs, known.remove(&case.name)) {

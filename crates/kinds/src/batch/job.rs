@@ -675,7 +675,9 @@ fn cells(obj: &Value, now: i64) -> Vec<Value> {
         cell::seconds(obj.text("status.completionTime")),
     ) {
         (None, _) => String::new(),
-        (Some(start), end) => cell::duration(end.unwrap_or(now).saturating_sub(start)),
+        (Some(start), end) => {
+            keelson_semantics::duration::human(end.unwrap_or(now).saturating_sub(start))
+        }
     };
     let [names, images] = workload::wide_cells(obj, "spec.template");
     vec![

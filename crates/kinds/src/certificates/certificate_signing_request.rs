@@ -248,7 +248,7 @@ fn cells(obj: &Value, now: i64) -> Vec<Value> {
         cell::or_none(obj.text("spec.signerName")).into(),
         obj.text("spec.username").into(),
         obj.int("spec.expirationSeconds")
-            .map_or(NONE.to_owned(), cell::duration)
+            .map_or(NONE.to_owned(), keelson_semantics::duration::human)
             .into(),
         status.into(),
     ]

@@ -12,7 +12,7 @@ pub(super) fn cells(pod: &Value, now: i64) -> Vec<Value> {
             format!(
                 "{} ({} ago)",
                 summary.restarts,
-                cell::duration(now.saturating_sub(at))
+                keelson_semantics::duration::human(now.saturating_sub(at))
             )
         }
         _ => summary.restarts.to_string(),
