@@ -4,6 +4,7 @@ use std::net::TcpListener;
 use std::path::Path;
 
 use crate::args::ServerArgs;
+use crate::closed;
 use crate::instance::Instance;
 
 pub(crate) fn run(args: &ServerArgs, instance: &Instance) -> Result<(), String> {
@@ -17,8 +18,11 @@ pub(crate) fn run(args: &ServerArgs, instance: &Instance) -> Result<(), String> 
         ));
     }
     port_free("--port", args.bind_address, args.port)?;
+    if args.etcd.etcd_endpoints.is_empty() {
+        closed::store_is_there(&instance.data_dir)?;
+    }
     if args.no_node {
-        return Ok(());
+        return closed::directories(instance);
     }
     if !rustix::process::geteuid().is_root() {
         return Err(
@@ -28,12 +32,7 @@ pub(crate) fn run(args: &ServerArgs, instance: &Instance) -> Result<(), String> 
     }
     port_free("--kubelet-port", args.bind_address, args.kubelet_port)?;
     overlayfs()?;
-    std::fs::create_dir_all(&instance.data_dir).map_err(|error| {
-        format!(
-            "the data directory {} cannot be created: {error}",
-            instance.data_dir.display()
-        )
-    })
+    closed::directories(instance)
 }
 
 fn unsupported(args: &ServerArgs) -> Result<(), String> {

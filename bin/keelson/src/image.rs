@@ -85,31 +85,33 @@ fn print(images: &[ImageInfo], output: Output) -> Result<(), String> {
         );
         return Ok(());
     }
-    let names = |image: &ImageInfo| {
-        image
-            .repo_tags
-            .iter()
-            .chain(&image.repo_digests)
-            .next()
-            .cloned()
-            .unwrap_or_else(|| "<none>".to_owned())
-    };
-    let width = images
+    let rows: Vec<(&str, &ImageInfo)> = images
         .iter()
-        .map(|image| names(image).len())
-        .max()
-        .unwrap_or(0)
-        .max(4)
-        + 3;
+        .flat_map(|image| names(image).into_iter().map(move |name| (name, image)))
+        .collect();
+    let width = rows.iter().map(|(name, _)| name.len()).max();
+    let width = width.unwrap_or(0).max(4) + 3;
     println!("{:<width$}{:<15}SIZE", "NAME", "ID");
-    for image in images {
+    for (name, image) in rows {
         let id = image.id.trim_start_matches("sha256:");
         let size = image.size_bytes as f64 / f64::from(1 << 20);
         println!(
-            "{:<width$}{:<15}{size:.1} MiB",
-            names(image),
+            "{name:<width$}{:<15}{size:.1} MiB",
             id.get(..12).unwrap_or(id)
         );
     }
     Ok(())
+}
+
+/// Every tag of an image; one without tags has its digests.
+fn names(image: &ImageInfo) -> Vec<&str> {
+    let all = if image.repo_tags.is_empty() {
+        &image.repo_digests
+    } else {
+        &image.repo_tags
+    };
+    match all.as_slice() {
+        [] => vec!["<none>"],
+        all => all.iter().map(String::as_str).collect(),
+    }
 }

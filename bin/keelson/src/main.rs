@@ -4,6 +4,7 @@
 mod api_args;
 mod args;
 mod check;
+mod closed;
 mod components;
 mod dns_service;
 mod down;
@@ -63,7 +64,12 @@ fn main() -> ExitCode {
         Ok(arguments) => arguments,
         Err(message) => return fail(&message),
     };
-    let outcome = match args::Cli::parse_from(arguments).command {
+    let command = args::Cli::parse_from(arguments).command;
+    // Files that the verbs of kubectl make are the user's own affair.
+    if !matches!(command, args::Command::Kubectl { .. }) {
+        closed::by_default();
+    }
+    let outcome = match command {
         args::Command::Up(args) => up::run(args),
         args::Command::Server(args) => server::run(args),
         args::Command::Down(args) => down::run(&args),

@@ -35,6 +35,12 @@ async fn save(args: &SnapshotArgs, instance: &Instance, file: &Path) -> Result<S
     let SnapshotAction::Save { etcd, .. } = &args.action else {
         return Err("nothing to save".to_owned());
     };
+    if std::fs::metadata(file).is_ok_and(|found| !found.is_file()) {
+        return Err(format!(
+            "{} is no regular file: name a file to write the snapshot to",
+            file.display()
+        ));
+    }
     let part = PathBuf::from(format!("{}.part", file.display()));
     let failed = |error: std::io::Error| format!("{}: {error}", part.display());
     let mut out = private_file(&part).map_err(failed)?;

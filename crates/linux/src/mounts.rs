@@ -232,23 +232,42 @@ fn open_beneath(root: &Path, relative: &Path, create: bool) -> Result<OwnedFd> {
         Err(rustix::io::Errno::NOENT) if create => {}
         opened => return opened.map_err(errno("opening", &root.join(&path))),
     }
+    // What a pod is given below a volume is as open as the volume itself.
+    let mode = rustix::fs::statat(&base, "", AtFlags::EMPTY_PATH)
+        .map_err(errno("opening", root))?
+        .st_mode
+        & 0o2777;
     let mut done = PathBuf::new();
     let mut parent = base.try_clone().map_err(failed("opening", root))?;
     for name in names {
         done.push(name);
         parent = match sys::open_confined(base.as_fd(), &done, resolve) {
             Err(rustix::io::Errno::NOENT) => {
-                match rustix::fs::mkdirat(&parent, name, Mode::from_raw_mode(0o750)) {
-                    Ok(()) | Err(rustix::io::Errno::EXIST) => {}
+                let made = match rustix::fs::mkdirat(&parent, name, Mode::from_raw_mode(0o700)) {
+                    Ok(()) => true,
+                    Err(rustix::io::Errno::EXIST) => false,
                     Err(error) => return Err(errno("creating", &root.join(&done))(error)),
+                };
+                let opened = sys::open_confined(base.as_fd(), &done, resolve)
+                    .map_err(errno("opening", &root.join(&done)))?;
+                if made {
+                    set_mode(&opened, mode).map_err(failed("creating", &root.join(&done)))?;
                 }
-                sys::open_confined(base.as_fd(), &done, resolve)
-                    .map_err(errno("opening", &root.join(&done)))?
+                opened
             }
             opened => opened.map_err(errno("opening", &root.join(&done)))?,
         };
     }
     Ok(parent)
+}
+
+/// A descriptor opened as a path cannot change modes or be read itself; its name under /proc can.
+fn by_descriptor(entry: &OwnedFd) -> String {
+    format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(entry))
+}
+
+fn set_mode(entry: &OwnedFd, mode: u32) -> io::Result<()> {
+    std::fs::set_permissions(by_descriptor(entry), Permissions::from_mode(mode))
 }
 
 /// Group, group bits and set-group-id of everything in the tree, as the kubelet sets them for
@@ -265,9 +284,8 @@ fn give_to_group(entry: OwnedFd, gid: u32, readonly: bool, depth: usize) -> io::
     if directory {
         mode |= 0o110 | 0o2000;
     }
-    // A descriptor opened as a path cannot change modes itself; its name under /proc can.
-    let name = format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&entry));
-    std::fs::set_permissions(&name, Permissions::from_mode(mode))?;
+    set_mode(&entry, mode)?;
+    let name = by_descriptor(&entry);
     if !directory {
         return Ok(());
     }
@@ -305,6 +323,15 @@ mod tests {
         std::os::unix::fs::symlink("in", root.join("link")).unwrap();
         assert!(open_beneath(&root, Path::new("link/new/deep"), true).is_ok());
         assert!(root.join("in/new/deep").is_dir());
+        std::fs::set_permissions(&root, Permissions::from_mode(0o2777)).unwrap();
+        assert!(open_beneath(&root, Path::new("open/deep"), true).is_ok());
+        for made in ["open", "open/deep"] {
+            let mode = std::fs::metadata(root.join(made))
+                .unwrap()
+                .permissions()
+                .mode();
+            assert_eq!(mode & 0o7777, 0o2777, "{made}");
+        }
         assert!(open_beneath(&root, Path::new("out/passwd"), false).is_err());
         assert!(open_beneath(&root, Path::new("out/x"), true).is_err());
         assert!(open_beneath(&root, Path::new("../x"), true).is_err());

@@ -1,6 +1,7 @@
 //! Starting one container: image, environment, mounts, security, create, start, `postStart`.
 
 use std::collections::HashMap;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -314,11 +315,12 @@ fn hosts_file(
         return Ok(path);
     }
     std::fs::write(&path, text)?;
+    // Every user of the pod's containers resolves names.
+    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o644))?;
     Ok(path)
 }
 
 fn termination_file(pod_dir: &Path, container: &str, attempt: u32) -> std::io::Result<PathBuf> {
-    use std::os::unix::fs::PermissionsExt;
     let dir = pod_dir.join("containers").join(container);
     std::fs::create_dir_all(&dir)?;
     let file = dir.join(format!("termination-{attempt}"));

@@ -8,7 +8,36 @@ use crate::scenarios::deployment;
 pub(crate) static SCENARIOS: &[(&str, fn(&Lab))] = &[
     ("drain empties the node and uncordon fills it", drain),
     ("kill -9 of the server disturbs no pod", kill_the_server),
+    (
+        "a lost store does not become an empty cluster",
+        lose_the_store,
+    ),
 ];
+
+fn lose_the_store(lab: &Lab) {
+    let device = lab.keelson(&[
+        "snapshot",
+        "save",
+        "/dev/full",
+        "--data-dir",
+        lab.data_dir().to_str().unwrap(),
+    ]);
+    let said = String::from_utf8_lossy(&device.stderr).into_owned();
+    assert!(said.contains("no regular file"), "{said}");
+    lab.kill_server();
+    let store = lab.data_dir().join("store/store.redb");
+    let kept = lab.dir.join("kept.redb");
+    std::fs::rename(&store, &kept).unwrap();
+    let fails = |what: &str, words: &str| {
+        let output = lab.up_fails();
+        assert!(output.contains(words), "{what}: {output}");
+    };
+    fails("no file", "snapshot restore");
+    std::fs::write(&store, "").unwrap();
+    fails("an empty file", "is damaged (it is empty)");
+    std::fs::rename(&kept, &store).unwrap();
+    lab.up();
+}
 
 fn drain(lab: &Lab) {
     let ns = lab.namespace("drained");

@@ -132,6 +132,20 @@ impl Lab {
         }
     }
 
+    /// `keelson up` that refuses; what it says.
+    pub(crate) fn up_fails(&self) -> String {
+        let output = self
+            .inside(BINARY)
+            .args(["up", "--node-name", "node-1", "--data-dir"])
+            .arg(self.data_dir())
+            .arg("--kubeconfig")
+            .arg(self.kubeconfig())
+            .output()
+            .unwrap();
+        assert!(!output.status.success());
+        String::from_utf8_lossy(&output.stderr).into_owned()
+    }
+
     /// SIGKILL to the server alone.
     pub(crate) fn kill_server(&self) {
         let mut server = self.server.lock().unwrap().take().unwrap();

@@ -139,26 +139,22 @@ impl Parts {
         }
         // Where the node mounts its own: a read-only root cannot be given them later.
         for name in ["hosts", "hostname", "resolv.conf"] {
-            fs::write(root.join("etc").join(name), "")?;
+            write(&root.join("etc").join(name), "")?;
         }
-        fs::write(
-            root.join("etc/passwd"),
+        write(
+            &root.join("etc/passwd"),
             "root:x:0:0:root:/:/bin/sh\nnobody:x:65534:65534:nobody:/:/bin/sh\n",
         )?;
-        fs::write(root.join("etc/group"), "root:x:0:\nnogroup:x:65534:\n")?;
+        write(&root.join("etc/group"), "root:x:0:\nnogroup:x:65534:\n")?;
         for library in &self.libraries {
             let target = under(root, library);
-            if let Some(parent) = target.parent() {
-                fs::create_dir_all(parent)?;
-            }
+            make_parents(&target)?;
             copy_in(library, library, &target)?;
             // `/usr/lib` is where `/lib` points to on this host; in the image both must answer.
             for (real, alias) in [("/usr/lib", "/lib"), ("/usr/lib64", "/lib64")] {
                 if let (Ok(rest), true) = (library.strip_prefix(real), is_link_to(alias, real)) {
                     let alias = under(root, Path::new(alias)).join(rest);
-                    if let Some(parent) = alias.parent() {
-                        fs::create_dir_all(parent)?;
-                    }
+                    make_parents(&alias)?;
                     if !alias.exists() {
                         fs::hard_link(&target, alias)?;
                     }
@@ -170,13 +166,26 @@ impl Parts {
         };
         let target = under(root, loader);
         if !target.exists() {
-            if let Some(parent) = target.parent() {
-                fs::create_dir_all(parent)?;
-            }
+            make_parents(&target)?;
             copy_in(loader, loader, &target)?;
         }
         Ok(())
     }
+}
+
+/// Whatever the node keeps closed, the users of a container read its image.
+fn write(path: &Path, text: &str) -> io::Result<()> {
+    fs::write(path, text)?;
+    fs::set_permissions(path, fs::Permissions::from_mode(0o644))
+}
+
+fn make_parents(path: &Path) -> io::Result<()> {
+    let Some(parent) = path.parent().filter(|parent| !parent.is_dir()) else {
+        return Ok(());
+    };
+    make_parents(parent)?;
+    fs::create_dir(parent)?;
+    fs::set_permissions(parent, fs::Permissions::from_mode(0o755))
 }
 
 fn is_link_to(alias: &str, real: &str) -> bool {

@@ -237,7 +237,13 @@ fn finish(
         config,
         &order,
         unpacked.into_values().collect(),
-        |index| name(index, &id),
+        |index| {
+            name(index, &id);
+            // No registry may have it: it stays until a person removes it.
+            if let Some(record) = index.images.get_mut(&id) {
+                record.pinned = true;
+            }
+        },
     )?;
     store.find(&id)?.ok_or(Error::NotFound(id))
 }

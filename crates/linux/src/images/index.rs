@@ -100,7 +100,8 @@ impl IndexFile {
             let path = root.join(dir);
             fs::create_dir_all(&path).map_err(Error::io("create", &path))?;
         }
-        rustix::fs::chmod(root, Mode::from_raw_mode(0o711))
+        // Layers hold programs with set-user-id bits and device nodes: no path from outside leads there.
+        rustix::fs::chmod(root, Mode::from_raw_mode(0o700))
             .map_err(|e| Error::io("set the mode of", root)(e.into()))?;
         let file = IndexFile {
             root: root.to_owned(),

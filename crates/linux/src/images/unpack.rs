@@ -420,7 +420,11 @@ impl Unpacker {
             other => other?,
         };
         match rustix::fs::mkdirat(&parent, name, Mode::from_raw_mode(0o755)) {
-            Ok(()) => drop(self.implicit.insert(path.to_owned())),
+            Ok(()) => {
+                let mode = Mode::from_raw_mode(0o755);
+                rustix::fs::chmodat(&parent, name, mode, AtFlags::empty())?;
+                self.implicit.insert(path.to_owned());
+            }
             Err(rustix::io::Errno::EXIST) => {
                 // A link whose target lives in a lower layer: make the target here.
                 if let Ok(target) = rustix::fs::readlinkat(&parent, name, Vec::new()) {

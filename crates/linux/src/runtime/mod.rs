@@ -165,7 +165,7 @@ fn make_private_directory(path: &Path) -> Result<()> {
     use std::os::unix::fs::DirBuilderExt;
     std::fs::DirBuilder::new()
         .recursive(true)
-        .mode(0o711)
+        .mode(0o700)
         .create(path)
         .map_err(io_error("creating", path))
 }

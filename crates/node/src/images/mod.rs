@@ -120,7 +120,7 @@ impl ImagePuller {
                 Err(error("ErrImageNeverPull", message, now + NEVER_RETRY))
             }
             // What was made on this machine exists in no registry: it counts as present for `Always`.
-            (policy, Some(image)) if policy != "Always" || image.pinned => {
+            (policy, Some(image)) if policy != "Always" || is_built_in(reference, &image) => {
                 let message = format!(
                     "Container image \"{reference}\" already present on machine and can be accessed by the pod"
                 );
@@ -229,6 +229,11 @@ impl ImagePuller {
     fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<(String, String), Failed>> {
         self.failed.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// An image that the node made itself: the registry `localhost` has no port to ask at.
+fn is_built_in(reference: &str, image: &ImageInfo) -> bool {
+    image.pinned && reference.starts_with("localhost/")
 }
 
 /// `Always` for the tag `latest` (also when left out), else `IfNotPresent`.

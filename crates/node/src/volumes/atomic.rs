@@ -94,7 +94,7 @@ fn stage(dir: &Path, payload: &Payload) -> Result<Option<Staged>, VolumeError> {
     for (path, content) in payload {
         let file = staged.join(path);
         if let Some(parent) = file.parent() {
-            fs::create_dir_all(parent).map_err(io(what()))?;
+            make_directories(&staged, parent).map_err(io(what()))?;
         }
         fs::write(&file, &content.data).map_err(io(what()))?;
         fs::set_permissions(&file, fs::Permissions::from_mode(content.mode & 0o7777))
@@ -108,6 +108,17 @@ fn stage(dir: &Path, payload: &Payload) -> Result<Option<Staged>, VolumeError> {
         .map(|path| first_part(path).to_owned())
         .collect();
     Ok(Some(Staged { dir: staged, names }))
+}
+
+/// Directories of a payload are open to the container's users, whoever they are; the volume's own
+/// place is not.
+fn make_directories(staged: &Path, dir: &Path) -> std::io::Result<()> {
+    let Some(parent) = dir.parent().filter(|_| dir != staged && !dir.is_dir()) else {
+        return Ok(());
+    };
+    make_directories(staged, parent)?;
+    fs::create_dir(dir)?;
+    fs::set_permissions(dir, fs::Permissions::from_mode(0o755))
 }
 
 fn first_part(path: &str) -> &str {

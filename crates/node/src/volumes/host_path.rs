@@ -1,7 +1,7 @@
 //! `hostPath`: a path of the node, checked against the declared type.
 
-use std::fs::Metadata;
-use std::os::unix::fs::FileTypeExt;
+use std::fs::{Metadata, Permissions};
+use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use async_trait::async_trait;
@@ -31,6 +31,16 @@ impl VolumeType for HostPath {
     }
 }
 
+/// Directories that the node makes on a pod's behalf are as upstream's kubelet makes them, whatever
+/// the node keeps closed elsewhere.
+fn make_directory(path: &Path) -> std::io::Result<()> {
+    if let Some(parent) = path.parent().filter(|parent| !parent.exists()) {
+        make_directory(parent)?;
+    }
+    std::fs::create_dir(path)?;
+    std::fs::set_permissions(path, Permissions::from_mode(0o755))
+}
+
 /// Verifies the path, or makes it where the type says so.
 pub(super) fn check(path: &Path, kind: &str) -> Result<(), VolumeError> {
     let creating = || format!("creating {}", path.display());
@@ -46,13 +56,11 @@ pub(super) fn check(path: &Path, kind: &str) -> Result<(), VolumeError> {
         "" => {
             // Without a type the runtime makes a missing directory.
             if !path.exists() {
-                std::fs::create_dir_all(path).map_err(io(creating()))?;
+                make_directory(path).map_err(io(creating()))?;
             }
             Ok(())
         }
-        "DirectoryOrCreate" if !path.exists() => {
-            std::fs::create_dir_all(path).map_err(io(creating()))
-        }
+        "DirectoryOrCreate" if !path.exists() => make_directory(path).map_err(io(creating())),
         "DirectoryOrCreate" | "Directory" => {
             if is(Metadata::is_dir) {
                 Ok(())
@@ -64,7 +72,7 @@ pub(super) fn check(path: &Path, kind: &str) -> Result<(), VolumeError> {
             .create(true)
             .append(true)
             .open(path)
-            .map(drop)
+            .and_then(|file| file.set_permissions(Permissions::from_mode(0o644)))
             .map_err(io(creating())),
         "FileOrCreate" | "File" => {
             if is(Metadata::is_file) {

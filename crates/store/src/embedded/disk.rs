@@ -1,7 +1,7 @@
 //! The file: redb tables, the format's version, and the lock on the directory.
 
 use std::collections::BTreeMap;
-use std::fs::{self, File, OpenOptions, TryLockError};
+use std::fs::{self, File, TryLockError};
 use std::io::{Read, Seek, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -66,8 +66,8 @@ impl Disk {
         fs::create_dir_all(dir).map_err(|err| fail(err.to_string()))?;
         let lock = lock(&dir.join("store.lock")).map_err(fail)?;
         let path = dir.join(FILE);
-        create(dir).map_err(|err| fail(err.to_string()))?;
-        let mut disk = Self::open_on(file::opener(&path)).map_err(|err| match err {
+        let opened = create(dir).and_then(|()| Self::open_on(file::opener(&path)));
+        let mut disk = opened.map_err(|err| match err {
             Error::Damaged(reason) => fail(format!(
                 "the file {FILE} is damaged ({reason}): restore a snapshot with `keelson snapshot \
                  restore`, or move the directory away to start with an empty store"
@@ -289,8 +289,12 @@ impl Disk {
 /// that neither opens nor says that it is empty.
 fn create(dir: &Path) -> Result<()> {
     let path = dir.join(FILE);
-    if path.exists() {
-        return Ok(());
+    match fs::metadata(&path) {
+        // A store gets its name when it is whole: an empty file is one that was lost.
+        Ok(found) if found.len() == 0 => return Err(Error::Damaged("it is empty".to_owned())),
+        Ok(_) => return Ok(()),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+        Err(error) => return Err(io(error)),
     }
     let (disk, new) = unnamed(dir)?;
     drop(disk);
@@ -362,13 +366,7 @@ fn builder() -> Builder {
 }
 
 fn lock(path: &Path) -> Result<File, String> {
-    let mut file = OpenOptions::new()
-        .create(true)
-        .read(true)
-        .write(true)
-        .truncate(false)
-        .open(path)
-        .map_err(|err| err.to_string())?;
+    let mut file = file::private(path).map_err(|err| err.to_string())?;
     match file.try_lock() {
         Ok(()) => {}
         Err(TryLockError::WouldBlock) => {

@@ -2,9 +2,9 @@
 //! disk, and an fsync that failed.
 
 use std::fmt::Debug;
-use std::fs::{File, OpenOptions};
+use std::fs::{File, OpenOptions, Permissions};
 use std::io;
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -17,15 +17,24 @@ pub type Opener = Box<dyn Fn() -> io::Result<Box<dyn StorageBackend>> + Send + S
 
 pub(crate) fn opener(path: &Path) -> Opener {
     let path = path.to_owned();
-    Box::new(move || {
-        let file = OpenOptions::new()
-            .create(true)
-            .read(true)
-            .write(true)
-            .truncate(false)
-            .open(&path)?;
-        Ok(Box::new(PlainFile(file)))
-    })
+    Box::new(move || Ok(Box::new(PlainFile(private(&path)?))))
+}
+
+/// Opens or makes a file that its owner alone may read, for it holds every Secret; one that an
+/// earlier version left open is closed.
+pub(crate) fn private(path: &Path) -> io::Result<File> {
+    const MODE: u32 = 0o600;
+    let file = OpenOptions::new()
+        .create(true)
+        .read(true)
+        .write(true)
+        .truncate(false)
+        .mode(MODE)
+        .open(path)?;
+    if file.metadata()?.mode() & 0o077 != 0 {
+        file.set_permissions(Permissions::from_mode(MODE))?;
+    }
+    Ok(file)
 }
 
 /// The directory's lock keeps others away, so that the file itself needs none.

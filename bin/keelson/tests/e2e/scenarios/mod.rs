@@ -1,6 +1,7 @@
 //! What a user does with a cluster. Each scenario has a Kubernetes namespace of its own.
 
 mod api;
+mod closed;
 mod network;
 mod pods;
 mod registry;
@@ -36,6 +37,8 @@ pub(crate) static SCENARIOS: &[(&str, Scenario)] = &[
     ("nodes cordon drain taint", api::nodes),
     ("reads and discovery", api::reads),
     ("images from a registry with a password", registry::pull),
+    ("other users of the machine find nothing", closed::files),
+    ("the CIS benchmark finds nothing", closed::cis),
 ];
 
 /// Rolls over without losing a request: ready before it is called, called before it ends.
