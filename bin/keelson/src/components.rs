@@ -3,6 +3,7 @@
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use ipnet::IpNet;
@@ -37,6 +38,15 @@ pub(crate) struct Cluster {
     node_name: Option<String>,
     dns_ip: IpAddr,
     cluster_domain: String,
+}
+
+/// Tells when a component is no more, for whatever reason.
+struct Ended(Arc<AtomicBool>);
+
+impl Drop for Ended {
+    fn drop(&mut self) {
+        self.0.store(false, Ordering::Relaxed);
+    }
 }
 
 /// Starts everything; returns when the API server serves. The rest comes up by itself.
@@ -256,8 +266,14 @@ impl Cluster {
         is_shared: bool,
         work: impl Fn(Informers) -> F + Send + Sync + 'static,
     ) {
+        let component = lease.strip_prefix("kube-").unwrap_or(lease);
+        let ended = Ended(self.api.component(component));
         if !is_shared {
-            self.tasks.spawn(work(self.informers.clone()));
+            let work = work(self.informers.clone());
+            self.tasks.spawn(async move {
+                let _ended = ended;
+                work.await;
+            });
             return;
         }
         let identity = format!(
@@ -272,6 +288,7 @@ impl Cluster {
             .client(control_plane("system:kube-controller-manager"));
         let shutdown = self.shutdown.clone();
         self.tasks.spawn(async move {
+            let _ended = ended;
             while !shutdown.is_cancelled() {
                 // Informers of this term alone: they end what runs on them when the lease is lost.
                 let term = shutdown.child_token();

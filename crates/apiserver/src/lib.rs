@@ -10,6 +10,7 @@ pub mod authn;
 pub mod authz;
 mod bootstrap;
 mod cache;
+mod component_status;
 mod crd;
 mod discovery;
 pub mod encryption;

@@ -3,6 +3,7 @@
 use std::net::{IpAddr, Ipv4Addr, UdpSocket};
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
 use ipnet::IpNet;
@@ -21,6 +22,7 @@ use crate::audit::{self, Audit, AuditOptions};
 use crate::authn::{self, AuthenticationOptions, Authenticator, TokenIssuer};
 use crate::authz::{self, AuthorizationOptions, Authorizer};
 use crate::bootstrap::{self, DefaultServiceCidr, Identity, Peers, ServerAddress};
+use crate::component_status::InProcessComponents;
 use crate::crd;
 use crate::discovery::Discovery;
 use crate::encryption::{self, Encryption};
@@ -160,6 +162,7 @@ pub(crate) struct Server {
     /// Absent when nothing is to be recorded.
     pub(crate) audit: Option<Arc<Audit>>,
     pub(crate) health: Health,
+    pub(crate) components: InProcessComponents,
     pub(crate) encryption: Option<Arc<Encryption>>,
     pub(crate) metrics: Metrics,
     pub(crate) features: FeatureGates,
@@ -241,14 +244,19 @@ impl ApiServer {
             .map_err(Error::Audit)?
             .map(Arc::new);
         let health = Health::default();
-        for step in STEPS {
-            health.expect(step);
-        }
         // The store is open and the caches have read it when these lines are reached.
-        health.set("log", None, true);
-        health.set("etcd", None, true);
-        health.done("informer-sync");
-        health.done("shutdown");
+        health.done(&[
+            "log",
+            "loopback-serving-certificate",
+            "etcd",
+            "etcd-readiness",
+            "informer-sync",
+            "poststarthook/start-apiserver-admission-initializer",
+            "poststarthook/generic-apiserver-start-informers",
+            "poststarthook/storage-object-count-tracker-hook",
+            "poststarthook/storage-readiness",
+            "shutdown",
+        ]);
         let server = Arc::new(Server {
             advertise_address,
             resources,
@@ -264,6 +272,7 @@ impl ApiServer {
             audit,
             flow: FlowControl::new(Arc::clone(&objects)),
             health,
+            components: InProcessComponents::default(),
             encryption,
             metrics: Metrics::default(),
             features,
@@ -288,29 +297,30 @@ impl ApiServer {
     async fn bootstrap(&self) -> Result<(), Error> {
         let server = &self.server;
         crd::load(server).await.map_err(Error::Bootstrap)?;
-        server
-            .health
-            .done("poststarthook/apiextensions/crd-informer-synced");
+        server.health.done(&[
+            "poststarthook/start-apiextensions-informers",
+            "poststarthook/crd-informer-synced",
+            "poststarthook/priority-and-fairness-config-consumer",
+            "poststarthook/priority-and-fairness-filter",
+        ]);
         // A default object that is missing makes the server unready, not unreachable: an
         // administrator needs it to see why.
         match bootstrap::apply(&server.objects).await {
-            Ok(()) => server.health.done("poststarthook/rbac/bootstrap-roles"),
+            Ok(()) => server.health.done(&[
+                "poststarthook/start-system-namespaces-controller",
+                "poststarthook/rbac/bootstrap-roles",
+                "poststarthook/scheduling/bootstrap-system-priority-classes",
+                "poststarthook/priority-and-fairness-config-producer",
+            ]),
             Err(status) => tracing::error!(%status, "default objects are missing"),
         }
-        server
-            .health
-            .done("poststarthook/scheduling/bootstrap-system-priority-classes");
-        server
-            .health
-            .done("poststarthook/priority-and-fairness-config-producer");
         let mut range = DefaultServiceCidr::new(&server.config.services.cidrs);
         range
             .publish(&server.objects)
             .await
             .map_err(Error::Bootstrap)?;
-        server
-            .health
-            .done("poststarthook/start-kubernetes-service-cidr-controller");
+        let health = &server.health;
+        health.done(&["poststarthook/start-kubernetes-service-cidr-controller"]);
         let mut peers = server.peers();
         server
             .publish(peers.as_mut())
@@ -322,13 +332,22 @@ impl ApiServer {
         bootstrap::publish_token_tracking(&server.objects)
             .await
             .map_err(Error::Bootstrap)?;
-        server.health.done("poststarthook/bootstrap-controller");
+        health.done(&[
+            "poststarthook/bootstrap-controller",
+            "poststarthook/peer-endpoint-reconciler-controller",
+            "poststarthook/start-cluster-authentication-info-controller",
+            "poststarthook/start-legacy-token-tracking-controller",
+        ]);
         let (objects, stop) = (Arc::clone(&server.objects), server.stop.clone());
         self.tasks
             .spawn(bootstrap::maintain_flow_control(objects, stop));
         let identity = Identity::new(&hostname().unwrap_or_default());
         let (objects, stop) = (Arc::clone(&server.objects), server.stop.clone());
         self.tasks.spawn(identity.maintain(objects, stop));
+        health.done(&[
+            "poststarthook/start-kube-apiserver-identity-lease-controller",
+            "poststarthook/start-kube-apiserver-identity-lease-garbage-collector",
+        ]);
         if let Some(file) = server.config.authentication.config_file.clone() {
             let issuers = Arc::clone(server.authenticator.issuers());
             self.tasks.spawn(issuers.follow(file, server.stop.clone()));
@@ -339,6 +358,7 @@ impl ApiServer {
                 .spawn(authorizer.follow(file, server.stop.clone()));
         }
         self.tasks.spawn(crd::run(Arc::clone(server)));
+        health.done(&["poststarthook/start-apiextensions-controllers"]);
         self.tasks
             .spawn(crate::admission::check_policies(Arc::clone(server)));
         self.tasks
@@ -350,9 +370,7 @@ impl ApiServer {
         // Before anything is served: what Services have and nobody claimed could be given out.
         let mut suspects = Suspects::default();
         match server.registry.repair_services(&mut suspects).await {
-            Ok(()) => server
-                .health
-                .done("poststarthook/start-service-ip-repair-controllers"),
+            Ok(()) => health.done(&[REPAIRED]),
             Err(status) => tracing::error!(%status, "claims of Services could not be repaired"),
         }
         self.tasks
@@ -381,6 +399,12 @@ impl ApiServer {
         }))
     }
 
+    /// A component that starts in this process, as `componentstatuses` tell of it: set the flag to
+    /// false when it ends.
+    pub fn component(&self, name: &'static str) -> Arc<AtomicBool> {
+        self.server.components.add(name)
+    }
+
     pub fn pki(&self) -> &Arc<Pki> {
         &self.server.pki
     }
@@ -396,8 +420,8 @@ impl ApiServer {
 
     /// Ends watches and connections, then background work. The store stays the caller's.
     pub async fn shutdown(self) {
-        let stopping = Some("process is shutting down".to_owned());
-        self.server.health.set("shutdown", stopping, false);
+        let stopping = Err("process is shutting down".to_owned());
+        self.server.health.set("shutdown", stopping);
         self.server.stop.cancel();
         self.server.registry.shutdown().await;
         self.tasks.close();
@@ -410,15 +434,7 @@ impl ApiServer {
     }
 }
 
-const STEPS: &[&str] = &[
-    "poststarthook/apiextensions/crd-informer-synced",
-    "poststarthook/bootstrap-controller",
-    "poststarthook/priority-and-fairness-config-producer",
-    "poststarthook/rbac/bootstrap-roles",
-    "poststarthook/scheduling/bootstrap-system-priority-classes",
-    "poststarthook/start-kubernetes-service-cidr-controller",
-    "poststarthook/start-service-ip-repair-controllers",
-];
+const REPAIRED: &str = "poststarthook/start-service-ip-repair-controllers";
 
 impl Server {
     fn authorities(&self) -> bootstrap::Authorities<'_> {
@@ -506,14 +522,13 @@ fn default_address() -> IpAddr {
 const REPAIR_INTERVAL: Duration = Duration::from_secs(180);
 
 async fn repair_services(server: Arc<Server>, mut suspects: Suspects) {
-    let repaired = "poststarthook/start-service-ip-repair-controllers";
     loop {
         tokio::select! {
             () = server.stop.cancelled() => return,
             () = tokio::time::sleep(REPAIR_INTERVAL) => {}
         }
         match server.registry.repair_services(&mut suspects).await {
-            Ok(()) => server.health.done(repaired),
+            Ok(()) => server.health.done(&[REPAIRED]),
             Err(error) => tracing::warn!(%error, "claims of Services could not be repaired"),
         }
     }
@@ -531,6 +546,11 @@ async fn renew(server: Arc<Server>, certificate: Arc<ServingCertificate>) {
             Ok(false) => {}
             Err(error) => tracing::warn!(%error, "renewing the serving certificate"),
         }
+        let valid = certificate.is_valid();
+        let valid = valid
+            .then_some(())
+            .ok_or_else(|| "it has expired".to_owned());
+        server.health.set("loopback-serving-certificate", valid);
     }
 }
 

@@ -213,6 +213,17 @@ impl Aggregation {
     }
 }
 
+/// What has been done when APIServices were looked at once.
+const FIRST_ROUND: [&str; 7] = [
+    "poststarthook/apiservice-status-local-available-controller",
+    "poststarthook/apiservice-status-remote-available-controller",
+    "poststarthook/apiservice-wait-for-first-sync",
+    "poststarthook/apiservice-discovery-controller",
+    "autoregister-completion",
+    "poststarthook/apiservice-openapi-controller",
+    "poststarthook/apiservice-openapiv3-controller",
+];
+
 /// Follows APIServices, services and endpoints until the server stops.
 pub(crate) async fn run(server: Arc<Server>) {
     let objects = Arc::clone(&server.objects);
@@ -221,6 +232,11 @@ pub(crate) async fn run(server: Arc<Server>) {
     let mut services = objects.changes("", "services");
     let mut served = server.resources.changes();
     let mut registration = local::Registration::new(&objects);
+    server.health.done(&[
+        "poststarthook/start-kube-aggregator-informers",
+        "poststarthook/apiservice-registration-controller",
+        "poststarthook/kube-apiserver-autoregistration",
+    ]);
     loop {
         api_services.mark_unchanged();
         slices.mark_unchanged();
@@ -232,6 +248,7 @@ pub(crate) async fn run(server: Arc<Server>) {
         for remote in remotes.values() {
             probe::judge(&server, remote).await;
         }
+        server.health.done(&FIRST_ROUND);
         let idle = remotes.is_empty();
         tokio::select! {
             () = server.stop.cancelled() => return,

@@ -92,7 +92,11 @@ impl Server {
         let outcome = if long_running {
             work.await
         } else {
-            match tokio::time::timeout(REQUEST_TIMEOUT, work).await {
+            let limited = match time_limit(&info) {
+                Ok(limit) => tokio::time::timeout(limit, work).await,
+                Err(status) => Ok(Ok(Err(status))),
+            };
+            match limited {
                 Ok(outcome) => outcome,
                 Err(_) => Ok(Err(Status::timeout(
                     "request did not complete within the allotted timeout",
@@ -223,6 +227,22 @@ impl Server {
         }
         question.settle(verdict)
     }
+}
+
+/// How long a request may take: as its client says, and never longer than the server lets any.
+fn time_limit(info: &RequestInfo) -> Result<Duration, Status> {
+    let Some(text) = info.query.get("timeout").filter(|text| !text.is_empty()) else {
+        return Ok(REQUEST_TIMEOUT);
+    };
+    let asked = keelson_semantics::duration::parse_ns(text).map_err(|error| {
+        Status::bad_request(format!(
+            "invalid timeout specified in the request URL - {error}"
+        ))
+    })?;
+    Ok(match u64::try_from(asked).map(Duration::from_nanos) {
+        Ok(asked) if !asked.is_zero() => asked.min(REQUEST_TIMEOUT),
+        _ => REQUEST_TIMEOUT,
+    })
 }
 
 /// What is known of a request before anybody has looked at its caller.

@@ -1,6 +1,7 @@
 //! Which handler answers: resources by what they are, other paths by table.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use http::request::Parts;
 use http_body_util::{BodyExt, StreamBody};
@@ -12,7 +13,7 @@ use super::{RequestBody, collect};
 use crate::registry::codec;
 use crate::request::{RequestContext, Response, respond, respond_indented, respond_json};
 use crate::server::Server;
-use crate::{discovery, openapi, reviews, streaming};
+use crate::{component_status, discovery, openapi, reviews, streaming};
 
 /// `parts` comes without its headers: they are the context's.
 pub(super) async fn route(
@@ -77,6 +78,9 @@ async fn resource(
     if let Some(review) = reviews::Review::of(info) {
         return reviews::answer(server, context, review, bytes).await;
     }
+    if component_status::is_asked(info) {
+        return component_status::answer(server, context).await;
+    }
     Ok(server.registry.handle(context, bytes).await)
 }
 
@@ -106,11 +110,7 @@ async fn other(
         [""] => Ok(respond_indented(200, &json!({"paths": root_paths(server)}))),
         ["version"] => Ok(respond_indented(200, &version())),
         ["healthz" | "livez" | "readyz", ..] => {
-            // Being asked is how a key of the service that is new is noticed soonest.
-            if let Some(encryption) = &server.encryption {
-                let outcome = encryption.health().await;
-                server.health.observe("kms-providers", outcome);
-            }
+            look(server).await;
             Ok(server.health.answer(info))
         }
         ["metrics"] => Ok(respond(
@@ -163,6 +163,28 @@ async fn other(
             Ok(response)
         }
         _ => Ok(super::health::no_such_path()),
+    }
+}
+
+/// Checks of what may change at any time are made when they are asked for.
+async fn look(server: &Server) {
+    /// As upstream gives etcd.
+    const STORE_PATIENCE: Duration = Duration::from_secs(2);
+    let revision = server.registry.store().current_revision();
+    let store = match tokio::time::timeout(STORE_PATIENCE, revision).await {
+        Ok(Ok(_)) => Ok(()),
+        Ok(Err(error)) => Err(error.to_string()),
+        Err(_) => Err("the store does not answer".to_owned()),
+    };
+    server.health.set("etcd", store.clone());
+    server.health.set("etcd-readiness", store);
+    // Being asked is how a key of the service that is new is noticed soonest.
+    let Some(encryption) = &server.encryption else {
+        return;
+    };
+    match encryption.health().await {
+        Some(outcome) => server.health.set("kms-providers", outcome),
+        None => server.health.withdraw("kms-providers"),
     }
 }
 

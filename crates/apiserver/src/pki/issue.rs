@@ -127,6 +127,11 @@ impl Identity {
         now >= to - (to - from) / 3
     }
 
+    /// Whether now is within the lifetime.
+    pub(crate) fn is_valid(&self) -> bool {
+        self.read(|c| c.validity().is_valid()).unwrap_or(false)
+    }
+
     /// Whether `ca` is the issuer by name and key, and the subject is `common_name`.
     pub fn is_for(&self, ca: &Authority, common_name: &str) -> bool {
         let Ok(ca) = ca.certificate_der() else {

@@ -91,6 +91,11 @@ impl ServingCertificate {
         Ok(true)
     }
 
+    /// Whether clients that look at the time take it.
+    pub(crate) fn is_valid(&self) -> bool {
+        self.lock().identity.is_valid()
+    }
+
     fn reissue(&self, state: &mut State) -> Result<(), Error> {
         let names: Vec<String> = state.names.iter().cloned().collect();
         state.identity = issue(&self.ca, &self.path, &names)?;

@@ -12,10 +12,10 @@ mod objects;
 pub(crate) mod options;
 mod patch;
 mod read;
-mod render;
+pub(crate) mod render;
 mod resources;
 mod scale;
-mod selection;
+pub(crate) mod selection;
 mod service_claim;
 mod service_families;
 mod service_ip;
@@ -303,11 +303,6 @@ impl Registry {
             options.field_validation,
             &call.ctx.warnings,
         )?;
-        if !meta::resource_version(&object).is_empty() {
-            return Err(Status::unclassified(
-                "resourceVersion should not be set on objects to be created",
-            ));
-        }
         write::ensure_namespace(&mut object, call.namespace)?;
         entry.to_storage(&mut object)?;
         let written = self.create(&call.write(&options), object).await?;

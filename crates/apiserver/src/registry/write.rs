@@ -186,6 +186,12 @@ impl Registry {
         let mut object = self
             .validate_admission(write, Operation::Create, object, None)
             .await?;
+        // The store's own condition, and so the last one.
+        if !matches!(meta::resource_version(&object), "" | "0") {
+            return Err(Status::unclassified(
+                "resourceVersion should not be set on objects to be created",
+            ));
+        }
         if entry.custom {
             entry.to_storage(&mut object)?;
         }

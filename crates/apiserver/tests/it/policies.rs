@@ -271,3 +271,26 @@ async fn rules_of_custom_resources_hold_for_their_objects() {
     );
     cluster.stop().await;
 }
+
+#[tokio::test]
+async fn a_policy_is_heard_before_the_store_is() {
+    let cluster = Cluster::start().await;
+    let client = cluster.admin();
+    let spec = json!({"matchConstraints": constraints(json!(["CREATE"])),
+        "validations": [{"expression": "!has(object.data)", "message": "no data"}]});
+    let binding = json!({"policyName": "rules", "validationActions": ["Deny"]});
+    validating(&client, spec, binding).await;
+    let mut map = config_map("m", json!({"a": "b"}));
+    map["metadata"]["resourceVersion"] = json!("7");
+    let refused = post(&client, CONFIG_MAPS, map.clone()).await;
+    assert!(
+        message(&refused).contains("no data"),
+        "{}",
+        message(&refused)
+    );
+    map.as_object_mut().unwrap().remove("data");
+    let refused = post(&client, CONFIG_MAPS, map).await;
+    let said = "resourceVersion should not be set on objects to be created";
+    assert_eq!((code(&refused), message(&refused)), (500, said));
+    cluster.stop().await;
+}

@@ -7,13 +7,15 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use http::Method;
+use k8s_openapi::api::core::v1::ObjectReference;
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
 use keelson_client::{
-    Change, Client, Controller, ControllerContext, DeleteOptions, Error, Informer, Informers, Key,
-    Outcome, PartialObjectMetadata, Patch, Propagation, Queue, ReconcileError, ResourceType,
-    Watches,
+    Change, Client, Controller, ControllerContext, DeleteOptions, Error, EventRecorder, Informer,
+    Informers, Key, Outcome, PartialObjectMetadata, Patch, Propagation, Queue, ReconcileError,
+    ResourceType, Watches,
 };
+use keelson_machinery::go;
 use serde_json::{Value, json};
 
 use super::graph::{FOREGROUND, Graph, Node, ORPHAN, Task};
@@ -30,6 +32,7 @@ const SYNC_PATIENCE: Duration = Duration::from_secs(30);
 
 pub(crate) struct GarbageCollector {
     client: Client,
+    events: EventRecorder,
     informers: Informers,
     definitions: Informer<CustomResourceDefinition>,
     graph: Arc<Mutex<Graph>>,
@@ -42,6 +45,7 @@ impl GarbageCollector {
     pub(crate) fn new(context: &ControllerContext) -> Self {
         Self {
             client: context.client.clone(),
+            events: context.events.clone(),
             informers: context.informers.clone(),
             definitions: context.informer(),
             graph: Arc::default(),
@@ -359,6 +363,14 @@ impl GarbageCollector {
         let Some(resource) = resource else {
             return Ok(Found::UnknownKind);
         };
+        let elsewhere = {
+            let graph = self.graph();
+            let owner = graph.get(&reference.uid);
+            owner.is_some_and(|o| !o.namespace.is_empty() && o.namespace != node.namespace)
+        };
+        if elsewhere {
+            self.tell_of_namespace(node, reference);
+        }
         if resource.namespaced && node.namespace.is_empty() {
             // A cluster-scoped object cannot have a namespaced owner; upstream only warns.
             return Ok(Found::UnknownKind);
@@ -381,6 +393,30 @@ impl GarbageCollector {
             .live(&owner)
             .await?
             .map_or(Found::Gone, |meta| Found::Here(Box::new(meta))))
+    }
+
+    /// An owner in another namespace owns nothing here, and who wrote the reference should know why
+    /// the dependent goes.
+    fn tell_of_namespace(&self, node: &Node, reference: &OwnerReference) {
+        let regarding = ObjectReference {
+            api_version: Some(node.resource.api_version()),
+            kind: Some(node.resource.kind.clone()),
+            name: Some(node.name.clone()),
+            namespace: Some(node.namespace.clone()).filter(|namespace| !namespace.is_empty()),
+            uid: Some(node.uid.clone()),
+            ..ObjectReference::default()
+        };
+        let namespace = &node.namespace;
+        let message = format!(
+            "ownerRef [{}/{}, namespace: {namespace}, name: {}, uid: {}] does not exist in namespace {}",
+            reference.api_version,
+            reference.kind,
+            reference.name,
+            reference.uid,
+            go::quote(namespace),
+        );
+        self.events
+            .record(regarding, "Warning", "OwnerRefInvalidNamespace", message);
     }
 
     async fn attempt_to_orphan(&self, uid: &str) -> Result<Outcome, ReconcileError> {

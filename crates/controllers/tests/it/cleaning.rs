@@ -134,3 +134,52 @@ async fn a_quota_counts_itself_and_gives_back_what_is_deleted() {
         .await;
     world.cluster.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_owner_in_another_namespace_is_told_of() {
+    let world = World::start(5, 0).await;
+    for namespace in ["shop", "elsewhere"] {
+        world.namespace(namespace).await;
+    }
+    let map = |name: &str, owners: Value| {
+        json!({"apiVersion": "v1", "kind": "ConfigMap",
+            "metadata": {"name": name, "ownerReferences": owners}})
+    };
+    let maps = |namespace: &str| format!("/api/v1/namespaces/{namespace}/configmaps");
+    let owner = world
+        .cluster
+        .create(&maps("elsewhere"), map("owner", json!([])))
+        .await;
+    let uid = owner["metadata"]["uid"].as_str().unwrap();
+    let reference = json!([{"apiVersion": "v1", "kind": "ConfigMap", "name": "owner", "uid": uid}]);
+    world
+        .cluster
+        .create(&maps("shop"), map("dependent", reference))
+        .await;
+    world
+        .cluster
+        .until_gone(&format!("{}/dependent", maps("shop")))
+        .await;
+    let events = world
+        .cluster
+        .until("/api/v1/namespaces/shop/events", |list| {
+            let items = list["items"].as_array().into_iter().flatten();
+            items
+                .clone()
+                .any(|event| event["reason"] == "OwnerRefInvalidNamespace")
+        })
+        .await;
+    let items = events["items"].as_array().unwrap();
+    let event = items
+        .iter()
+        .find(|e| e["reason"] == "OwnerRefInvalidNamespace")
+        .unwrap();
+    let said = format!(
+        "ownerRef [v1/ConfigMap, namespace: shop, name: owner, uid: {uid}] does not exist in namespace \"shop\""
+    );
+    assert_eq!(
+        (&event["type"], &event["message"]),
+        (&json!("Warning"), &json!(said))
+    );
+    world.cluster.stop().await;
+}
