@@ -9,6 +9,7 @@ use ipnet::IpNet;
 use serde_json::Value;
 
 use crate::api_args::ApiServerArgs;
+use crate::node_args::NodeArgs;
 use crate::service_args::ServiceArgs;
 
 /// Kubernetes in one binary.
@@ -135,6 +136,8 @@ pub(crate) struct ServerArgs {
     /// Socket of an external CRI runtime, instead of the built-in one (not available yet).
     #[arg(long, value_name = "SOCKET", env = "KEELSON_RUNTIME_ENDPOINT")]
     pub(crate) runtime_endpoint: Option<String>,
+    #[command(flatten)]
+    pub(crate) node: NodeArgs,
     #[command(flatten)]
     pub(crate) api: ApiServerArgs,
     /// YAML file with flags by their names: `port: 7443`.

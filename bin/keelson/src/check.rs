@@ -9,6 +9,7 @@ use crate::instance::Instance;
 
 pub(crate) fn run(args: &ServerArgs, instance: &Instance) -> Result<(), String> {
     unsupported(args)?;
+    args.node.check()?;
     if let Some(record) = instance.running() {
         return Err(format!(
             "the data directory {} is in use by process {}: stop it (`keelson down --data-dir {0}` also cleans up), \

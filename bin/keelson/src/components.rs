@@ -23,6 +23,7 @@ use tokio_util::task::TaskTracker;
 use crate::args::ServerArgs;
 use crate::image;
 use crate::instance::{Instance, Record, start_ticks};
+use crate::node_args::NodeArgs;
 use crate::store;
 
 /// The context's, cluster's and user's name in kubeconfigs.
@@ -65,6 +66,7 @@ pub(crate) async fn start(args: &ServerArgs, instance: &Instance) -> Result<Clus
         cluster_domain,
         etcd,
         runtime_endpoint: _,
+        node,
         api: policies,
         config: _,
         log_level: _,
@@ -142,7 +144,7 @@ pub(crate) async fn start(args: &ServerArgs, instance: &Instance) -> Result<Clus
             gateway,
         };
         cluster
-            .start_node(name, *bind_address, *kubelet_port, &network)
+            .start_node(name, *bind_address, *kubelet_port, &network, node)
             .await?;
     }
     Ok(cluster)
@@ -305,6 +307,7 @@ impl Cluster {
         bind: IpAddr,
         kubelet_port: u16,
         network: &Network,
+        args: &NodeArgs,
     ) -> Result<(), String> {
         let failed =
             |what: &'static str| move |error: keelson_ports::Error| format!("{what}: {error}");
@@ -351,6 +354,7 @@ impl Cluster {
             clock: Arc::new(SystemClock),
         };
         let mut config = NodeConfig::new(name, vec![node_ip], &self.instance.data_dir);
+        args.apply(&mut config)?;
         config.cluster_dns = vec![self.dns_ip];
         config.cluster_domain.clone_from(&self.cluster_domain);
         config.server = Some(self.kubelet_server(name, node_ip, bind, kubelet_port)?);

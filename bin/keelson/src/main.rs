@@ -10,6 +10,7 @@ mod dns_service;
 mod down;
 mod image;
 mod instance;
+mod node_args;
 mod ready;
 mod server;
 mod service_args;

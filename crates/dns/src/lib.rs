@@ -5,6 +5,7 @@
 //! [`records`] answers a name purely from a [`Source`]; `server` speaks UDP and TCP.
 
 pub mod records;
+mod relay;
 mod server;
 mod source;
 

@@ -16,13 +16,11 @@ use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
 use crate::records::{Answer, Record, Source, resolve};
+use crate::relay::Relay;
 
 /// Upstream's CoreDNS default for cluster records.
 const TTL_S: u32 = 30;
-/// Relayed queries under way at once; beyond it clients get SERVFAIL and ask again.
-const MAX_RELAYED: usize = 1000;
 const MAX_CONNECTIONS: usize = 256;
-const RELAY_TIMEOUT: Duration = Duration::from_secs(3);
 const IDLE_TIMEOUT: Duration = Duration::from_secs(30);
 /// What a client without EDNS takes over UDP.
 const PLAIN_UDP_BYTES: usize = 512;
@@ -66,7 +64,7 @@ pub struct DnsServer {
 struct Shared {
     config: DnsConfig,
     source: Arc<dyn Source>,
-    relayed: Semaphore,
+    relay: Relay,
 }
 
 impl DnsServer {
@@ -79,9 +77,9 @@ impl DnsServer {
         ))
         .await?;
         let shared = Shared {
+            relay: Relay::new(&config.upstream),
             config,
             source,
-            relayed: Semaphore::new(MAX_RELAYED),
         };
         Ok(Self {
             udp: Arc::new(udp),
@@ -257,64 +255,14 @@ impl Shared {
     async fn relay(&self, query: &Message, bytes: &[u8], stream: bool) -> Vec<u8> {
         let mut failure = reply_to(query);
         failure.metadata.response_code = ResponseCode::ServFail;
-        if self.config.upstream.is_empty() {
+        if self.relay.is_empty() {
             failure.metadata.response_code = ResponseCode::Refused;
         }
-        let Ok(_permit) = self.relayed.try_acquire() else {
-            return encode(&failure, PLAIN_UDP_BYTES);
-        };
-        for upstream in &self.config.upstream {
-            let asked = async {
-                if stream {
-                    ask_over_tcp(*upstream, bytes).await
-                } else {
-                    ask_over_udp(*upstream, bytes).await
-                }
-            };
-            match tokio::time::timeout(RELAY_TIMEOUT, asked).await {
-                Ok(Ok(reply)) => return reply,
-                Ok(Err(error)) => {
-                    tracing::debug!(%upstream, %error, "the upstream resolver failed")
-                }
-                Err(_) => {
-                    tracing::debug!(%upstream, "the upstream resolver did not answer in time")
-                }
-            }
-        }
-        encode(&failure, PLAIN_UDP_BYTES)
-    }
-}
-
-async fn ask_over_udp(upstream: SocketAddr, query: &[u8]) -> io::Result<Vec<u8>> {
-    let any: IpAddr = if upstream.is_ipv4() {
-        [0, 0, 0, 0].into()
-    } else {
-        [0_u16; 8].into()
-    };
-    let socket = UdpSocket::bind((any, 0)).await?;
-    socket.connect(upstream).await?;
-    socket.send(query).await?;
-    let mut buffer = vec![0_u8; 4096];
-    loop {
-        let length = socket.recv(&mut buffer).await?;
-        // Anything else than the reply to this very query is dropped.
-        if length >= 12 && buffer[..2] == query[..2] {
-            buffer.truncate(length);
-            return Ok(buffer);
+        match self.relay.ask(bytes, stream).await {
+            Some(reply) => reply,
+            None => encode(&failure, PLAIN_UDP_BYTES),
         }
     }
-}
-
-async fn ask_over_tcp(upstream: SocketAddr, query: &[u8]) -> io::Result<Vec<u8>> {
-    let mut stream = TcpStream::connect(upstream).await?;
-    stream
-        .write_u16(u16::try_from(query.len()).map_err(io::Error::other)?)
-        .await?;
-    stream.write_all(query).await?;
-    let length = stream.read_u16().await?;
-    let mut reply = vec![0_u8; usize::from(length)];
-    stream.read_exact(&mut reply).await?;
-    Ok(reply)
 }
 
 fn reply_to(query: &Message) -> Message {

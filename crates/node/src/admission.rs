@@ -4,28 +4,32 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use k8s_openapi::api::core::v1::{
-    Node as ApiNode, NodeSelectorRequirement, NodeSelectorTerm, Pod, Taint, Toleration,
-};
+use k8s_openapi::api::core::v1::{Node as ApiNode, Pod};
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
+
+use keelson_semantics::{node_selector, taint};
 
 use crate::machine::Allocatable;
 use crate::pod::{self, resources};
 use crate::status::Verdict;
+use crate::sysctls::{self, UnsafeSysctls};
 
 /// What a decision needs to know.
 pub(crate) struct Situation<'a> {
     /// The Node object as other parties see it; absent until it has been read once.
     pub(crate) node: Option<&'a ApiNode>,
-    pub(crate) node_name: &'a str,
     pub(crate) allocatable: Allocatable,
     pub(crate) max_pods: usize,
+    pub(crate) allowed_unsafe_sysctls: &'a UnsafeSysctls,
     /// Pods that hold resources of this node.
     pub(crate) active: &'a [Arc<Pod>],
 }
 
 /// Why the pod cannot run here, if so.
 pub(crate) fn refuse(pod: &Pod, situation: &Situation<'_>) -> Option<Verdict> {
+    if let Some(reason) = sysctls::forbidden(pod, situation.allowed_unsafe_sysctls) {
+        return Some(verdict("SysctlForbidden", &reason));
+    }
     let system = pod::spec(pod).os.as_ref().map(|os| os.name.as_str());
     if system.is_some_and(|name| name != "linux") {
         return Some(verdict(
@@ -37,7 +41,7 @@ pub(crate) fn refuse(pod: &Pod, situation: &Situation<'_>) -> Option<Verdict> {
         return Some(verdict(&format!("OutOf{resource}"), &shortage));
     }
     if let Some(node) = situation.node
-        && !matches_node(pod, node, situation.node_name)
+        && !node_selector::admits(pod::spec(pod), node.into())
     {
         return Some(verdict(
             "NodeAffinity",
@@ -55,17 +59,12 @@ pub(crate) fn refuse(pod: &Pod, situation: &Situation<'_>) -> Option<Verdict> {
         .and_then(|node| node.spec.as_ref()?.taints.as_deref())
         .unwrap_or_default();
     let tolerations = pod::spec(pod).tolerations.as_deref().unwrap_or_default();
-    taints
-        .iter()
-        .find(|taint| {
-            taint.effect == "NoExecute" && !tolerations.iter().any(|t| tolerates(t, taint))
-        })
-        .map(|_| {
-            verdict(
-                "TaintToleration",
-                "Predicate TaintToleration failed: node(s) had taints that the pod didn't tolerate",
-            )
-        })
+    taint::untolerated(tolerations, taints, &["NoExecute"]).map(|_| {
+        verdict(
+            "TaintToleration",
+            "Predicate TaintToleration failed: node(s) had taints that the pod didn't tolerate",
+        )
+    })
 }
 
 fn verdict(reason: &str, message: &str) -> Verdict {
@@ -149,87 +148,6 @@ fn requested(pod: &Pod, resource: &str) -> i64 {
     sum.saturating_add(overhead)
 }
 
-fn matches_node(pod: &Pod, node: &ApiNode, node_name: &str) -> bool {
-    let labels = node.metadata.labels.clone().unwrap_or_default();
-    let spec = pod::spec(pod);
-    let selected = spec
-        .node_selector
-        .iter()
-        .flatten()
-        .all(|(key, value)| labels.get(key) == Some(value));
-    let required = spec
-        .affinity
-        .as_ref()
-        .and_then(|affinity| affinity.node_affinity.as_ref())
-        .and_then(|affinity| {
-            affinity
-                .required_during_scheduling_ignored_during_execution
-                .as_ref()
-        });
-    selected
-        && required.is_none_or(|selector| {
-            selector
-                .node_selector_terms
-                .iter()
-                .any(|term| matches_term(term, &labels, node_name))
-        })
-}
-
-/// A term without any requirement matches nothing.
-fn matches_term(
-    term: &NodeSelectorTerm,
-    labels: &BTreeMap<String, String>,
-    node_name: &str,
-) -> bool {
-    let expressions = term.match_expressions.as_deref().unwrap_or_default();
-    let fields = term.match_fields.as_deref().unwrap_or_default();
-    if expressions.is_empty() && fields.is_empty() {
-        return false;
-    }
-    expressions
-        .iter()
-        .all(|one| matches_requirement(one, labels.get(&one.key).map(String::as_str)))
-        && fields.iter().all(|one| {
-            let value = (one.key == "metadata.name").then_some(node_name);
-            matches_requirement(one, value)
-        })
-}
-
-fn matches_requirement(requirement: &NodeSelectorRequirement, value: Option<&str>) -> bool {
-    let listed = requirement.values.as_deref().unwrap_or_default();
-    let is_listed = value.is_some_and(|value| listed.iter().any(|one| one == value));
-    let numbers = || {
-        let limit: i64 = listed.first()?.parse().ok()?;
-        let value: i64 = value?.parse().ok()?;
-        Some((value, limit))
-    };
-    match requirement.operator.as_str() {
-        "In" => is_listed,
-        "NotIn" => !is_listed,
-        "Exists" => value.is_some(),
-        "DoesNotExist" => value.is_none(),
-        "Gt" => numbers().is_some_and(|(value, limit)| value > limit),
-        "Lt" => numbers().is_some_and(|(value, limit)| value < limit),
-        _ => false,
-    }
-}
-
-fn tolerates(toleration: &Toleration, taint: &Taint) -> bool {
-    let effect = toleration.effect.as_deref().unwrap_or_default();
-    let key = toleration.key.as_deref().unwrap_or_default();
-    if (!effect.is_empty() && effect != taint.effect) || (!key.is_empty() && key != taint.key) {
-        return false;
-    }
-    match toleration.operator.as_deref().unwrap_or_default() {
-        "Exists" => true,
-        "" | "Equal" => {
-            toleration.value.as_deref().unwrap_or_default()
-                == taint.value.as_deref().unwrap_or_default()
-        }
-        _ => false,
-    }
-}
-
 /// Protocol, port and address of each port that the pod takes on the node.
 fn host_ports(pod: &Pod) -> Vec<(&str, i32, &str)> {
     let sidecars = pod::init_containers(pod)
@@ -284,13 +202,13 @@ mod tests {
             subject,
             &Situation {
                 node: Some(&node),
-                node_name: "n",
                 allocatable: Allocatable {
                     cpu_milli: 2000,
                     memory_bytes: 1 << 30,
                     storage_bytes: 1 << 30,
                 },
                 max_pods: 2,
+                allowed_unsafe_sysctls: &UnsafeSysctls::default(),
                 active,
             },
         )

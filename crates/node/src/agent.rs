@@ -171,9 +171,9 @@ impl Agent {
             pod,
             &Situation {
                 node: this_node.as_deref(),
-                node_name: &config.node_name,
                 allocatable: self.node.machine.allocatable(config),
                 max_pods: usize::try_from(config.max_pods).unwrap_or(usize::MAX),
+                allowed_unsafe_sysctls: &config.allowed_unsafe_sysctls,
                 active: &active,
             },
         )

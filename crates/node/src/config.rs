@@ -7,6 +7,8 @@ use std::sync::Arc;
 use ipnet::IpNet;
 
 /// Everything that a node needs to know besides its ports and its client.
+use crate::sysctls::UnsafeSysctls;
+
 #[derive(Clone)]
 pub struct NodeConfig {
     pub node_name: String,
@@ -28,6 +30,8 @@ pub struct NodeConfig {
     pub labels: Vec<(String, String)>,
     /// `key`, `value`, `effect`; set when the node registers for the first time.
     pub taints: Vec<(String, String, String)>,
+    /// Kernel settings besides the safe ones that pods may ask for.
+    pub allowed_unsafe_sysctls: UnsafeSysctls,
     /// Pids that one pod may have; `None` is unlimited.
     pub pod_pids_limit: Option<i64>,
     /// A log file is rotated beyond this size, and this many are kept.
@@ -63,6 +67,7 @@ impl NodeConfig {
             reserved_memory_bytes: 0,
             labels: Vec::new(),
             taints: Vec::new(),
+            allowed_unsafe_sysctls: UnsafeSysctls::default(),
             pod_pids_limit: None,
             container_log_max_bytes: 10 << 20,
             container_log_max_files: 5,

@@ -26,6 +26,7 @@ mod server;
 mod start;
 mod status;
 mod stop;
+mod sysctls;
 mod volumes;
 mod worker;
 
@@ -38,6 +39,7 @@ use thiserror::Error;
 use tokio_util::sync::CancellationToken;
 
 pub use config::{NodeConfig, PodCidrs, ServerConfig};
+pub use sysctls::{UnknownSysctl, UnsafeSysctls};
 
 #[derive(Debug, Error)]
 pub enum Error {

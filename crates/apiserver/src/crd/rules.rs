@@ -526,38 +526,12 @@ fn cell(column: &ColumnDefinition, path: &JsonPath, obj: &Value, now: i64) -> Va
         "number" => first.as_f64().map_or(Value::Null, Value::from),
         "boolean" => first.as_bool().map_or(Value::Null, Value::from),
         "date" => match first.as_str().and_then(time::parse_unix) {
-            Some(at) => Value::from(age(now - at)),
+            Some(at) => Value::from(keelson_semantics::duration::human(now - at)),
             None => Value::from("<unknown>"),
         },
         // Of several values the first is shown.
         _ if first.is_null() => Value::Null,
         _ => json_path::shown(first).into(),
-    }
-}
-
-/// A duration as kubectl writes ages: two units at most while they say something.
-fn age(seconds: i64) -> String {
-    let s = seconds;
-    match s {
-        i64::MIN..-2 => "<invalid>".to_owned(),
-        -2..0 => "0s".to_owned(),
-        0..120 => format!("{s}s"),
-        120..600 => two(s / 60, "m", s % 60, "s"),
-        600..10_800 => format!("{}m", s / 60),
-        10_800..28_800 => two(s / 3600, "h", s / 60 % 60, "m"),
-        28_800..172_800 => format!("{}h", s / 3600),
-        172_800..691_200 => two(s / 86_400, "d", s / 3600 % 24, "h"),
-        691_200..63_072_000 => format!("{}d", s / 86_400),
-        63_072_000..252_288_000 => two(s / 31_536_000, "y", s / 86_400 % 365, "d"),
-        _ => format!("{}y", s / 31_536_000),
-    }
-}
-
-fn two(large: i64, large_unit: &str, small: i64, small_unit: &str) -> String {
-    if small == 0 {
-        format!("{large}{large_unit}")
-    } else {
-        format!("{large}{large_unit}{small}{small_unit}")
     }
 }
 
@@ -642,7 +616,7 @@ mod tests {
             (90_000, "25h"),
             (259_200, "3d"),
         ] {
-            assert_eq!(age(seconds), expected);
+            assert_eq!(keelson_semantics::duration::human(seconds), expected);
         }
     }
 }

@@ -64,7 +64,7 @@ pub(crate) fn sandbox_config(input: &SandboxInput<'_>) -> PodSandboxConfig {
         hostname,
         labels,
         annotations: pod.metadata.annotations.clone().unwrap_or_default(),
-        dns: dns::for_pod(pod, input.dns),
+        dns: dns::for_pod(pod, input.dns).0,
         host_ports: host_ports(pod),
         host_namespaces: HostNamespaces {
             network: is_host_network(pod),

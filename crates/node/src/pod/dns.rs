@@ -7,6 +7,7 @@ use super::{is_host_network, namespace, spec};
 
 const MAX_NAMESERVERS: usize = 3;
 const MAX_SEARCHES: usize = 32;
+const MAX_SEARCH_CHARS: usize = 2048;
 
 /// The cluster's side and the host's own file.
 #[derive(Debug, Clone, Default)]
@@ -37,7 +38,8 @@ pub(crate) fn parse_resolv_conf(text: &str) -> DnsConfig {
     config
 }
 
-pub(crate) fn for_pod(pod: &Pod, context: &DnsContext) -> DnsConfig {
+/// The pod's configuration, and what had to be left out of it.
+pub(crate) fn for_pod(pod: &Pod, context: &DnsContext) -> (DnsConfig, Vec<String>) {
     let policy = spec(pod).dns_policy.as_deref().unwrap_or("ClusterFirst");
     let cluster = match policy {
         "ClusterFirstWithHostNet" => true,
@@ -52,12 +54,13 @@ pub(crate) fn for_pod(pod: &Pod, context: &DnsContext) -> DnsConfig {
         context.host.clone()
     };
     if let Some(own) = spec(pod).dns_config.as_ref() {
+        // Behind the cluster's, so that a Service's short name is found first.
         config
             .servers
-            .splice(0..0, own.nameservers.clone().unwrap_or_default());
+            .extend(own.nameservers.clone().unwrap_or_default());
         config
             .searches
-            .splice(0..0, own.searches.clone().unwrap_or_default());
+            .extend(own.searches.clone().unwrap_or_default());
         for option in own.options.as_deref().unwrap_or_default() {
             let Some(name) = option.name.as_deref() else {
                 continue;
@@ -75,9 +78,32 @@ pub(crate) fn for_pod(pod: &Pod, context: &DnsContext) -> DnsConfig {
     }
     dedup(&mut config.servers);
     dedup(&mut config.searches);
-    config.servers.truncate(MAX_NAMESERVERS);
+    let omitted = fit(&mut config);
+    (config, omitted)
+}
+
+/// Cuts the lists to what resolvers take, and tells of each that was cut, in upstream's words.
+fn fit(config: &mut DnsConfig) -> Vec<String> {
+    let mut omitted = Vec::new();
+    let searches = config.searches.len();
     config.searches.truncate(MAX_SEARCHES);
-    config
+    while config.searches.join(" ").len() > MAX_SEARCH_CHARS {
+        config.searches.pop();
+    }
+    if config.searches.len() < searches {
+        omitted.push(format!(
+            "Search Line limits were exceeded, some search paths have been omitted, the applied search line is: {}",
+            config.searches.join(" ")
+        ));
+    }
+    if config.servers.len() > MAX_NAMESERVERS {
+        config.servers.truncate(MAX_NAMESERVERS);
+        omitted.push(format!(
+            "Nameserver limits were exceeded, some nameservers have been omitted, the applied nameserver line is: {}",
+            config.servers.join(" ")
+        ));
+    }
+    omitted
 }
 
 fn cluster_first(pod: &Pod, context: &DnsContext) -> DnsConfig {
@@ -145,6 +171,10 @@ mod tests {
         }
     }
 
+    fn for_pod(pod: &Pod, context: &DnsContext) -> DnsConfig {
+        super::for_pod(pod, context).0
+    }
+
     fn pod(spec: serde_json::Value) -> Pod {
         serde_json::from_value(json!({"metadata": {"name": "p", "namespace": "ns"}, "spec": spec}))
             .unwrap()
@@ -208,6 +238,44 @@ mod tests {
             &context(),
         );
         assert_eq!(merged.options, ["ndots:1"]);
+    }
+
+    #[test]
+    fn the_pods_own_come_behind_the_clusters() {
+        let own = json!({"nameservers": ["1.1.1.1", "10.96.0.10", "2.2.2.2", "3.3.3.3"],
+            "searches": ["own.example", "lan", "svc.cluster.local"]});
+        let (merged, omitted) = super::for_pod(
+            &pod(json!({"containers": [], "dnsConfig": own})),
+            &context(),
+        );
+        assert_eq!(merged.servers, ["10.96.0.10", "1.1.1.1", "2.2.2.2"]);
+        assert_eq!(
+            merged.searches.join(" "),
+            "ns.svc.cluster.local svc.cluster.local cluster.local corp.example lan own.example"
+        );
+        assert_eq!(
+            omitted,
+            [
+                "Nameserver limits were exceeded, some nameservers have been omitted, the applied nameserver line is: 10.96.0.10 1.1.1.1 2.2.2.2"
+            ]
+        );
+    }
+
+    #[test]
+    fn too_many_searches_are_cut_and_told_of() {
+        let many = |count: usize, length: usize| -> Vec<String> {
+            (0..count).map(|n| format!("{n:0length$}")).collect()
+        };
+        for searches in [many(40, 3), many(20, 120), many(27, 5)] {
+            let total = searches.len() + 5;
+            let own = json!({"searches": searches});
+            let (merged, omitted) = super::for_pod(
+                &pod(json!({"containers": [], "dnsConfig": own})),
+                &context(),
+            );
+            assert!(merged.searches.len() <= 32 && merged.searches.join(" ").len() <= 2048);
+            assert_eq!(omitted.len(), usize::from(merged.searches.len() < total));
+        }
     }
 
     #[test]

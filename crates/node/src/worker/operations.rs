@@ -267,10 +267,15 @@ impl Worker {
                 Ok(handler) => handler,
                 Err(error) => return Outcome::Prepared(Err(error)),
             };
+            let dns = node.dns();
+            for omitted in crate::pod::dns::for_pod(&pod, &dns).1 {
+                node.events
+                    .pod(&pod, "Warning", "DNSConfigForming", omitted);
+            }
             let config = sandbox_config(&SandboxInput {
                 pod: &pod,
                 attempt,
-                dns: &node.dns(),
+                dns: &dns,
                 log_directory,
                 node_hostname: &node.machine.hostname,
                 runtime_handler,

@@ -29,6 +29,7 @@ pub(crate) static SCENARIOS: &[(&str, Scenario)] = &[
     ("init containers and sidecars", pods::init_containers),
     ("limits are enforced", pods::limits),
     ("security context", pods::security_context),
+    ("the node refuses what it cannot give", pods::refused),
     ("self healing", workloads::self_healing),
     ("jobs", workloads::jobs),
     ("pending pods say why", workloads::pending),

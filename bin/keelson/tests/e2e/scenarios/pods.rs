@@ -212,3 +212,34 @@ pub(super) fn security_context(ns: &Namespace<'_>) {
         (waiting["reason"] == "CreateContainerConfigError").then_some(())
     });
 }
+
+/// Pods that the node was given by hand: each says why it does not run here, and of which of its
+/// generations that is true.
+pub(super) fn refused(ns: &Namespace<'_>) {
+    let sysctl = json!({"sysctls": [{"name": "kernel.msgmax", "value": "65536"}]});
+    let requests = json!({"requests": {"cpu": "1000"}});
+    for (name, extra, reason, message) in [
+        (
+            "unsafe-sysctl",
+            json!({"nodeName": "node-1", "securityContext": sysctl}),
+            "SysctlForbidden",
+            "Pod was rejected: forbidden sysctl: \"kernel.msgmax\" not allowlisted",
+        ),
+        (
+            "too-big",
+            json!({"nodeName": "node-1", "containers": [{"resources": requests}]}),
+            "OutOfcpu",
+            "Pod was rejected: Node didn't have enough resource: cpu, requested: 1000000, used: ",
+        ),
+    ] {
+        ns.apply(&ns.pod(name, &["sleep", "3600"], extra));
+        let status = ns.until(reason, || {
+            let status = ns.get(&format!("pod/{name}"))["status"].clone();
+            (status["phase"] == "Failed").then_some(status)
+        });
+        assert_eq!(status["reason"], reason);
+        let said = status["message"].as_str().unwrap_or_default();
+        assert!(said.starts_with(message), "{said}");
+        assert_eq!(status["observedGeneration"], 1);
+    }
+}
