@@ -457,6 +457,10 @@ impl Mounts for FakeKernel {
         Ok(())
     }
 
+    async fn tree_usage(&self, _path: &Path) -> Result<TreeUsage> {
+        Ok(TreeUsage::default())
+    }
+
     async fn fs_usage(&self, _path: &Path) -> Result<FsUsage> {
         Ok(FsUsage {
             capacity_bytes: 100 << 30,

@@ -9,6 +9,7 @@
 mod capabilities;
 mod cgroups;
 mod clock;
+mod disk;
 mod hello;
 mod images;
 mod launcher;

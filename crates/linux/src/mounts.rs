@@ -7,7 +7,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Component, Path, PathBuf};
 
 use async_trait::async_trait;
-use keelson_ports::{Error, FsUsage, Mounts, Result};
+use keelson_ports::{Error, FsUsage, Mounts, Result, TreeUsage};
 use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, ResolveFlags};
 use rustix::mount::{MountFlags, MoveMountFlags, OpenTreeFlags, UnmountFlags};
 
@@ -154,6 +154,11 @@ impl Mounts for LinuxMounts {
             give_to_group(fd, gid, readonly, 0).map_err(failed("setting the group of", &path))
         })
         .await
+    }
+
+    async fn tree_usage(&self, path: &Path) -> Result<TreeUsage> {
+        let path = path.to_path_buf();
+        blocking(move || Ok(crate::disk::usage(&path))).await
     }
 
     async fn fs_usage(&self, path: &Path) -> Result<FsUsage> {

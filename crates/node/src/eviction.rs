@@ -3,14 +3,14 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::api::core::v1::{Container, Pod};
 use tokio::sync::watch;
 
 use crate::agent::Agent;
 use crate::images::gc::{self, GcPolicy};
+use crate::local_storage::{self, binary};
 use crate::machine;
 use crate::node_status::Pressure;
-use crate::pod::qos::QosClass;
 use crate::pod::{self, qos, resources};
 use crate::status::Verdict;
 
@@ -20,6 +20,8 @@ const PERIOD: Duration = Duration::from_secs(10);
 const IMAGE_GC_ROUNDS: u32 = 30;
 /// A pressure condition stays at least this many rounds (five minutes), so that it does not flap.
 const HOLD_ROUNDS: u32 = 30;
+/// An evicted pod is ended at once, as one that threatens the node.
+const GRACE: Duration = Duration::from_secs(1);
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Signal {
@@ -31,6 +33,17 @@ pub(crate) enum Signal {
 pub(crate) struct Candidate {
     pub(crate) pod: Arc<Pod>,
     pub(crate) usage_bytes: u64,
+    /// The same for each of its containers.
+    pub(crate) containers: Vec<(String, u64)>,
+}
+
+impl Signal {
+    fn resource(self) -> &'static str {
+        match self {
+            Signal::Memory => "memory",
+            Signal::Disk => local_storage::RESOURCE,
+        }
+    }
 }
 
 /// The pod to evict: those beyond their request first, then low priority, then most beyond it.
@@ -41,7 +54,9 @@ pub(crate) fn choose(signal: Signal, candidates: &[Candidate]) -> Option<&Candid
             resources::memory_request_bytes,
         ))
         .unwrap_or(0),
-        Signal::Disk => 0,
+        Signal::Disk => {
+            u64::try_from(resources::pod_sum(&candidate.pod, storage_request)).unwrap_or(0)
+        }
     };
     candidates
         .iter()
@@ -55,6 +70,12 @@ pub(crate) fn choose(signal: Signal, candidates: &[Candidate]) -> Option<&Candid
                 std::cmp::Reverse(beyond),
             )
         })
+}
+
+fn storage_request(container: &Container) -> i64 {
+    resources::request(container, local_storage::RESOURCE)
+        .and_then(resources::value)
+        .unwrap_or(0)
 }
 
 /// System pods and guaranteed pods at the highest priorities are not the node's to evict.
@@ -94,6 +115,7 @@ pub(crate) async fn watch(agent: Arc<Agent>, pressure: watch::Sender<Pressure>) 
         } else if disk && disk_is_low(&agent).await {
             evict(&agent, Signal::Disk).await;
         }
+        hold_to_limits(&agent).await;
         round = round.wrapping_add(1);
         node.clock.sleep(PERIOD).await;
     }
@@ -134,64 +156,128 @@ async fn collect_images(agent: &Agent) {
     }
 }
 
+/// Pods that may run, and so be evicted.
+fn candidates(agent: &Agent) -> impl Iterator<Item = Arc<Pod>> {
+    let pods = agent.node.pods.list().into_iter();
+    pods.filter(|pod| !pod::is_deleted(pod) && !pod::is_phase_terminal(pod))
+}
+
+/// Pods beyond a limit of local storage that they set themselves.
+async fn hold_to_limits(agent: &Agent) {
+    for pod in candidates(agent).filter(|pod| local_storage::is_limited(pod)) {
+        let usage = local_storage::measure(&agent.node, &pod).await;
+        if let Some(message) = local_storage::exceeded(&pod, &usage)
+            && !is_critical(&pod)
+        {
+            // The pod alone is to blame: no disruption that its owner would make up for.
+            condemn(agent, &pod, message, false);
+        }
+    }
+}
+
 async fn evict(agent: &Agent, signal: Signal) {
     let node = &agent.node;
-    let mut candidates = Vec::new();
-    for pod in node.pods.list() {
-        if pod::is_deleted(&pod) || pod::is_phase_terminal(&pod) {
-            continue;
-        }
-        let usage_bytes = match signal {
-            Signal::Memory => node
-                .cgroups
-                .stats(&qos::cgroup_path(&pod))
-                .await
-                .map_or(0, |stats| stats.memory_working_set_bytes),
-            Signal::Disk => disk_usage(agent, pod::uid(&pod)).await,
+    let mut all = Vec::new();
+    for pod in candidates(agent) {
+        let (usage_bytes, containers) = match signal {
+            Signal::Memory => memory_usage(agent, &pod).await,
+            Signal::Disk => {
+                let usage = local_storage::measure(node, &pod).await;
+                let containers = usage.containers.iter();
+                let containers = containers.map(|c| (c.name.clone(), c.total_bytes()));
+                (usage.total_bytes(), containers.collect())
+            }
         };
-        candidates.push(Candidate { pod, usage_bytes });
+        all.push(Candidate {
+            pod,
+            usage_bytes,
+            containers,
+        });
     }
-    let (resource, grace) = match signal {
-        Signal::Memory => ("memory", Duration::from_secs(1)),
-        Signal::Disk => ("ephemeral-storage", Duration::from_secs(1)),
-    };
+    let resource = signal.resource();
     node.events.node(
         "Warning",
         "EvictionThresholdMet",
         format!("Attempting to reclaim {resource}"),
     );
-    let Some(chosen) = choose(signal, &candidates) else {
+    let Some(chosen) = choose(signal, &all) else {
         return;
     };
-    let message = format!(
-        "The node was low on resource: {resource}. Pod {} was using {}Ki, class {}. ",
-        pod::name(&chosen.pod),
-        chosen.usage_bytes / 1024,
-        match qos::class(&chosen.pod) {
-            QosClass::Guaranteed => "Guaranteed",
-            QosClass::Burstable => "Burstable",
-            QosClass::BestEffort => "BestEffort",
-        }
-    );
-    node.events
-        .pod(&chosen.pod, "Warning", "Evicted", message.clone());
+    let message = message(signal, chosen, threshold(agent, signal).await);
+    condemn(agent, &chosen.pod, message, true);
+}
+
+fn condemn(agent: &Agent, pod: &Pod, message: String, disruption: bool) {
+    agent
+        .node
+        .events
+        .pod(pod, "Warning", "Evicted", message.clone());
     let verdict = Verdict {
         reason: "Evicted".to_owned(),
         message,
-        disruption: true,
+        disruption,
     };
-    agent.condemn(pod::uid(&chosen.pod), verdict, grace);
+    agent.condemn(pod::uid(pod), verdict, GRACE);
 }
 
-async fn disk_usage(agent: &Agent, uid: &str) -> u64 {
-    let runtime = agent.node.state.pod(uid);
-    let mut bytes = 0_u64;
-    for container in &runtime.containers {
-        if let Ok(stats) = agent.node.runtime.container_stats(&container.id).await {
-            bytes = bytes.saturating_add(stats.writable_layer_bytes);
+/// In upstream's words: what the node lacked, and the containers that took more than they asked for.
+fn message(signal: Signal, chosen: &Candidate, threshold: Option<(u64, u64)>) -> String {
+    let resource = signal.resource();
+    let mut message = format!("The node was low on resource: {resource}. ");
+    if let Some((wanted, available)) = threshold {
+        let (wanted, available) = (binary(wanted), binary(available));
+        message.push_str(&format!(
+            "Threshold quantity: {wanted}, available: {available}. "
+        ));
+    }
+    let all = pod::regular_containers(&chosen.pod)
+        .iter()
+        .chain(pod::init_containers(&chosen.pod));
+    let all: Vec<&Container> = all.collect();
+    for (name, used) in &chosen.containers {
+        let Some(container) = all.iter().find(|container| container.name == *name) else {
+            continue;
+        };
+        let request = resources::request(container, resource);
+        let bytes = request.and_then(resources::value).unwrap_or(0);
+        if *used > u64::try_from(bytes).unwrap_or(0) {
+            let request = request.map_or("0", |quantity| quantity.0.as_str());
+            message.push_str(&format!(
+                "Container {name} was using {}, request is {request}, has larger consumption of {resource}. ",
+                binary(*used)
+            ));
         }
     }
-    bytes
+    message
+}
+
+/// What must be available and what is.
+async fn threshold(agent: &Agent, signal: Signal) -> Option<(u64, u64)> {
+    let config = &agent.node.config;
+    match signal {
+        Signal::Memory => Some((
+            config.eviction_memory_available_bytes,
+            machine::available_memory_bytes()?,
+        )),
+        Signal::Disk => {
+            let usage = agent.node.mounts.fs_usage(&config.data_dir).await.ok()?;
+            let wanted = usage.capacity_bytes / 100 * config.eviction_disk_available_percent;
+            Some((wanted, usage.available_bytes))
+        }
+    }
+}
+
+async fn memory_usage(agent: &Agent, pod: &Pod) -> (u64, Vec<(String, u64)>) {
+    let node = &agent.node;
+    let whole = node.cgroups.stats(&qos::cgroup_path(pod)).await;
+    let mut containers = Vec::new();
+    for status in node.state.pod(pod::uid(pod)).running() {
+        if let Ok(stats) = node.runtime.container_stats(&status.id).await {
+            containers.push((status.name.clone(), stats.cgroup.memory_working_set_bytes));
+        }
+    }
+    let whole = whole.map_or(0, |stats| stats.memory_working_set_bytes);
+    (whole, containers)
 }
 
 #[cfg(test)]
@@ -209,7 +295,23 @@ mod tests {
         Candidate {
             pod: Arc::new(pod),
             usage_bytes: usage_mib << 20,
+            containers: vec![("c".to_owned(), usage_mib << 20)],
         }
+    }
+
+    #[test]
+    fn the_message_names_those_that_took_more_than_they_asked_for() {
+        let beyond = candidate("beyond", "10Mi", 20, 0);
+        assert_eq!(
+            message(Signal::Memory, &beyond, Some((100 << 20, 95 << 20))),
+            "The node was low on resource: memory. Threshold quantity: 100Mi, available: 95Mi. \
+             Container c was using 20Mi, request is 10Mi, has larger consumption of memory. "
+        );
+        assert_eq!(
+            message(Signal::Disk, &candidate("p", "0", 3, 0), None),
+            "The node was low on resource: ephemeral-storage. \
+             Container c was using 3Mi, request is 0, has larger consumption of ephemeral-storage. "
+        );
     }
 
     #[test]

@@ -13,6 +13,7 @@ mod events;
 mod eviction;
 mod hooks;
 mod images;
+mod local_storage;
 mod logs;
 mod machine;
 mod node;

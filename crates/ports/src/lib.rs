@@ -17,7 +17,7 @@ pub use cgroups::{CgroupResources, CgroupStats, Cgroups};
 pub use clock::Clock;
 pub use error::{Error, Result};
 pub use images::{ImageFsUsage, ImageInfo, ImageUser, Images, PullProgress, RegistryAuth};
-pub use mounts::{FsUsage, Mounts};
+pub use mounts::{FsUsage, Mounts, TreeUsage};
 pub use network::{HostPort, NetworkStatus, PodNetwork, PodNetworkRequest, Protocol};
 pub use packets::{Backend, Frontend, PacketRules, ServiceRule, ServiceRules, SourcePolicy};
 pub use runtime::*;

@@ -26,12 +26,14 @@ pub trait Mounts: Send + Sync + 'static {
     async fn is_mount_point(&self, path: &Path) -> Result<bool>;
     /// Mount points below a directory, deepest first.
     async fn mounts_below(&self, path: &Path) -> Result<Vec<std::path::PathBuf>>;
-    /// Opens (and with `create` makes, mode 0750) `relative` under `root` without ever leaving
+    /// Opens (and with `create` makes, with the mode of `root`) `relative` under `root` without ever leaving
     /// `root`, whatever symbolic links say. For `subPath`.
     async fn open_in_root(&self, root: &Path, relative: &Path, create: bool) -> Result<OwnedFd>;
     /// Sets group and mode bits of a tree as `fsGroup` asks.
     async fn set_fs_group(&self, path: &Path, gid: u32, readonly: bool) -> Result<()>;
     async fn fs_usage(&self, path: &Path) -> Result<FsUsage>;
+    /// Walks a tree on one file system; an absent one takes nothing.
+    async fn tree_usage(&self, path: &Path) -> Result<TreeUsage>;
 }
 
 #[derive(Debug, Clone, Copy, Default, Serialize, Deserialize)]
@@ -41,4 +43,11 @@ pub struct FsUsage {
     pub used_bytes: u64,
     pub inodes: u64,
     pub inodes_free: u64,
+}
+
+/// What a tree takes on its file system.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TreeUsage {
+    pub bytes: u64,
+    pub inodes: u64,
 }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt, PermissionsExt};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -381,12 +381,11 @@ impl Inner {
         let container = self.container(id)?;
         let cgroup = self.cgroups.stats(&container.record.cgroup).await?;
         let upper = self.paths.container(id).join("upper");
-        let (writable_layer_bytes, writable_layer_inodes) =
-            blocking(move || Ok(disk_usage(&upper))).await?;
+        let layer = blocking(move || Ok(crate::disk::usage(&upper))).await?;
         Ok(ContainerStats {
             cgroup,
-            writable_layer_bytes,
-            writable_layer_inodes,
+            writable_layer_bytes: layer.bytes,
+            writable_layer_inodes: layer.inodes,
         })
     }
 }
@@ -446,25 +445,4 @@ fn add_device(path: &Path, permissions: &str, rules: &mut Vec<DeviceRule>) -> st
     );
     rules.push(DeviceRule::new(kind, Some(major), Some(minor), permissions));
     Ok(())
-}
-
-/// Bytes on disk and inodes of a tree. What vanishes meanwhile is not counted.
-fn disk_usage(path: &Path) -> (u64, u64) {
-    let mut total = (0u64, 0u64);
-    let mut left: Vec<PathBuf> = vec![path.to_path_buf()];
-    while let Some(directory) = left.pop() {
-        let Ok(entries) = std::fs::read_dir(&directory) else {
-            continue;
-        };
-        for entry in entries.flatten() {
-            let Ok(metadata) = entry.metadata() else {
-                continue;
-            };
-            total = (total.0 + metadata.blocks() * 512, total.1 + 1);
-            if metadata.is_dir() {
-                left.push(entry.path());
-            }
-        }
-    }
-    total
 }

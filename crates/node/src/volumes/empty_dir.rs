@@ -22,7 +22,7 @@ impl VolumeType for EmptyDir {
         volume: &Volume,
     ) -> Result<Mounted, VolumeError> {
         let source = volume.empty_dir.clone().unwrap_or_default();
-        let dir = context.dir("empty-dir", &volume.name);
+        let dir = super::empty_dir_path(context.pod_dir, &volume.name);
         let fresh = !dir.exists();
         std::fs::create_dir_all(&dir).map_err(io(format!("creating {}", dir.display())))?;
         let mounts = &context.services.mounts;

@@ -80,10 +80,7 @@ pub(crate) struct VolumeContext<'a> {
 impl VolumeContext<'_> {
     /// `<pod>/volumes/kubernetes.io~<type>/<name>`, the layout that tools expect.
     pub(crate) fn dir(&self, kind: &str, volume: &str) -> PathBuf {
-        self.pod_dir
-            .join("volumes")
-            .join(format!("kubernetes.io~{kind}"))
-            .join(volume)
+        volume_dir(self.pod_dir, kind, volume)
     }
 
     pub(crate) fn namespace(&self) -> &str {
@@ -238,6 +235,20 @@ pub(crate) fn groups_of(container: &Container, mounted: &MountedVolumes) -> Vec<
         .flat_map(|volume| volume.groups.iter().copied())
         .collect()
 }
+
+fn volume_dir(pod_dir: &Path, kind: &str, volume: &str) -> PathBuf {
+    pod_dir
+        .join("volumes")
+        .join(format!("kubernetes.io~{kind}"))
+        .join(volume)
+}
+
+/// Where the files of an emptyDir lie.
+pub(crate) fn empty_dir_path(pod_dir: &Path, volume: &str) -> PathBuf {
+    volume_dir(pod_dir, EMPTY_DIR, volume)
+}
+
+const EMPTY_DIR: &str = "empty-dir";
 
 /// Makes a tmpfs-backed directory once: secrets must not reach the disk.
 async fn memory_dir(context: &VolumeContext<'_>, dir: &Path) -> Result<(), VolumeError> {

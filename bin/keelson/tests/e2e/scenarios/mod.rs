@@ -28,6 +28,7 @@ pub(crate) static SCENARIOS: &[(&str, Scenario)] = &[
     ("probes restart and gate", pods::probes),
     ("init containers and sidecars", pods::init_containers),
     ("limits are enforced", pods::limits),
+    ("limits of local storage evict", pods::local_storage),
     ("security context", pods::security_context),
     ("the node refuses what it cannot give", pods::refused),
     ("self healing", workloads::self_healing),
