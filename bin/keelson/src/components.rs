@@ -338,6 +338,7 @@ impl Cluster {
                 state_dir: self.instance.data_dir.join("runtime"),
                 run_dir: self.instance.run_dir.clone(),
                 shim_executable: None,
+                log_limits: args.log_limits()?,
             },
             cgroups.clone(),
             images.clone(),

@@ -1,6 +1,7 @@
 //! Settings of the node, by the kubelet's names.
 
 use clap::Args;
+use keelson_linux::LogLimits;
 use keelson_machinery::quantity::Quantity;
 use keelson_node::{NodeConfig, UnsafeSysctls};
 
@@ -53,6 +54,14 @@ impl NodeArgs {
             .and_then(|size| u64::try_from(size.value()).ok())
             .filter(|bytes| *bytes > 0)
             .ok_or_else(|| format!("--container-log-max-size {text:?}: write a size like 10Mi"))
+    }
+
+    /// The runtime's share of the settings.
+    pub(crate) fn log_limits(&self) -> Result<LogLimits, String> {
+        Ok(LogLimits {
+            max_bytes: self.log_bytes()?,
+            max_files: usize::from(self.container_log_max_files),
+        })
     }
 
     pub(crate) fn apply(&self, config: &mut NodeConfig) -> Result<(), String> {

@@ -38,4 +38,4 @@ pub use network::{BridgeNetwork, NetworkConfig};
 pub use packets::{NftRules, PacketRulesConfig};
 pub use runtime::purge::{PurgeReport, purge};
 pub use runtime::{LinuxRuntime, Rootfs, RootfsSource, RuntimeConfig};
-pub use shim::{SHIM_ARGUMENT, shim_main};
+pub use shim::{LogLimits, SHIM_ARGUMENT, shim_main};

@@ -19,7 +19,7 @@ use crate::worker::{Inbox, Worker};
 use crate::{logs, volumes};
 
 /// Logs are looked at this often: a stat per running container.
-const LOG_PERIOD: Duration = Duration::from_secs(30);
+const LOG_PERIOD: Duration = Duration::from_secs(10);
 const LOST_PAUSE: Duration = Duration::from_millis(500);
 
 pub(crate) struct Agent {
@@ -316,6 +316,11 @@ impl Agent {
             .await;
             if let Err(error) = rotated {
                 tracing::warn!(log = %container.log_path.display(), %error, "rotating a log failed");
+            }
+            let log = container.log_path.clone();
+            let compressed = tokio::task::spawn_blocking(move || logs::compress(&log)).await;
+            if let Ok(Err(error)) = compressed {
+                tracing::warn!(log = %container.log_path.display(), %error, "compressing a log failed");
             }
         }
     }

@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::io::{Read, Seek, SeekFrom};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use keelson_ports::Runtime;
@@ -24,6 +25,72 @@ pub(crate) fn rotated(log: &Path) -> Vec<PathBuf> {
     files
 }
 
+const COMPRESSED: &str = "gz";
+/// A compressed file that is not finished.
+const UNFINISHED: &str = "tmp";
+
+/// Compresses the rotated files of a log but the newest, which somebody may be reading on. A writer
+/// that rotates faster than that loses its oldest files first, whatever form they have.
+pub(crate) fn compress(log: &Path) -> std::io::Result<()> {
+    let unfinished = |file: &&PathBuf| file.extension().is_some_and(|e| e == UNFINISHED);
+    for file in rotated(log).iter().filter(unfinished) {
+        fs::remove_file(file)?;
+    }
+    let plain = plain_rotated(log);
+    let Some((_newest, older)) = plain.split_last() else {
+        return Ok(());
+    };
+    for file in older {
+        match compress_file(file) {
+            // The writer was faster.
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+            outcome => outcome?,
+        }
+    }
+    Ok(())
+}
+
+fn compress_file(file: &Path) -> std::io::Result<()> {
+    let named = |extension: &str| PathBuf::from(format!("{}.{extension}", file.display()));
+    let (temporary, target) = (named(UNFINISHED), named(COMPRESSED));
+    let mut source = fs::File::open(file)?;
+    let out = fs::OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .mode(0o640)
+        .open(&temporary)?;
+    let mut encoder = flate2::write::GzEncoder::new(out, flate2::Compression::fast());
+    std::io::copy(&mut source, &mut encoder)?;
+    encoder.finish()?;
+    // Not brought back when the writer has taken it away meanwhile.
+    fs::remove_file(file).inspect_err(|_| drop(fs::remove_file(&temporary)))?;
+    fs::rename(&temporary, &target)
+}
+
+/// The rotated files that can be read as they are, oldest first.
+fn plain_rotated(log: &Path) -> Vec<PathBuf> {
+    let mut files = rotated(log);
+    files.retain(|file| {
+        let extension = file.extension();
+        extension.is_none_or(|e| e != COMPRESSED && e != UNFINISHED)
+    });
+    files
+}
+
+/// The file that goes on where `open` ends: the one rotated after it, or the log itself. `open` was
+/// rotated, and may be gone by now.
+pub(crate) fn after(open: &fs::File, log: &Path) -> PathBuf {
+    let plain = plain_rotated(log);
+    let inode = open.metadata().map_or(0, |found| found.ino());
+    let is_open = |file: &PathBuf| fs::metadata(file).is_ok_and(|found| found.ino() == inode);
+    let next = match plain.iter().position(is_open) {
+        Some(position) => plain.get(position + 1),
+        None => plain.first(),
+    };
+    next.cloned().unwrap_or_else(|| log.to_owned())
+}
+
 /// Removes a log with its rotated files.
 pub(crate) fn remove_all(log: &Path) {
     for file in rotated(log).into_iter().chain([log.to_owned()]) {
@@ -41,17 +108,25 @@ pub(crate) fn last_words(log: &Path) -> String {
     const MAX_BYTES: usize = 2048;
     const MAX_LINES: usize = 80;
     const MAX_READ: u64 = 64 << 10;
-    let read = || -> std::io::Result<Vec<u8>> {
-        let mut file = fs::File::open(log)?;
+    let read = |file: &Path| -> std::io::Result<Vec<u8>> {
+        let mut file = fs::File::open(file)?;
         let size = file.metadata()?.len();
         file.seek(SeekFrom::Start(size.saturating_sub(MAX_READ)))?;
         let mut bytes = Vec::new();
         file.take(MAX_READ).read_to_end(&mut bytes)?;
         Ok(bytes)
     };
-    let Ok(bytes) = read() else {
+    let Ok(mut bytes) = read(log) else {
         return String::new();
     };
+    // A file that was begun a moment ago holds no more than the last of them.
+    if bytes.len() < MAX_BYTES
+        && let Some(before) = plain_rotated(log).last()
+    {
+        let mut earlier = read(before).unwrap_or_default();
+        earlier.append(&mut bytes);
+        bytes = earlier;
+    }
     let text = String::from_utf8_lossy(&bytes);
     let mut lines: Vec<String> = Vec::new();
     let mut open = false;
@@ -145,5 +220,40 @@ mod tests {
         let words = last_words(&file);
         fs::remove_file(&file).unwrap();
         assert_eq!(words, "one\nDONE");
+    }
+
+    #[test]
+    fn rotated_files_are_compressed_but_for_the_newest_and_followed_in_order() {
+        let dir = std::env::temp_dir().join(format!("keelson-compress-{}", std::process::id()));
+        fs::create_dir_all(&dir).unwrap();
+        let log = dir.join("0.log");
+        let name = |n: u32| dir.join(format!("0.log.20260101-00000{n}-000000000"));
+        for n in 1..=3 {
+            fs::write(name(n), format!("T stdout F {n}\n")).unwrap();
+        }
+        fs::write(&log, "T stdout F now\n").unwrap();
+        let (first, second) = (
+            fs::File::open(name(1)).unwrap(),
+            fs::File::open(name(2)).unwrap(),
+        );
+        assert_eq!(after(&first, &log), name(2));
+        compress(&log).unwrap();
+        let left: Vec<String> = rotated(&log)
+            .iter()
+            .map(|file| file.extension().unwrap().to_string_lossy().into_owned())
+            .collect();
+        assert_eq!(left, ["gz", "gz", "20260101-000003-000000000"]);
+        let mut text = String::new();
+        let packed = fs::File::open(format!("{}.gz", name(1).display())).unwrap();
+        flate2::read::GzDecoder::new(packed)
+            .read_to_string(&mut text)
+            .unwrap();
+        assert_eq!(text, "T stdout F 1\n");
+        // The second is gone under its name: what comes next is the oldest that is left.
+        assert_eq!(after(&second, &log), name(3));
+        let third = fs::File::open(name(3)).unwrap();
+        assert_eq!(after(&third, &log), log);
+        assert_eq!(last_words(&log), "3\nnow\n");
+        fs::remove_dir_all(&dir).unwrap();
     }
 }

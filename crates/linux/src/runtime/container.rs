@@ -251,6 +251,7 @@ impl Inner {
             procs: self.cgroups.procs_files(&record.cgroup)?,
             oom_file: self.cgroups.oom_file(&record.cgroup)?,
             log_path: record.log_path.clone(),
+            log_limits: Some(self.log_limits),
             terminal: record.config.tty,
             stdin: record.config.stdin,
             stdin_once: record.config.stdin_once,

@@ -33,6 +33,7 @@ use self::records::{ContainerRecord, Paths, SandboxRecord};
 pub use self::rootfs::{Rootfs, RootfsSource};
 use self::shim_client::Launcher;
 use crate::LinuxCgroups;
+use crate::shim::LogLimits;
 use crate::shim::protocol::{Phase, RunState};
 
 /// Events that a slow reader may be behind before it has to list again.
@@ -49,6 +50,8 @@ pub struct RuntimeConfig {
     /// The program that becomes a shim; `None` is this one. It must call
     /// [`crate::shim_main`] when its first argument is [`crate::SHIM_ARGUMENT`].
     pub shim_executable: Option<PathBuf>,
+    /// Of every container that is started from now on.
+    pub log_limits: LogLimits,
 }
 
 /// Cheap to clone.
@@ -64,6 +67,7 @@ struct Inner {
     rootfs: Arc<dyn RootfsSource>,
     network: Arc<dyn PodNetwork>,
     launcher: Launcher,
+    log_limits: LogLimits,
     sandboxes: Mutex<HashMap<SandboxId, Arc<Sandbox>>>,
     containers: Mutex<HashMap<ContainerId, Arc<Container>>>,
     /// One creation at a time for each pod, so that a repeated call finds the first one's result.
@@ -151,6 +155,7 @@ impl LinuxRuntime {
             rootfs,
             network,
             launcher: Launcher::new(config.shim_executable),
+            log_limits: config.log_limits,
             sandboxes: Mutex::default(),
             containers: Mutex::default(),
             creating: Mutex::default(),

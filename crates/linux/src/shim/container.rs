@@ -78,7 +78,7 @@ impl Sink {
 
 impl Container {
     pub(super) fn new(request: StartRequest) -> io::Result<Container> {
-        let log = LogWriter::open(&request.log_path)?;
+        let log = LogWriter::open(&request.log_path, request.log_limits)?;
         Ok(Container {
             state: RunState::created(&request.container),
             id: request.container,

@@ -5,6 +5,8 @@ use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use serde::{Deserialize, Serialize};
+
 /// A longer line is written in pieces, all but the last tagged `P`.
 const MAX_LINE_BYTES: usize = 16 << 10;
 
@@ -30,28 +32,47 @@ impl Stream {
     }
 }
 
+/// How large a log file becomes, and how many of them there are with the one being written. The
+/// shim holds to it itself: no timer elsewhere keeps up with a fast writer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LogLimits {
+    pub max_bytes: u64,
+    pub max_files: usize,
+}
+
 pub(super) struct LogWriter {
     path: PathBuf,
     file: Option<File>,
+    size_bytes: u64,
+    /// Absent in what an older version started: its logs are rotated from outside.
+    limits: Option<LogLimits>,
+    /// What a full disk did not take, to be told of when it takes something again.
+    lost_bytes: u64,
     /// The beginning of a line that has no end yet, for each stream.
     open_lines: [Vec<u8>; 2],
     batch: Vec<u8>,
 }
 
 impl LogWriter {
-    pub(super) fn open(path: &Path) -> io::Result<LogWriter> {
-        let file = Some(open(path)?);
-        Ok(LogWriter {
+    pub(super) fn open(path: &Path, limits: Option<LogLimits>) -> io::Result<LogWriter> {
+        let mut writer = LogWriter {
             path: path.to_path_buf(),
-            file,
+            file: None,
+            size_bytes: 0,
+            limits,
+            lost_bytes: 0,
             open_lines: [Vec::new(), Vec::new()],
             batch: Vec::new(),
-        })
+        };
+        writer.reopen()?;
+        Ok(writer)
     }
 
     /// After a rotation the old file has another name; from now on a new one is written.
     pub(super) fn reopen(&mut self) -> io::Result<()> {
-        self.file = Some(open(&self.path)?);
+        let file = open(&self.path)?;
+        self.size_bytes = file.metadata()?.len();
+        self.file = Some(file);
         Ok(())
     }
 
@@ -84,15 +105,144 @@ impl LogWriter {
         }
     }
 
-    /// A full disk loses lines; it must not stop the container.
     fn append(&mut self, batch: Vec<u8>) {
-        if !batch.is_empty()
-            && let Some(file) = &mut self.file
-        {
-            let _ = file.write_all(&batch);
+        let mut rest = batch.as_slice();
+        while !rest.is_empty() {
+            let room = self.room();
+            if room == 0 && self.size_bytes > 0 {
+                self.rotate();
+                continue;
+            }
+            let piece = lines_within(rest, room);
+            if piece == 0 && self.size_bytes > 0 {
+                self.rotate();
+                continue;
+            }
+            // A line that is longer than a whole file has one to itself.
+            let piece = if piece == 0 { first_line(rest) } else { piece };
+            self.put(&rest[..piece]);
+            rest = &rest[piece..];
         }
         self.batch = batch;
         self.batch.shrink_to(4 * MAX_LINE_BYTES);
+    }
+
+    /// Bytes that the file may still take.
+    fn room(&self) -> u64 {
+        self.limits.map_or(u64::MAX, |limits| {
+            limits.max_bytes.saturating_sub(self.size_bytes)
+        })
+    }
+
+    /// A full disk loses lines, and the log says how much; it must not stop the container.
+    fn put(&mut self, lines: &[u8]) {
+        let mark = match self.lost_bytes {
+            0 => Vec::new(),
+            lost => {
+                let mut mark = Vec::new();
+                let text = format!("[{lost} bytes of this log were lost: the disk was full]");
+                let time = timestamp(SystemTime::now());
+                push_line(&mut mark, &time, Stream::Stderr, b'F', text.as_bytes());
+                mark
+            }
+        };
+        for (bytes, is_mark) in [(mark.as_slice(), true), (lines, false)] {
+            if bytes.is_empty() {
+                continue;
+            }
+            let written = match &mut self.file {
+                Some(file) => file.write_all(bytes).inspect_err(|_| {
+                    // Half a line would garble the one that is written next.
+                    let _ = file.set_len(self.size_bytes);
+                }),
+                None => Err(io::ErrorKind::NotFound.into()),
+            };
+            match (written, is_mark) {
+                (Ok(()), true) => self.lost_bytes = 0,
+                (Ok(()), false) => {}
+                (Err(_), true) => {
+                    self.lost_bytes += lines.len() as u64;
+                    return;
+                }
+                (Err(_), false) => {
+                    self.lost_bytes += bytes.len() as u64;
+                    return;
+                }
+            }
+            self.size_bytes += bytes.len() as u64;
+        }
+    }
+
+    /// Renames the file and begins another; the oldest go. Where that fails the file is emptied, for
+    /// the bound holds whatever happens.
+    fn rotate(&mut self) {
+        let target = rotated_name(&self.path, SystemTime::now());
+        let renamed = std::fs::rename(&self.path, target).and_then(|()| self.reopen());
+        if renamed.is_err()
+            && let Some(file) = &self.file
+        {
+            let _ = file.set_len(0);
+            self.size_bytes = 0;
+        }
+        if let Some(limits) = self.limits {
+            remove_oldest(&self.path, limits.max_files.saturating_sub(1));
+        }
+    }
+}
+
+/// Length of the whole lines at the beginning that fit into `room`.
+fn lines_within(lines: &[u8], room: u64) -> usize {
+    let room = usize::try_from(room).unwrap_or(usize::MAX);
+    if lines.len() <= room {
+        return lines.len();
+    }
+    let fitting = &lines[..room];
+    fitting
+        .iter()
+        .rposition(|byte| *byte == b'\n')
+        .map_or(0, |end| end + 1)
+}
+
+fn first_line(lines: &[u8]) -> usize {
+    let end = lines.iter().position(|byte| *byte == b'\n');
+    end.map_or(lines.len(), |end| end + 1)
+}
+
+/// `0.log.20260102-030405-000000006`: in the order of their names the oldest comes first, however
+/// many there are in a second.
+fn rotated_name(log: &Path, time: SystemTime) -> PathBuf {
+    let digits: String = timestamp(time)
+        .chars()
+        .filter_map(|c| match c {
+            'T' | '.' => Some('-'),
+            '-' | ':' | 'Z' => None,
+            c => Some(c),
+        })
+        .collect();
+    let mut name = log.as_os_str().to_owned();
+    name.push(".");
+    name.push(digits);
+    PathBuf::from(name)
+}
+
+/// Keeps the newest `keep` of a log's rotated files, compressed or not.
+fn remove_oldest(log: &Path, keep: usize) {
+    let (Some(directory), Some(name)) = (log.parent(), log.file_name()) else {
+        return;
+    };
+    let mut prefix = name.as_encoded_bytes().to_vec();
+    prefix.push(b'.');
+    let Ok(entries) = std::fs::read_dir(directory) else {
+        return;
+    };
+    let names = entries.flatten().map(|entry| entry.file_name());
+    let mut rotated: Vec<_> = names
+        .filter(|name| name.as_encoded_bytes().starts_with(&prefix))
+        .collect();
+    rotated.sort();
+    let surplus = rotated.len().saturating_sub(keep);
+    for name in &rotated[..surplus] {
+        let _ = std::fs::remove_file(directory.join(name));
     }
 }
 
@@ -210,5 +360,116 @@ mod tests {
         assert_eq!(got.len(), 2);
         assert!(got[0].starts_with("T stderr P xxx"));
         assert_eq!(got[1], "T stderr F xxx");
+    }
+
+    struct Scratch(PathBuf);
+
+    impl Scratch {
+        fn new(name: &str) -> Self {
+            let dir =
+                std::env::temp_dir().join(format!("keelson-log-{name}-{}", std::process::id()));
+            std::fs::create_dir_all(&dir).unwrap();
+            Self(dir)
+        }
+
+        /// Name and size of every file, oldest first, the one being written last.
+        fn files(&self) -> Vec<(String, u64)> {
+            let mut files: Vec<_> = std::fs::read_dir(&self.0)
+                .unwrap()
+                .flatten()
+                .map(|e| {
+                    (
+                        e.file_name().into_string().unwrap(),
+                        e.metadata().unwrap().len(),
+                    )
+                })
+                .collect();
+            files.sort_by_key(|(name, _)| (name == "0.log", name.clone()));
+            files
+        }
+    }
+
+    impl Drop for Scratch {
+        fn drop(&mut self) {
+            let _ = std::fs::remove_dir_all(&self.0);
+        }
+    }
+
+    #[test]
+    fn files_stay_within_their_size_and_number_however_fast_the_writer_is() {
+        let scratch = Scratch::new("fast");
+        let limits = LogLimits {
+            max_bytes: 64 << 10,
+            max_files: 3,
+        };
+        let log = scratch.0.join("0.log");
+        let mut writer = LogWriter::open(&log, Some(limits)).unwrap();
+        // 2 bytes a line, as `yes` writes: what reaches the disk is twenty times that.
+        let chunk = b"y\n".repeat(16 << 10);
+        for _ in 0..40 {
+            writer.write(Stream::Stdout, &chunk);
+            let files = scratch.files();
+            assert!(files.len() <= 3, "{files:?}");
+            assert!(files.iter().all(|(_, size)| *size <= 64 << 10), "{files:?}");
+        }
+        for (name, _) in scratch.files() {
+            let text = std::fs::read_to_string(scratch.0.join(name)).unwrap();
+            assert!(text.lines().all(|line| line.ends_with(" stdout F y")));
+        }
+    }
+
+    #[test]
+    fn what_is_kept_is_the_newest_without_a_gap() {
+        let scratch = Scratch::new("order");
+        let limits = LogLimits {
+            max_bytes: 500,
+            max_files: 4,
+        };
+        let mut writer = LogWriter::open(&scratch.0.join("0.log"), Some(limits)).unwrap();
+        for number in 0..200 {
+            writer.write(Stream::Stdout, format!("{number}\n").as_bytes());
+        }
+        let text: String = scratch
+            .files()
+            .iter()
+            .map(|(name, _)| std::fs::read_to_string(scratch.0.join(name)).unwrap())
+            .collect();
+        let last = |line: &str| line.rsplit(' ').next().unwrap().parse::<u32>().unwrap();
+        let numbers: Vec<u32> = text.lines().map(last).collect();
+        assert_eq!(numbers.last(), Some(&199));
+        assert!(
+            numbers.windows(2).all(|pair| pair[1] == pair[0] + 1),
+            "{numbers:?}"
+        );
+    }
+
+    #[test]
+    fn a_line_longer_than_a_file_has_one_to_itself() {
+        let scratch = Scratch::new("long");
+        let limits = LogLimits {
+            max_bytes: 100,
+            max_files: 2,
+        };
+        let mut writer = LogWriter::open(&scratch.0.join("0.log"), Some(limits)).unwrap();
+        writer.write(Stream::Stdout, b"short\n");
+        writer.write(
+            Stream::Stdout,
+            format!("{}\nend\n", "x".repeat(300)).as_bytes(),
+        );
+        let files = scratch.files();
+        assert_eq!(files.len(), 2);
+        assert!(files[0].1 > 300 && files[1].1 < 100, "{files:?}");
+    }
+
+    #[test]
+    fn rotated_names_sort_by_time() {
+        let at = |nanos: u32| {
+            rotated_name(
+                Path::new("/l/0.log"),
+                UNIX_EPOCH + Duration::new(951_782_400, nanos),
+            )
+        };
+        assert_eq!(at(6), Path::new("/l/0.log.20000229-000000-000000006"));
+        assert!(at(6) < at(100_000_000));
     }
 }

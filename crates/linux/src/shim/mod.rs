@@ -10,6 +10,8 @@ mod container;
 mod log;
 pub(crate) mod protocol;
 mod server;
+
+pub use log::LogLimits;
 pub(crate) mod template;
 
 use std::ffi::OsStr;

@@ -12,6 +12,7 @@ use rustix::net::{
 };
 use serde::{Deserialize, Serialize};
 
+use super::log::LogLimits;
 use crate::spec::RunUser;
 
 pub(crate) const MAX_MESSAGE_BYTES: usize = 128 << 10;
@@ -82,6 +83,8 @@ pub(crate) struct StartRequest {
     pub(crate) procs: Vec<PathBuf>,
     pub(crate) oom_file: PathBuf,
     pub(crate) log_path: PathBuf,
+    #[serde(default)]
+    pub(crate) log_limits: Option<LogLimits>,
     pub(crate) terminal: bool,
     pub(crate) stdin: bool,
     pub(crate) stdin_once: bool,

@@ -8,7 +8,9 @@ use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use ipnet::IpNet;
-use keelson_linux::{LinuxCgroups, LinuxRuntime, Rootfs, RootfsSource, RuntimeConfig, purge};
+use keelson_linux::{
+    LinuxCgroups, LinuxRuntime, LogLimits, Rootfs, RootfsSource, RuntimeConfig, purge,
+};
 use keelson_ports::*;
 
 /// An image that holds the machine's static busybox and little else.
@@ -245,6 +247,10 @@ async fn start(directory: &Path, cgroups: &LinuxCgroups) -> LinuxRuntime {
         state_dir: directory.join("runtime"),
         run_dir: directory.join("run"),
         shim_executable: Some(env!("CARGO_BIN_EXE_keelson-shim").into()),
+        log_limits: LogLimits {
+            max_bytes: 10 << 20,
+            max_files: 5,
+        },
     };
     let (images, network) = (Arc::clone(&busybox), Arc::new(NoNetwork));
     LinuxRuntime::open(config, cgroups.clone(), images, busybox, network)

@@ -17,6 +17,7 @@ use keelson_ports::ContainerState;
 use tokio::sync::mpsc;
 
 use super::{Body, BoxError, Call, Server, response, text};
+use crate::logs;
 use crate::pod;
 use crate::status;
 use keelson_streaming::websocket::{self, Encoding};
@@ -284,10 +285,16 @@ async fn copy(
         }
         Err(error) => return Err(error),
     };
+    // Who does not follow reads what was there when the reading began, whatever the writer does.
+    let mut left = match options.follow {
+        true => u64::MAX,
+        false => file.metadata()?.len(),
+    };
     let start = match options.tail {
         Some(lines) => tail_offset(&mut file, lines)?,
         None => 0,
     };
+    left = left.saturating_sub(start);
     file.seek(SeekFrom::Start(start))?;
     let mut renderer = Renderer::new(options);
     let mut pending = BytesMut::new();
@@ -299,8 +306,16 @@ async fn copy(
         // Asked before reading: what a container wrote before it ended is never missed.
         let was_alive = options.follow && alive();
         let ended = loop {
-            let mut chunk = vec![0; CHUNK_BYTES];
+            let mut chunk = vec![
+                0;
+                usize::try_from(left)
+                    .unwrap_or(CHUNK_BYTES)
+                    .min(CHUNK_BYTES)
+            ];
             let read = file.read(&mut chunk)?;
+            if !options.follow {
+                left -= read as u64;
+            }
             pending.extend_from_slice(&chunk[..read]);
             let mut go_on = true;
             while let Some(end) = pending.iter().position(|byte| *byte == b'\n') {
@@ -328,8 +343,8 @@ async fn copy(
                 break !was_alive;
             }
         };
-        if is_rotated(&file, path) {
-            if let Ok(next) = File::open(path) {
+        if options.follow && is_rotated(&file, path) {
+            if let Ok(next) = File::open(logs::after(&file, path)) {
                 file = next;
                 continue;
             }

@@ -29,6 +29,7 @@ pub(crate) static SCENARIOS: &[(&str, Scenario)] = &[
     ("init containers and sidecars", pods::init_containers),
     ("limits are enforced", pods::limits),
     ("limits of local storage evict", pods::local_storage),
+    ("logs are bounded", pods::logs),
     ("security context", pods::security_context),
     ("the node refuses what it cannot give", pods::refused),
     ("self healing", workloads::self_healing),

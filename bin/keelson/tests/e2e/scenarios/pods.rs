@@ -292,3 +292,58 @@ pub(super) fn local_storage(ns: &Namespace<'_>) {
         assert!(state["waiting"].is_null(), "{state}");
     }
 }
+
+/// A container that logs more than its files may hold: no file is larger, no more are kept, and
+/// reading the end ends.
+pub(super) fn logs(ns: &Namespace<'_>) {
+    const MAX_BYTES: u64 = 10 << 20;
+    let eight = |file: &str| [file; 8].join(" ");
+    // 32 MB out of an environment of 16 KB.
+    let script = format!(
+        "env > /tmp/a; cat {} > /tmp/b; cat {} > /tmp/c; cat {}; cat {}; cat {}; cat {}; echo the end; sleep 3600",
+        eight("/tmp/a"),
+        eight("/tmp/b"),
+        eight("/tmp/c"),
+        eight("/tmp/c"),
+        eight("/tmp/c"),
+        eight("/tmp/c")
+    );
+    let environment = json!([{"name": "FILL", "value": "x".repeat(16 << 10)}]);
+    ns.apply(&ns.pod(
+        "writer",
+        &["sh", "-c", &script],
+        json!({"containers": [{"env": environment}]}),
+    ));
+    ns.wait_ready("writer");
+    let end = ns.until("the end of the log", || {
+        let text = ns.kubectl(&["logs", "writer", "--tail", "1"]);
+        (text.trim() == "the end").then_some(text)
+    });
+    assert_eq!(end, "the end\n");
+    let directory = ns.lab.data_dir().join("log/pods");
+    let ours = std::fs::read_dir(&directory)
+        .unwrap()
+        .flatten()
+        .map(|e| e.path());
+    let ours = ours.into_iter().find(|path| {
+        let name = path.file_name().unwrap().to_string_lossy().into_owned();
+        name.starts_with(&format!("{}_writer_", ns.name))
+    });
+    let files: Vec<(String, u64)> = std::fs::read_dir(ours.unwrap().join("main"))
+        .unwrap()
+        .flatten()
+        .map(|e| {
+            (
+                e.file_name().to_string_lossy().into_owned(),
+                e.metadata().unwrap().len(),
+            )
+        })
+        .collect();
+    assert!((2..=5).contains(&files.len()), "{files:?}");
+    assert!(
+        files.iter().all(|(_, size)| *size <= MAX_BYTES),
+        "{files:?}"
+    );
+    let limited = ns.kubectl(&["logs", "writer", "--limit-bytes", "1000"]);
+    assert_eq!(limited.len(), 1000);
+}
