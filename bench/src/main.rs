@@ -8,6 +8,7 @@
 
 mod api;
 mod bare;
+mod collections;
 mod node;
 mod processes;
 mod report;
@@ -35,6 +36,9 @@ enum Command {
     /// that is made for it and deleted afterwards; then the reads once more beside a bare server
     /// on this machine that answers the same bytes.
     Api(api::Args),
+    /// Measure any API server: how long it takes to delete a collection of many objects, and a
+    /// namespace that holds as many.
+    Collections(collections::Args),
     /// The bare server of `api`.
     #[command(hide = true)]
     Bare(bare::Args),
@@ -45,6 +49,7 @@ fn main() -> ExitCode {
         // Before any thread exists, since it may replace this process.
         Command::Node(args) => node::run(args).map(Some),
         Command::Api(args) => api::run(args).map(Some),
+        Command::Collections(args) => collections::run(args).map(Some),
         Command::Bare(args) => bare::serve(&args).map(|()| None),
     };
     match outcome {

@@ -32,6 +32,7 @@ mod write;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use futures::TryStreamExt;
 use keelson_machinery::meta;
 use keelson_machinery::status::Status;
 use keelson_store::SharedStore;
@@ -376,20 +377,29 @@ impl Registry {
         let selection = Selection::parse(&call.entry, call.namespace, "", &list_options)?;
         let (objects, meta) = self.list(&call.entry, &selection, &list_options).await?;
         let write_options = delete_write_options(&options);
-        for object in &objects {
-            let write = Write {
-                name: object.name(),
-                ..call.write(&write_options)
-            };
-            match self.delete(&write, &options).await {
-                Ok(_) => {}
-                Err(status) if status.is_not_found() => {}
-                Err(status) => return Err(status),
-            }
-        }
+        // Side by side, so that they share the store's commits.
+        let deletions = futures::stream::iter(objects.iter().map(Ok));
+        deletions
+            .try_for_each_concurrent(DELETIONS_AT_ONCE, |object| {
+                let write = Write {
+                    name: object.name(),
+                    ..call.write(&write_options)
+                };
+                let options = &options;
+                async move {
+                    match self.delete(&write, options).await {
+                        Err(status) if !status.is_not_found() => Err(status),
+                        _ => Ok(()),
+                    }
+                }
+            })
+            .await?;
         Renderer::new(Arc::clone(&call.entry), output).list(objects, &meta)
     }
 }
+
+/// Objects of a collection that are deleted at once.
+const DELETIONS_AT_ONCE: usize = 256;
 
 /// An error, in the encoding that the client accepts.
 fn refuse(ctx: &RequestContext, status: &Status) -> Response {

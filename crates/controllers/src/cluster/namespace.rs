@@ -57,7 +57,8 @@ impl NamespaceController {
 
     async fn empty_resource(&self, namespace: &str, served: &Served) -> Result<Vec<Value>, Error> {
         let resource = &served.resource;
-        if self.items(namespace, resource).await?.is_empty() {
+        // One is enough to know; all of them may be many.
+        if self.items(namespace, resource, "limit=1").await?.is_empty() {
             return Ok(Vec::new());
         }
         let options = DeleteOptions::background();
@@ -71,7 +72,7 @@ impl NamespaceController {
                 _ => {}
             }
         } else {
-            for item in self.items(namespace, resource).await? {
+            for item in self.items(namespace, resource, "").await? {
                 let name = item["metadata"]["name"].as_str().unwrap_or_default();
                 match self
                     .client
@@ -83,15 +84,17 @@ impl NamespaceController {
                 }
             }
         }
-        self.items(namespace, resource).await
+        self.items(namespace, resource, "").await
     }
 
-    async fn items(&self, namespace: &str, resource: &ResourceType) -> Result<Vec<Value>, Error> {
-        match self
-            .client
-            .request(Method::GET, &resource.path(namespace, "", ""), None)
-            .await
-        {
+    async fn items(
+        &self,
+        namespace: &str,
+        resource: &ResourceType,
+        query: &str,
+    ) -> Result<Vec<Value>, Error> {
+        let path = format!("{}?{query}", resource.path(namespace, "", ""));
+        match self.client.request(Method::GET, &path, None).await {
             Ok(mut list) => match list["items"].take() {
                 Value::Array(items) => Ok(items),
                 _ => Ok(Vec::new()),
