@@ -5,11 +5,11 @@ use std::path::PathBuf;
 
 use k8s_openapi::api::core::v1::{Container, Pod};
 use keelson_ports::{
-    CgroupResources, ContainerConfig, HostNamespaces, HostPort, ImageInfo, Mount, PodSandboxConfig,
+    CgroupResources, ContainerConfig, DnsConfig, HostNamespaces, HostPort, ImageInfo, Mount, PodSandboxConfig,
     Protocol, SecurityContext,
 };
 
-use super::dns::{self, DnsContext};
+use super::dns;
 use super::expansion::expand;
 use super::{is_host_network, name, namespace, qos, spec, uid};
 
@@ -36,17 +36,18 @@ fn identity_labels(pod: &Pod) -> BTreeMap<String, String> {
 pub(crate) struct SandboxInput<'a> {
     pub(crate) pod: &'a Pod,
     pub(crate) attempt: u32,
-    pub(crate) dns: &'a DnsContext,
+    pub(crate) cluster_domain: &'a str,
+    pub(crate) dns: DnsConfig,
     pub(crate) log_directory: PathBuf,
     /// The node's own host name, for pods on the host's network.
     pub(crate) node_hostname: &'a str,
     pub(crate) runtime_handler: Option<String>,
 }
 
-pub(crate) fn sandbox_config(input: &SandboxInput<'_>) -> PodSandboxConfig {
+pub(crate) fn sandbox_config(input: SandboxInput<'_>) -> PodSandboxConfig {
     let pod = input.pod;
     let pod_spec = spec(pod);
-    let (host, fqdn) = dns::hostname(pod, &input.dns.cluster_domain);
+    let (host, fqdn) = dns::hostname(pod, input.cluster_domain);
     let hostname = if is_host_network(pod) && pod_spec.hostname_override.is_none() {
         input.node_hostname.to_owned()
     } else if pod_spec.set_hostname_as_fqdn.unwrap_or(false) && !fqdn.is_empty() {
@@ -64,7 +65,7 @@ pub(crate) fn sandbox_config(input: &SandboxInput<'_>) -> PodSandboxConfig {
         hostname,
         labels,
         annotations: pod.metadata.annotations.clone().unwrap_or_default(),
-        dns: dns::for_pod(pod, input.dns).0,
+        dns: input.dns,
         host_ports: host_ports(pod),
         host_namespaces: HostNamespaces {
             network: is_host_network(pod),
@@ -80,8 +81,8 @@ pub(crate) fn sandbox_config(input: &SandboxInput<'_>) -> PodSandboxConfig {
             .map(|sysctl| (sysctl.name.clone(), sysctl.value.clone()))
             .collect(),
         cgroup_parent: qos::cgroup_path(pod),
-        log_directory: input.log_directory.clone(),
-        runtime_handler: input.runtime_handler.clone(),
+        log_directory: input.log_directory,
+        runtime_handler: input.runtime_handler,
     }
 }
 
@@ -249,14 +250,11 @@ mod tests {
             "subdomain": "s", "setHostnameAsFQDN": true,
             "containers": [{"name": "c", "ports": [{"containerPort": 80, "hostPort": 8080}, {"containerPort": 53, "protocol": "UDP"}]}]}}))
         .unwrap();
-        let dns = DnsContext {
-            cluster_domain: "c.l".into(),
-            ..DnsContext::default()
-        };
-        let config = sandbox_config(&SandboxInput {
+        let config = sandbox_config(SandboxInput {
             pod: &pod,
             attempt: 0,
-            dns: &dns,
+            cluster_domain: "c.l",
+            dns: DnsConfig::default(),
             log_directory: "/l".into(),
             node_hostname: "node",
             runtime_handler: None,

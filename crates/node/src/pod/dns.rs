@@ -7,7 +7,23 @@ use super::{is_host_network, namespace, spec};
 
 const MAX_NAMESERVERS: usize = 3;
 const MAX_SEARCHES: usize = 32;
-const MAX_SEARCH_CHARS: usize = 2048;
+/// Of the whole search line, spaces included.
+const MAX_SEARCH_LINE_CHARS: usize = 2048;
+/// Resolvers of old C libraries abort on a longer search path.
+const MAX_SEARCH_CHARS: usize = 253;
+
+/// A pod's resolver settings, and what its events have to say of them.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct PodDns {
+    pub(crate) config: DnsConfig,
+    pub(crate) warnings: Vec<DnsWarning>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct DnsWarning {
+    pub(crate) reason: &'static str,
+    pub(crate) message: String,
+}
 
 /// The cluster's side and the host's own file.
 #[derive(Debug, Clone, Default)]
@@ -17,7 +33,7 @@ pub(crate) struct DnsContext {
     pub(crate) host: DnsConfig,
 }
 
-/// Reads the host's `resolv.conf`; later `search` and `options` lines replace earlier ones.
+/// Reads the host's `resolv.conf`: a later `search` line replaces an earlier one, options add up.
 pub(crate) fn parse_resolv_conf(text: &str) -> DnsConfig {
     let mut config = DnsConfig::default();
     for line in text.lines() {
@@ -31,79 +47,97 @@ pub(crate) fn parse_resolv_conf(text: &str) -> DnsConfig {
                     .filter(|s| !s.is_empty())
                     .collect();
             }
-            Some("options") => config.options = words.map(str::to_owned).collect(),
+            Some("options") => words.for_each(|option| set_option(&mut config.options, option)),
             _ => {}
         }
     }
     config
 }
 
-/// The pod's configuration, and what had to be left out of it.
-pub(crate) fn for_pod(pod: &Pod, context: &DnsContext) -> (DnsConfig, Vec<String>) {
+pub(crate) fn for_pod(pod: &Pod, context: &DnsContext) -> PodDns {
     let policy = spec(pod).dns_policy.as_deref().unwrap_or("ClusterFirst");
-    let cluster = match policy {
+    let wants_cluster = match policy {
         "ClusterFirstWithHostNet" => true,
         "ClusterFirst" => !is_host_network(pod),
         _ => false,
     };
+    let mut warnings = Vec::new();
     let mut config = if policy == "None" {
         DnsConfig::default()
-    } else if cluster && !context.cluster_dns.is_empty() {
+    } else if wants_cluster && !context.cluster_dns.is_empty() {
         cluster_first(pod, context)
     } else {
+        if wants_cluster {
+            warnings.push(missing_cluster_dns(pod));
+        }
         context.host.clone()
     };
+    // The cluster's come first, so that a Service's short name resolves whatever the pod adds.
     if let Some(own) = spec(pod).dns_config.as_ref() {
-        // Behind the cluster's, so that a Service's short name is found first.
-        config
-            .servers
-            .extend(own.nameservers.clone().unwrap_or_default());
-        config
-            .searches
-            .extend(own.searches.clone().unwrap_or_default());
-        for option in own.options.as_deref().unwrap_or_default() {
+        config.servers.extend(own.nameservers.iter().flatten().cloned());
+        config.searches.extend(own.searches.iter().flatten().cloned());
+        for option in own.options.iter().flatten() {
             let Some(name) = option.name.as_deref() else {
                 continue;
             };
-            config
-                .options
-                .retain(|existing| existing.split(':').next() != Some(name));
-            config.options.push(
-                match option.value.as_deref().filter(|value| !value.is_empty()) {
-                    Some(value) => format!("{name}:{value}"),
-                    None => name.to_owned(),
-                },
-            );
+            match option.value.as_deref().filter(|value| !value.is_empty()) {
+                Some(value) => set_option(&mut config.options, &format!("{name}:{value}")),
+                None => set_option(&mut config.options, name),
+            }
         }
+        dedup(&mut config.servers);
+        dedup(&mut config.searches);
     }
-    dedup(&mut config.servers);
-    dedup(&mut config.searches);
-    let omitted = fit(&mut config);
-    (config, omitted)
+    warnings.extend(limit_nameservers(&mut config.servers));
+    warnings.extend(limit_searches(&mut config.searches));
+    PodDns { config, warnings }
 }
 
-/// Cuts the lists to what resolvers take, and tells of each that was cut, in upstream's words.
-fn fit(config: &mut DnsConfig) -> Vec<String> {
-    let mut omitted = Vec::new();
-    let searches = config.searches.len();
-    config.searches.truncate(MAX_SEARCHES);
-    while config.searches.join(" ").len() > MAX_SEARCH_CHARS {
-        config.searches.pop();
+fn missing_cluster_dns(pod: &Pod) -> DnsWarning {
+    let pod_name = format!("{}_{}({})", super::name(pod), namespace(pod), super::uid(pod));
+    DnsWarning {
+        reason: "MissingClusterDNS",
+        message: format!(
+            "pod: {pod_name:?}. kubelet does not have ClusterDNS IP configured and cannot create Pod using \"ClusterFirst\" policy. Falling back to \"Default\" policy."
+        ),
     }
-    if config.searches.len() < searches {
-        omitted.push(format!(
-            "Search Line limits were exceeded, some search paths have been omitted, the applied search line is: {}",
-            config.searches.join(" ")
-        ));
+}
+
+/// An option stands once; the later value is the one that counts.
+fn set_option(options: &mut Vec<String>, option: &str) {
+    let name = |option: &str| option.split(':').next().map(str::to_owned);
+    options.retain(|known| name(known) != name(option));
+    options.push(option.to_owned());
+}
+
+fn limit_nameservers(servers: &mut Vec<String>) -> Option<DnsWarning> {
+    if servers.len() <= MAX_NAMESERVERS {
+        return None;
     }
-    if config.servers.len() > MAX_NAMESERVERS {
-        config.servers.truncate(MAX_NAMESERVERS);
-        omitted.push(format!(
+    servers.truncate(MAX_NAMESERVERS);
+    Some(DnsWarning {
+        reason: "DNSConfigForming",
+        message: format!(
             "Nameserver limits were exceeded, some nameservers have been omitted, the applied nameserver line is: {}",
-            config.servers.join(" ")
-        ));
+            servers.join(" ")
+        ),
+    })
+}
+
+fn limit_searches(searches: &mut Vec<String>) -> Option<DnsWarning> {
+    let asked = searches.len();
+    searches.truncate(MAX_SEARCHES);
+    searches.retain(|search| search.len() <= MAX_SEARCH_CHARS);
+    while searches.join(" ").len() > MAX_SEARCH_LINE_CHARS {
+        searches.pop();
     }
-    omitted
+    (searches.len() < asked).then(|| DnsWarning {
+        reason: "DNSConfigForming",
+        message: format!(
+            "Search Line limits were exceeded, some search paths have been omitted, the applied search line is: {}",
+            searches.join(" ")
+        ),
+    })
 }
 
 fn cluster_first(pod: &Pod, context: &DnsContext) -> DnsConfig {
@@ -115,6 +149,7 @@ fn cluster_first(pod: &Pod, context: &DnsContext) -> DnsConfig {
         searches.push(domain.clone());
     }
     searches.extend(context.host.searches.iter().cloned());
+    dedup(&mut searches);
     DnsConfig {
         servers: context.cluster_dns.clone(),
         searches,
@@ -171,111 +206,135 @@ mod tests {
         }
     }
 
-    fn for_pod(pod: &Pod, context: &DnsContext) -> DnsConfig {
-        super::for_pod(pod, context).0
-    }
-
     fn pod(spec: serde_json::Value) -> Pod {
         serde_json::from_value(json!({"metadata": {"name": "p", "namespace": "ns"}, "spec": spec}))
             .unwrap()
     }
 
+    fn of(spec: serde_json::Value) -> PodDns {
+        for_pod(&pod(spec), &context())
+    }
+
+    const CLUSTER_SEARCHES: [&str; 5] = [
+        "ns.svc.cluster.local",
+        "svc.cluster.local",
+        "cluster.local",
+        "corp.example",
+        "lan",
+    ];
+
     #[test]
     fn policies() {
-        let first = for_pod(
-            &pod(json!({"containers": [], "dnsPolicy": "ClusterFirst"})),
-            &context(),
-        );
+        let first = of(json!({"containers": [], "dnsPolicy": "ClusterFirst"})).config;
         assert_eq!(first.servers, ["10.96.0.10"]);
-        assert_eq!(
-            first.searches,
-            [
-                "ns.svc.cluster.local",
-                "svc.cluster.local",
-                "cluster.local",
-                "corp.example",
-                "lan"
-            ]
-        );
+        assert_eq!(first.searches, CLUSTER_SEARCHES);
         assert_eq!(first.options, ["ndots:5"]);
 
-        let host_net = for_pod(
-            &pod(json!({"containers": [], "hostNetwork": true})),
-            &context(),
-        );
+        let host_net = of(json!({"containers": [], "hostNetwork": true})).config;
         assert_eq!(host_net.servers, ["9.9.9.9", "8.8.8.8"]);
-        let both = for_pod(
-            &pod(
-                json!({"containers": [], "hostNetwork": true, "dnsPolicy": "ClusterFirstWithHostNet"}),
-            ),
-            &context(),
+        assert_eq!(host_net.options, ["edns0"]);
+        let both = of(
+            json!({"containers": [], "hostNetwork": true, "dnsPolicy": "ClusterFirstWithHostNet"}),
         );
-        assert_eq!(both.servers, ["10.96.0.10"]);
+        assert_eq!(both.config.servers, ["10.96.0.10"]);
+    }
 
-        let none = for_pod(
-            &pod(
-                json!({"containers": [], "dnsPolicy": "None", "dnsConfig": {"nameservers": ["1.2.3.4"],
-                "searches": ["a.b"], "options": [{"name": "ndots", "value": "2"}, {"name": "edns0"}]}}),
-            ),
-            &context(),
-        );
-        assert_eq!(
-            (none.servers, none.searches, none.options),
+    /// (what the pod says, servers, searches after the base's, options)
+    type MergeCase = (
+        serde_json::Value,
+        &'static [&'static str],
+        &'static [&'static str],
+        &'static [&'static str],
+    );
+
+    #[test]
+    fn a_pods_own_settings_follow_the_clusters() {
+        let cases: [MergeCase; 4] = [
             (
-                vec!["1.2.3.4".into()],
-                vec!["a.b".into()],
-                vec!["ndots:2".into(), "edns0".into()]
-            )
-        );
-    }
-
-    #[test]
-    fn the_pods_own_options_win() {
-        let merged = for_pod(
-            &pod(
-                json!({"containers": [], "dnsConfig": {"options": [{"name": "ndots", "value": "1"}]}}),
+                json!({"dnsConfig": {"nameservers": ["1.2.3.4", "10.96.0.10"],
+                    "searches": ["own.example", "svc.cluster.local", "lan"]}}),
+                &["10.96.0.10", "1.2.3.4"],
+                &["own.example"],
+                &["ndots:5"],
             ),
-            &context(),
-        );
-        assert_eq!(merged.options, ["ndots:1"]);
-    }
-
-    #[test]
-    fn the_pods_own_come_behind_the_clusters() {
-        let own = json!({"nameservers": ["1.1.1.1", "10.96.0.10", "2.2.2.2", "3.3.3.3"],
-            "searches": ["own.example", "lan", "svc.cluster.local"]});
-        let (merged, omitted) = super::for_pod(
-            &pod(json!({"containers": [], "dnsConfig": own})),
-            &context(),
-        );
-        assert_eq!(merged.servers, ["10.96.0.10", "1.1.1.1", "2.2.2.2"]);
-        assert_eq!(
-            merged.searches.join(" "),
-            "ns.svc.cluster.local svc.cluster.local cluster.local corp.example lan own.example"
-        );
-        assert_eq!(
-            omitted,
-            [
-                "Nameserver limits were exceeded, some nameservers have been omitted, the applied nameserver line is: 10.96.0.10 1.1.1.1 2.2.2.2"
-            ]
-        );
-    }
-
-    #[test]
-    fn too_many_searches_are_cut_and_told_of() {
-        let many = |count: usize, length: usize| -> Vec<String> {
-            (0..count).map(|n| format!("{n:0length$}")).collect()
-        };
-        for searches in [many(40, 3), many(20, 120), many(27, 5)] {
-            let total = searches.len() + 5;
-            let own = json!({"searches": searches});
-            let (merged, omitted) = super::for_pod(
-                &pod(json!({"containers": [], "dnsConfig": own})),
-                &context(),
-            );
-            assert!(merged.searches.len() <= 32 && merged.searches.join(" ").len() <= 2048);
-            assert_eq!(omitted.len(), usize::from(merged.searches.len() < total));
+            (
+                json!({"dnsConfig": {"options": [{"name": "ndots", "value": "1"}, {"name": "edns0"}]}}),
+                &["10.96.0.10"],
+                &[],
+                &["ndots:1", "edns0"],
+            ),
+            (
+                json!({"dnsPolicy": "Default", "dnsConfig": {"nameservers": ["1.1.1.1"]}}),
+                &["9.9.9.9", "8.8.8.8", "1.1.1.1"],
+                &[],
+                &["edns0"],
+            ),
+            (
+                json!({"dnsPolicy": "None", "dnsConfig": {"nameservers": ["1.2.3.4"], "searches": ["a.b"],
+                    "options": [{"name": "ndots", "value": "2"}, {"name": "ndots", "value": "3"}]}}),
+                &["1.2.3.4"],
+                &["a.b"],
+                &["ndots:3"],
+            ),
+        ];
+        for (mut spec, servers, searches, options) in cases {
+            spec["containers"] = json!([]);
+            let base: &[&str] = match spec["dnsPolicy"].as_str() {
+                Some("None") => &[],
+                Some(_) => &CLUSTER_SEARCHES[3..],
+                None => &CLUSTER_SEARCHES,
+            };
+            let dns = of(spec.clone());
+            assert_eq!(dns.config.servers, servers, "{spec}");
+            assert_eq!(dns.config.searches, [base, searches].concat(), "{spec}");
+            assert_eq!(dns.config.options, options, "{spec}");
+            assert_eq!(dns.warnings, [], "{spec}");
         }
+    }
+
+    #[test]
+    fn what_is_too_much_is_left_out_with_an_event() {
+        let many = |n: usize| -> Vec<String> { (0..n).map(|i| format!("s{i}.example")).collect() };
+        let within = of(json!({"containers": [], "dnsConfig": {"searches": many(27)}}));
+        assert_eq!((within.config.searches.len(), within.warnings.len()), (32, 0));
+
+        let over = of(json!({"containers": [], "dnsConfig": {"searches": many(28)}}));
+        assert_eq!(over.config.searches.len(), 32);
+        assert_eq!(over.config.searches[..5], CLUSTER_SEARCHES);
+        assert_eq!(over.warnings.len(), 1);
+        assert_eq!(over.warnings[0].reason, "DNSConfigForming");
+        assert!(over.warnings[0].message.ends_with("s25.example s26.example"));
+
+        let long = format!("{}.example", "x".repeat(246));
+        let one_long = of(json!({"containers": [], "dnsConfig": {"searches": [long, "ok.example"]}}));
+        assert_eq!(one_long.config.searches[5..], ["ok.example"]);
+        assert_eq!(one_long.warnings.len(), 1);
+
+        let wide: Vec<String> = (0..20).map(|i| format!("{}{i}", "y".repeat(200))).collect();
+        let line = of(json!({"containers": [], "dnsConfig": {"searches": wide}}));
+        let chars = line.config.searches.join(" ").len();
+        assert!((1840..=2048).contains(&chars), "{chars}");
+
+        let servers = of(json!({"containers": [], "dnsConfig": {"nameservers": ["1.1.1.1", "2.2.2.2", "3.3.3.3"]}}));
+        assert_eq!(servers.config.servers, ["10.96.0.10", "1.1.1.1", "2.2.2.2"]);
+        assert!(servers.warnings[0].message.ends_with("line is: 10.96.0.10 1.1.1.1 2.2.2.2"));
+    }
+
+    #[test]
+    fn without_a_cluster_resolver_the_nodes_are_taken_with_an_event() {
+        let bare = DnsContext { cluster_dns: Vec::new(), ..context() };
+        let dns = for_pod(&pod(json!({"containers": []})), &bare);
+        assert_eq!(dns.config.servers, ["9.9.9.9", "8.8.8.8"]);
+        assert_eq!(dns.warnings[0].reason, "MissingClusterDNS");
+        let default = for_pod(&pod(json!({"containers": [], "dnsPolicy": "Default"})), &bare);
+        assert_eq!(default.warnings, []);
+    }
+
+    #[test]
+    fn options_of_several_lines_add_up() {
+        let host = parse_resolv_conf("options ndots:2 rotate\noptions ndots:3\nsearch a.\nsearch . b.c.\n");
+        assert_eq!(host.options, ["rotate", "ndots:3"]);
+        assert_eq!(host.searches, ["b.c"]);
     }
 
     #[test]

@@ -2,7 +2,9 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use k8s_openapi::api::core::v1::{ConfigMap, Container, EnvVar, Pod, Secret, Service};
+use k8s_openapi::api::core::v1::{
+    ConfigMap, Container, EnvVar, Pod, Secret, Service, ServiceSpec,
+};
 use thiserror::Error;
 
 use super::expansion::expand;
@@ -207,23 +209,9 @@ fn no_key(kind: &'static str, pod: &Pod, name: &str, key: &str) -> EnvError {
 
 /// Docker-links-style variables of Services that existed before the container.
 fn service_variables(input: &EnvInput<'_>) -> BTreeMap<String, String> {
-    let links = spec(input.pod).enable_service_links.unwrap_or(true);
     let mut variables = BTreeMap::new();
-    for service in input.services {
-        let name = service.metadata.name.as_deref().unwrap_or_default();
-        let service_namespace = service.metadata.namespace.as_deref().unwrap_or_default();
-        let is_api = service_namespace == "default" && name == "kubernetes";
-        let is_linked = links && service_namespace == namespace(input.pod);
-        if !is_api && !is_linked {
-            continue;
-        }
-        let Some(service_spec) = service.spec.as_ref() else {
-            continue;
-        };
+    for (name, service_spec) in linked_services(input) {
         let ip = service_spec.cluster_ip.as_deref().unwrap_or_default();
-        if ip.is_empty() || ip == "None" {
-            continue;
-        }
         let prefix = name.to_uppercase().replace('-', "_");
         let ports = service_spec.ports.as_deref().unwrap_or_default();
         variables.insert(format!("{prefix}_SERVICE_HOST"), ip.to_owned());
@@ -258,6 +246,28 @@ fn service_variables(input: &EnvInput<'_>) -> BTreeMap<String, String> {
     variables
 }
 
+/// Services that variables are made of, by name. The API server's is always among them, unless the
+/// pod's namespace has one of its name: that one is the pod's own.
+fn linked_services<'a>(input: &EnvInput<'a>) -> BTreeMap<&'a str, &'a ServiceSpec> {
+    let links = spec(input.pod).enable_service_links.unwrap_or(true);
+    let mut linked = BTreeMap::new();
+    for service in input.services {
+        let name = service.metadata.name.as_deref().unwrap_or_default();
+        let service_namespace = service.metadata.namespace.as_deref().unwrap_or_default();
+        let Some(service_spec) = service.spec.as_ref().filter(|spec| {
+            !matches!(spec.cluster_ip.as_deref(), None | Some("" | "None"))
+        }) else {
+            continue;
+        };
+        if service_namespace == "default" && name == "kubernetes" {
+            linked.entry(name).or_insert(service_spec);
+        } else if links && service_namespace == namespace(input.pod) {
+            linked.insert(name, service_spec);
+        }
+    }
+    linked
+}
+
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
@@ -284,12 +294,31 @@ mod tests {
             serde_json::from_value(json!({"metadata": {"name": "x", "namespace": "other"},
             "spec": {"clusterIP": "10.0.0.6", "ports": [{"port": 1}]}}))
             .unwrap();
+        let hosts: ConfigMap =
+            serde_json::from_value(json!({"metadata": {"name": "hosts"}, "data": {"HOST": "mapped"}}))
+                .unwrap();
+        let same_key: Secret = serde_json::from_value(
+            json!({"metadata": {"name": "s2"}, "data": {"A": "c2VjcmV0"}}),
+        )
+        .unwrap();
+        let api_of = |namespace: &str, ip: &str| -> Service {
+            serde_json::from_value(json!({"metadata": {"name": "kubernetes", "namespace": namespace},
+                "spec": {"clusterIP": ip, "ports": [{"port": 443}]}}))
+            .unwrap()
+        };
+        let (own_api, api) = (api_of("ns", "10.0.0.9"), api_of("default", "10.0.0.1"));
         let env = build(&EnvInput {
             pod: &pod,
             container: &super::super::regular_containers(&pod)[0],
-            config_maps: &HashMap::from([("m".to_owned(), Arc::new(map))]),
-            secrets: &HashMap::from([("s".to_owned(), Arc::new(secret))]),
-            services: &[Arc::new(service), Arc::new(other)],
+            config_maps: &HashMap::from([
+                ("m".to_owned(), Arc::new(map)),
+                ("hosts".to_owned(), Arc::new(hosts)),
+            ]),
+            secrets: &HashMap::from([
+                ("s".to_owned(), Arc::new(secret)),
+                ("s2".to_owned(), Arc::new(same_key)),
+            ]),
+            services: &[Arc::new(service), Arc::new(own_api), Arc::new(other), Arc::new(api)],
             facts: &Facts::default(),
         })?;
         Ok(env.into_iter().collect())
@@ -323,6 +352,52 @@ mod tests {
         assert!(!env.contains_key("OPT"));
         assert_eq!(env["MY_DB_PORT_5432_TCP"], "tcp://10.0.0.5:5432");
         assert!(!env.contains_key("X_SERVICE_HOST"));
+    }
+
+    #[test]
+    fn the_later_and_nearer_source_of_a_variable_counts() {
+        let cases = [
+            // `env` before `envFrom` before services.
+            (
+                json!({"name": "c", "envFrom": [{"configMapRef": {"name": "m"}}], "env": [{"name": "A", "value": "own"}]}),
+                "A",
+                "own",
+            ),
+            (
+                json!({"name": "c", "env": [{"name": "MY_DB_SERVICE_HOST", "value": "own"}]}),
+                "MY_DB_SERVICE_HOST",
+                "own",
+            ),
+            // A later source before an earlier one, a later variable before an earlier one.
+            (
+                json!({"name": "c", "envFrom": [{"configMapRef": {"name": "m"}}, {"secretRef": {"name": "s2"}}]}),
+                "A",
+                "secret",
+            ),
+            (
+                json!({"name": "c", "env": [{"name": "B", "value": "1"}, {"name": "B", "value": "$(B)2"}]}),
+                "B",
+                "12",
+            ),
+            // A reference sees what stands before it, services below all.
+            (
+                json!({"name": "c", "env": [{"name": "C", "value": "$(D)"}, {"name": "D", "value": "x"}]}),
+                "C",
+                "$(D)",
+            ),
+            (
+                json!({"name": "c", "envFrom": [{"prefix": "MY_DB_SERVICE_", "configMapRef": {"name": "hosts"}}],
+                    "env": [{"name": "E", "value": "$(MY_DB_SERVICE_HOST)"}]}),
+                "E",
+                "mapped",
+            ),
+            // A Service of the pod's namespace before the API server's.
+            (json!({"name": "c"}), "KUBERNETES_SERVICE_HOST", "10.0.0.9"),
+        ];
+        for (container, name, value) in cases {
+            let env = run(container.clone()).unwrap();
+            assert_eq!(env[name], value, "{container}");
+        }
     }
 
     #[test]

@@ -267,15 +267,16 @@ impl Worker {
                 Ok(handler) => handler,
                 Err(error) => return Outcome::Prepared(Err(error)),
             };
-            let dns = node.dns();
-            for omitted in crate::pod::dns::for_pod(&pod, &dns).1 {
+            let dns = pod::dns::for_pod(&pod, &node.dns());
+            for warning in dns.warnings {
                 node.events
-                    .pod(&pod, "Warning", "DNSConfigForming", omitted);
+                    .pod(&pod, "Warning", warning.reason, warning.message);
             }
-            let config = sandbox_config(&SandboxInput {
+            let config = sandbox_config(SandboxInput {
                 pod: &pod,
                 attempt,
-                dns: &dns,
+                cluster_domain: &node.config.cluster_domain,
+                dns: dns.config,
                 log_directory,
                 node_hostname: &node.machine.hostname,
                 runtime_handler,
