@@ -117,16 +117,103 @@ fn merge(spec: &mut Value, class: &Value) -> Option<String> {
             }
         }
     }
-    for toleration in class["scheduling"]["tolerations"]
-        .as_array()
-        .into_iter()
-        .flatten()
-    {
-        let mut all = spec["tolerations"].as_array().cloned().unwrap_or_default();
-        if !all.contains(toleration) {
-            all.push(toleration.clone());
-            spec["tolerations"] = Value::Array(all);
-        }
+    let list = |value: &Value| value.as_array().cloned().unwrap_or_default();
+    let of_class = list(&class["scheduling"]["tolerations"]);
+    if !of_class.is_empty() {
+        let all = [list(&spec["tolerations"]), of_class].concat();
+        spec["tolerations"] = Value::Array(without_redundant(&all));
     }
     None
+}
+
+/// Tolerations less those that another one covers; of two equal ones the first stays.
+fn without_redundant(all: &[Value]) -> Vec<Value> {
+    let mut kept: Vec<Value> = Vec::new();
+    for (at, one) in all.iter().enumerate() {
+        let covered = kept.iter().any(|other| covers(other, one))
+            || all[at + 1..]
+                .iter()
+                .any(|other| other != one && covers(other, one));
+        if !covered {
+            kept.push(one.clone());
+        }
+    }
+    kept
+}
+
+/// Whether whatever `inner` tolerates `outer` tolerates too.
+fn covers(outer: &Value, inner: &Value) -> bool {
+    let text =
+        |toleration: &Value, field: &str| toleration[field].as_str().unwrap_or_default().to_owned();
+    let operator = |toleration: &Value| match text(toleration, "operator").as_str() {
+        "" => "Equal".to_owned(),
+        other => other.to_owned(),
+    };
+    if outer == inner {
+        return true;
+    }
+    let (key, effect) = (text(outer, "key"), text(outer, "effect"));
+    let any_key = key.is_empty() && operator(outer) == "Exists";
+    if (key != text(inner, "key") && !any_key)
+        || (effect != text(inner, "effect") && !effect.is_empty())
+    {
+        return false;
+    }
+    let seconds = |toleration: &Value| toleration["tolerationSeconds"].as_i64();
+    if effect == "NoExecute"
+        && seconds(outer).is_some_and(|outer| seconds(inner).is_none_or(|inner| inner > outer))
+    {
+        return false;
+    }
+    match operator(outer).as_str() {
+        "Equal" => operator(inner) == "Equal" && text(outer, "value") == text(inner, "value"),
+        "Exists" => true,
+        _ => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tolerations_of_pod_and_class_are_merged() {
+        let all = |key: &str| json!({"key": key, "operator": "Exists"});
+        let cases = [
+            // (the pod's, the class's, merged)
+            (json!([]), json!([all("b")]), json!([all("b")])),
+            (
+                json!([all("a")]),
+                json!([all("b")]),
+                json!([all("a"), all("b")]),
+            ),
+            (json!([all("a")]), json!([all("a")]), json!([all("a")])),
+            (
+                json!([{"key": "a", "operator": "Equal", "value": "1"}]),
+                json!([all("a")]),
+                json!([all("a")]),
+            ),
+            (
+                json!([{"operator": "Exists"}]),
+                json!([{"key": "a", "operator": "Exists", "effect": "NoSchedule"}]),
+                json!([{"operator": "Exists"}]),
+            ),
+            (
+                json!([{"key": "a", "operator": "Exists", "effect": "NoExecute", "tolerationSeconds": 5}]),
+                json!([{"key": "a", "operator": "Exists", "effect": "NoExecute", "tolerationSeconds": 9}]),
+                json!([{"key": "a", "operator": "Exists", "effect": "NoExecute", "tolerationSeconds": 9}]),
+            ),
+            (
+                json!([{"key": "a", "value": "1"}]),
+                json!([{"key": "a", "value": "2"}]),
+                json!([{"key": "a", "value": "1"}, {"key": "a", "value": "2"}]),
+            ),
+        ];
+        for (own, class, merged) in cases {
+            let mut spec = json!({"tolerations": own});
+            let class = json!({"scheduling": {"tolerations": class}});
+            assert_eq!(merge(&mut spec, &class), None);
+            assert_eq!(spec["tolerations"], merged, "{class}");
+        }
+    }
 }

@@ -55,8 +55,15 @@ pub(crate) fn tolerations(spec: &PodSpec) -> Vec<Toleration> {
             effect: Some(effect.into()),
             ..Toleration::default()
         };
-        if !all.contains(&toleration) {
-            all.push(toleration);
+        // One of the template's for a time alone would have the daemon evicted.
+        let same = |t: &&mut Toleration| {
+            (&t.key, &t.operator, &t.effect)
+                == (&toleration.key, &toleration.operator, &toleration.effect)
+                && t.value.as_deref().unwrap_or_default().is_empty()
+        };
+        match all.iter_mut().find(same) {
+            Some(own) => *own = toleration,
+            None => all.push(toleration),
         }
     }
     all
