@@ -330,6 +330,7 @@ impl Cluster {
         let pod_network: Arc<dyn PodNetwork> = Arc::new(pod_network);
         let packets = Arc::new(NftRules::new(PacketRulesConfig {
             table: self.instance.table(),
+            service_cidrs: network.service_cidrs.clone(),
             ..PacketRulesConfig::default()
         }));
         let images = Arc::new(images);

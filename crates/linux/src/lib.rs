@@ -9,7 +9,7 @@
 mod capabilities;
 mod cgroups;
 mod clock;
-mod disk;
+mod conntrack;
 mod hello;
 mod images;
 mod launcher;

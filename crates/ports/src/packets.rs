@@ -50,6 +50,8 @@ pub struct ServiceRule {
     pub name: String,
     /// Empty: reject (or drop, when `drop_if_empty`).
     pub backends: Vec<Backend>,
+    /// For UDP: all that still serve, to which flows that are there may go on.
+    pub serving: Vec<Backend>,
     pub drop_if_empty: bool,
     /// `ClientIP` affinity, with its timeout.
     pub affinity: Option<Duration>,

@@ -225,8 +225,8 @@ fn candidates<'a>(
 struct Targets {
     cluster: Vec<Backend>,
     local: Vec<Backend>,
-    /// Some endpoint takes traffic, if perhaps on another node.
-    any: bool,
+    /// All that take traffic, wherever they are.
+    serving: Vec<Backend>,
 }
 
 fn targets(candidates: &[Candidate<'_>], node: &NodeFacts) -> Targets {
@@ -247,13 +247,10 @@ fn targets(candidates: &[Candidate<'_>], node: &NodeFacts) -> Targets {
     if local.is_empty() {
         local = pick(&|c| c.is_serving_terminating() && c.is_local(&node.name));
     }
-    let any = candidates
-        .iter()
-        .any(|c| c.is_ready() || c.is_serving_terminating());
     Targets {
         cluster,
         local,
-        any,
+        serving: pick(&|c| c.is_ready() || c.is_serving_terminating()),
     }
 }
 
@@ -322,8 +319,12 @@ fn port_rules(
             } else {
                 targets.cluster.clone()
             },
+            serving: match protocol {
+                Protocol::Udp => targets.serving.clone(),
+                Protocol::Tcp | Protocol::Sctp => Vec::new(),
+            },
             // Another node has endpoints: whoever chose this one shall try again, not give up.
-            drop_if_empty: local && targets.any,
+            drop_if_empty: local && !targets.serving.is_empty(),
             affinity,
             source,
             allowed_sources: allowed_sources.to_vec(),

@@ -1,5 +1,6 @@
 //! Links, addresses and routes over rtnetlink, in the namespace where the socket was opened.
 
+use std::collections::BTreeSet;
 use std::io;
 use std::net::IpAddr;
 use std::os::fd::{AsRawFd as _, OwnedFd};
@@ -305,6 +306,16 @@ impl Links {
             b.attr(2, &address_bytes(ip));
         });
         ignore(io::ErrorKind::AddrNotAvailable)(result)
+    }
+
+    /// Every address of this host.
+    pub(crate) fn all_addresses(&mut self) -> io::Result<BTreeSet<IpAddr>> {
+        let replies = self.0.query(RTM_GETADDR, NLM_F_DUMP, |b| b.raw(&[0; 8]))?;
+        let parse = |r: &Reply| {
+            let rest = r.payload.get(8..)?;
+            address(attribute(rest, 2).or_else(|| attribute(rest, 1))?)
+        };
+        Ok(replies.iter().filter_map(parse).collect())
     }
 
     /// Global addresses of a link with their prefix lengths.

@@ -10,6 +10,7 @@ pub(crate) mod netns;
 mod rules;
 mod tunnel;
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::io;
 use std::net::IpAddr;
@@ -22,6 +23,7 @@ use ipnet::IpNet;
 use keelson_ports::{Error, NetworkStatus, PodNetwork, PodNetworkRequest, Result};
 use thiserror::Error as ThisError;
 
+use crate::conntrack::{self, Translations};
 use crate::nft::Applier;
 use ipam::{Attachment, Ipam, gateway};
 use links::{Links, Mac, ROUTE_PROTOCOL, Route, VethPair};
@@ -115,6 +117,8 @@ impl From<Failure> for Error {
 struct State {
     ipam: Ipam,
     applier: Applier,
+    /// Where the host ports of the rules that stand lead UDP; `None` before the first.
+    udp: Option<Translations>,
 }
 
 /// [`PodNetwork`] in the network namespace of the process.
@@ -145,6 +149,7 @@ impl BridgeNetwork {
         let state = State {
             ipam,
             applier: Applier::default(),
+            udp: None,
         };
         Ok(BridgeNetwork {
             config: Arc::new(config),
@@ -322,7 +327,21 @@ fn apply_rules(config: &NetworkConfig, state: &mut State) -> Result<(), Failure>
     state
         .applier
         .apply(table)
-        .map_err(kernel("program the pod network's packet rules"))
+        .map_err(kernel("program the pod network's packet rules"))?;
+    let now = rules::udp_host_ports(&state.ipam.facts);
+    if state.udp.as_ref() != Some(&now) {
+        let before = state.udp.take().unwrap_or_default();
+        if let Err(error) = conntrack::reconcile(&before, &now, &[]) {
+            // The rules stand; old UDP flows last until they time out.
+            tracing::warn!(%error, "cannot remove stale connection tracking entries");
+        }
+        state.udp = Some(now);
+    }
+    Ok(())
+}
+
+pub(crate) fn local_addresses() -> io::Result<BTreeSet<IpAddr>> {
+    Links::open()?.all_addresses()
 }
 
 fn uplink_mtu(links: &mut Links) -> io::Result<u32> {

@@ -1,11 +1,13 @@
 //! The packet rules of the pod network: masquerading towards the outside, host ports, and a guard
 //! for the loopback.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
+use keelson_ports::{HostPort, Protocol};
 
 use super::ipam::Facts;
+use crate::conntrack::{Target, Translations};
 use crate::nft::{
     Data, Expr, Hook, Meta, Rule, Table, Verdict, address_bytes, port_bytes, prefix_match,
     protocol_bytes, regs, types,
@@ -97,34 +99,66 @@ fn add_host_port_sets(table: &mut Table, facts: &Facts, v6: bool) {
         Some(types::ip_port(v6)),
     );
     table.set(&hairpin, types::ip_ip(v6), None);
-    for attachment in facts.attachments.values() {
-        let Some(pod) = attachment.ips.iter().copied().find(|ip| ip.is_ipv6() == v6) else {
-            continue;
+    for (pod, on, port) in host_ports(facts, v6) {
+        let mut to = address_bytes(pod);
+        to.extend(port_bytes(port.container_port));
+        let mut key = protocol_bytes(port.protocol).to_vec();
+        key.extend(port_bytes(port.host_port));
+        let set = match on {
+            Some(ip) => {
+                key = [address_bytes(ip), key].concat();
+                &exact
+            }
+            None => &any,
         };
-        for port in &attachment.host_ports {
-            let mut to = address_bytes(pod);
-            to.extend(port_bytes(port.container_port));
-            let mut key = protocol_bytes(port.protocol).to_vec();
-            key.extend(port_bytes(port.host_port));
-            let set = match port.host_ip {
-                Some(ip) if !ip.is_unspecified() && ip.is_ipv6() == v6 => {
-                    key = [address_bytes(ip), key].concat();
-                    &exact
-                }
-                Some(ip) if !ip.is_unspecified() => continue,
-                _ => &any,
-            };
-            if let Some(set) = table.sets.get_mut(set) {
-                set.elements.insert(key, Data::Value(to));
-            }
-            if let Some(set) = table.sets.get_mut(&hairpin) {
-                set.elements.insert(
-                    [address_bytes(pod), address_bytes(pod)].concat(),
-                    Data::None,
-                );
-            }
+        if let Some(set) = table.sets.get_mut(set) {
+            set.elements.insert(key, Data::Value(to));
+        }
+        if let Some(set) = table.sets.get_mut(&hairpin) {
+            set.elements.insert(
+                [address_bytes(pod), address_bytes(pod)].concat(),
+                Data::None,
+            );
         }
     }
+}
+
+/// The host ports of a family: the pod's address, the one address of the host if the port is only
+/// there, and the port.
+fn host_ports(
+    facts: &Facts,
+    v6: bool,
+) -> impl Iterator<Item = (IpAddr, Option<IpAddr>, &HostPort)> {
+    facts.attachments.values().flat_map(move |attachment| {
+        let pod = attachment.ips.iter().copied().find(|ip| ip.is_ipv6() == v6);
+        let ports = attachment.host_ports.iter();
+        ports.filter_map(move |port| {
+            let on = port.host_ip.filter(|ip| !ip.is_unspecified());
+            on.is_none_or(|ip| ip.is_ipv6() == v6)
+                .then_some((pod?, on, port))
+        })
+    })
+}
+
+/// Where host ports lead UDP.
+pub(super) fn udp_host_ports(facts: &Facts) -> Translations {
+    let mut all = Translations::default();
+    for v6 in [false, true] {
+        for (pod, on, port) in host_ports(facts, v6) {
+            if port.protocol != Protocol::Udp {
+                continue;
+            }
+            let target = match on {
+                Some(ip) => Target::Address(SocketAddr::new(ip, port.host_port)),
+                None => Target::Local {
+                    ipv6: v6,
+                    port: port.host_port,
+                },
+            };
+            all.add(target, [SocketAddr::new(pod, port.container_port)]);
+        }
+    }
+    all
 }
 
 fn host_port_rules(v6: bool) -> Vec<Rule> {

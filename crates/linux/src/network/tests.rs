@@ -1,7 +1,7 @@
 #![allow(clippy::unwrap_used)]
 
 use std::io::{Read as _, Write as _};
-use std::net::{TcpListener, TcpStream, UdpSocket};
+use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::time::{Duration, Instant};
 
 use keelson_ports::{
@@ -130,6 +130,7 @@ fn service(frontend: Frontend, backends: &[(IpAddr, u16)], source: SourcePolicy)
                 address: (*b).into(),
             })
             .collect(),
+        serving: Vec::new(),
         drop_if_empty: false,
         affinity: None,
         source,
@@ -393,6 +394,38 @@ fn affinity_sticks_until_the_backend_goes() {
     });
 }
 
+/// A client in the namespace of the calling thread that keeps its port.
+struct UdpClient(UdpSocket);
+
+impl UdpClient {
+    fn new(from: SocketAddr) -> Self {
+        let socket = UdpSocket::bind(from).unwrap();
+        let patience = Some(Duration::from_secs(2));
+        socket.set_read_timeout(patience).unwrap();
+        UdpClient(socket)
+    }
+
+    fn ask(&self, to: (IpAddr, u16)) -> Result<String, io::Error> {
+        self.0.send_to(b"?", to)?;
+        let mut buf = [0; 64];
+        let n = self.0.recv(&mut buf)?;
+        Ok(String::from_utf8_lossy(&buf[..n]).into_owned())
+    }
+}
+
+impl Pod {
+    /// Answers every datagram with the name.
+    fn serve_udp(&self, name: &'static str, port: u16) {
+        let socket = self.run(|| UdpSocket::bind((self.ip, port)).unwrap());
+        std::thread::spawn(move || {
+            let mut buf = [0; 64];
+            while let Ok((_, peer)) = socket.recv_from(&mut buf) {
+                let _ = socket.send_to(name.as_bytes(), peer);
+            }
+        });
+    }
+}
+
 #[test]
 fn a_udp_client_follows_its_service_to_a_new_backend() {
     isolated(|| {
@@ -402,46 +435,101 @@ fn a_udp_client_follows_its_service_to_a_new_backend() {
             node.pod("b", Vec::new()),
             node.pod("c", Vec::new()),
         );
-        for (pod, name) in [(&b, "b"), (&c, "c")] {
-            let socket = pod.run(|| UdpSocket::bind((pod.ip, 53)).unwrap());
-            std::thread::spawn(move || {
-                let mut buf = [0; 64];
-                while let Ok((_, peer)) = socket.recv_from(&mut buf) {
-                    let _ = socket.send_to(name.as_bytes(), peer);
-                }
-            });
-        }
-        let packets = NftRules::new(PacketRulesConfig::default());
-        let dns = |backends: &[(IpAddr, u16)]| {
+        b.serve_udp("b", 53);
+        b.serve_udp("b2", 54);
+        c.serve_udp("c", 53);
+        let service_at = (ip("10.96.0.53"), 53);
+        let dns = |backends: &[(IpAddr, u16)], serving: &[(IpAddr, u16)]| {
             let frontend = Frontend::Address {
-                ip: ip("10.96.0.53"),
+                ip: service_at.0,
                 protocol: Protocol::Udp,
-                port: 53,
+                port: service_at.1,
             };
-            service_rules(vec![service(
-                frontend,
-                backends,
-                SourcePolicy::MasqueradeOffCluster,
-            )])
+            let mut rule = service(frontend, backends, SourcePolicy::MasqueradeOffCluster);
+            rule.serving = serving
+                .iter()
+                .map(|b| Backend {
+                    address: (*b).into(),
+                })
+                .collect();
+            service_rules(vec![rule])
         };
-        let client = a.run(|| UdpSocket::bind((a.ip, 4000)).unwrap());
-        client
-            .set_read_timeout(Some(Duration::from_secs(2)))
-            .unwrap();
-        let ask = || {
-            client.send_to(b"?", (ip("10.96.0.53"), 53)).unwrap();
-            let mut buf = [0; 64];
-            let n = client.recv(&mut buf).unwrap();
-            String::from_utf8_lossy(&buf[..n]).into_owned()
+        let open = || {
+            NftRules::new(PacketRulesConfig {
+                service_cidrs: vec!["10.96.0.0/16".parse().unwrap()],
+                ..PacketRulesConfig::default()
+            })
         };
+        let packets = open();
+        let apply = |rules: &ServiceRules| node.runtime.block_on(packets.apply(rules)).unwrap();
+        let client = a.run(|| UdpClient::new((a.ip, 4000).into()));
+        let (to_b, to_c) = ((b.ip, 53), (c.ip, 53));
+
+        apply(&dns(&[to_b], &[]));
+        assert_eq!(client.ask(service_at).unwrap(), "b");
+        apply(&dns(&[to_c], &[to_b, to_c]));
+        assert_eq!(
+            client.ask(service_at).unwrap(),
+            "b",
+            "the flow's backend still serves"
+        );
+        apply(&dns(&[to_c], &[to_c]));
+        assert_eq!(client.ask(service_at).unwrap(), "c");
+        apply(&dns(&[(b.ip, 53)], &[]));
+        apply(&dns(&[(b.ip, 54)], &[]));
+        assert_eq!(
+            client.ask(service_at).unwrap(),
+            "b2",
+            "the same pod, another port"
+        );
+
+        // Nothing serves any more: the old backend, alive as it is, is not asked again.
+        apply(&dns(&[], &[]));
+        client.ask(service_at).unwrap_err();
+        apply(&dns(&[to_c], &[]));
+        assert_eq!(client.ask(service_at).unwrap(), "c");
+
+        // The Service went while nobody watched: the first rules of a new process know it not.
         node.runtime
-            .block_on(packets.apply(&dns(&[(b.ip, 53)])))
+            .block_on(open().apply(&service_rules(Vec::new())))
             .unwrap();
-        assert_eq!(ask(), "b");
-        node.runtime
-            .block_on(packets.apply(&dns(&[(c.ip, 53)])))
-            .unwrap();
-        assert_eq!(ask(), "c");
+        client.ask(service_at).unwrap_err();
+    });
+}
+
+#[test]
+fn a_udp_client_follows_a_host_port_to_the_next_pod() {
+    isolated(|| {
+        let node = Node::new();
+        let port = || HostPort {
+            protocol: Protocol::Udp,
+            container_port: 53,
+            host_port: 18081,
+            host_ip: None,
+        };
+        let at = (ip("10.42.0.1"), 18081);
+        let client_pod = node.pod("client", Vec::new());
+        let clients = [
+            UdpClient::new("127.0.0.1:4000".parse().unwrap()),
+            client_pod.run(|| UdpClient::new((client_pod.ip, 4000).into())),
+        ];
+        let targets = [(ip("127.0.0.1"), 18081), at];
+        let ask_all = || -> Vec<Option<String>> {
+            let all = clients.iter().zip(targets);
+            all.map(|(client, to)| client.ask(to).ok()).collect()
+        };
+        let both = |name: &str| vec![Some(name.to_owned()); 2];
+
+        let first = node.pod("first", vec![port()]);
+        first.serve_udp("first", 53);
+        assert_eq!(ask_all(), both("first"));
+        node.runtime.block_on(node.network.detach("first")).unwrap();
+        // These leave entries of their own, which are not translated.
+        assert_eq!(ask_all(), [None, None]);
+
+        let second = node.pod("second", vec![port()]);
+        second.serve_udp("second", 53);
+        assert_eq!(ask_all(), both("second"));
     });
 }
 

@@ -9,15 +9,16 @@
 //! input, forward, output: reject what is for a service without backends
 //! ```
 
-mod conntrack;
 mod plan;
 
 use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use async_trait::async_trait;
+use ipnet::IpNet;
 use keelson_ports::{Error, PacketRules, Result, ServiceRules};
 
+use crate::conntrack::{self, Translations};
 use crate::nft::Applier;
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -26,6 +27,8 @@ pub struct PacketRulesConfig {
     pub table: String,
     /// The bit of the packet mark that asks for masquerading.
     pub masquerade_mark: u32,
+    /// Addresses that Services alone have.
+    pub service_cidrs: Vec<IpNet>,
 }
 
 impl Default for PacketRulesConfig {
@@ -33,14 +36,15 @@ impl Default for PacketRulesConfig {
         PacketRulesConfig {
             table: "keelson".into(),
             masquerade_mark: 0x4000,
+            service_cidrs: Vec::new(),
         }
     }
 }
 
 struct State {
     applier: Applier,
-    /// What the kernel has; tells which connections lost their backend.
-    rules: ServiceRules,
+    /// Where the rules that the kernel has lead UDP; `None` before the first.
+    udp: Option<Translations>,
 }
 
 /// [`PacketRules`] on nf_tables, in the network namespace of the process.
@@ -54,7 +58,7 @@ impl NftRules {
     pub fn new(config: PacketRulesConfig) -> Self {
         let state = State {
             applier: Applier::default(),
-            rules: ServiceRules::default(),
+            udp: None,
         };
         NftRules {
             config,
@@ -90,12 +94,7 @@ impl PacketRules for NftRules {
         let rules = rules.clone();
         self.blocking(move |config, state| {
             state.applier.apply(plan::table(config, &rules))?;
-            let stale = conntrack::stale(&state.rules, &rules);
-            state.rules = rules;
-            if let Err(error) = conntrack::forget(&stale) {
-                // The rules stand; old UDP flows last until they time out.
-                tracing::warn!(%error, "cannot remove stale connection tracking entries");
-            }
+            forget_stale(config, state, plan::udp_translations(&rules));
             Ok(())
         })
         .await
@@ -103,9 +102,24 @@ impl PacketRules for NftRules {
 
     async fn clear(&self) -> Result<()> {
         self.blocking(|config, state| {
-            state.rules = ServiceRules::default();
-            state.applier.clear(&config.table)
+            state.applier.clear(&config.table)?;
+            forget_stale(config, state, Translations::default());
+            state.udp = None;
+            Ok(())
         })
         .await
     }
+}
+
+/// Reads the connection tracker only when UDP goes elsewhere than before.
+fn forget_stale(config: &PacketRulesConfig, state: &mut State, now: Translations) {
+    if state.udp.as_ref() == Some(&now) {
+        return;
+    }
+    let before = state.udp.take().unwrap_or_default();
+    if let Err(error) = conntrack::reconcile(&before, &now, &config.service_cidrs) {
+        // The rules stand; old UDP flows last until they time out.
+        tracing::warn!(%error, "cannot remove stale connection tracking entries");
+    }
+    state.udp = Some(now);
 }

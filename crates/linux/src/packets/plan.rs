@@ -1,11 +1,12 @@
 //! Service rules → the nf_tables table that carries them out.
 
-use std::net::IpAddr;
+use std::net::SocketAddr;
 
 use ipnet::IpNet;
 use keelson_ports::{Backend, Frontend, Protocol, ServiceRule, ServiceRules, SourcePolicy};
 
 use super::PacketRulesConfig;
+use crate::conntrack::{Target, Translations};
 use crate::nft::{
     AnonymousSet, Data, DynsetOp, Expr, Hook, Meta, Rule, Table, Verdict, address_bytes,
     port_bytes, prefix_match, protocol_bytes, regs, types,
@@ -470,9 +471,26 @@ fn affinity_rules(v6: bool, backends: &[Backend], map: &str, timeout_ms: u64) ->
 }
 
 /// The address of a frontend, for those that have one.
-pub(super) fn frontend_key(frontend: &Frontend) -> (Option<IpAddr>, Protocol, u16) {
-    match *frontend {
-        Frontend::Address { ip, protocol, port } => (Some(ip), protocol, port),
-        Frontend::NodePort { protocol, port, .. } => (None, protocol, port),
+/// Where these rules lead UDP. A flow stays with a backend that serves, also when no new ones go
+/// there any more.
+pub(super) fn udp_translations(rules: &ServiceRules) -> Translations {
+    let mut all = Translations::default();
+    for rule in &rules.services {
+        let target = match rule.frontend {
+            Frontend::Address {
+                ip,
+                protocol: Protocol::Udp,
+                port,
+            } => Target::Address(SocketAddr::new(ip, port)),
+            Frontend::NodePort {
+                ipv6,
+                protocol: Protocol::Udp,
+                port,
+            } => Target::Local { ipv6, port },
+            _ => continue,
+        };
+        let backends = rule.backends.iter().chain(&rule.serving);
+        all.add(target, backends.map(|b| b.address));
     }
+    all
 }

@@ -5,8 +5,8 @@ use std::path::PathBuf;
 
 use k8s_openapi::api::core::v1::{Container, Pod};
 use keelson_ports::{
-    CgroupResources, ContainerConfig, DnsConfig, HostNamespaces, HostPort, ImageInfo, Mount, PodSandboxConfig,
-    Protocol, SecurityContext,
+    CgroupResources, ContainerConfig, DnsConfig, HostNamespaces, HostPort, ImageInfo, Mount,
+    PodSandboxConfig, Protocol, SecurityContext,
 };
 
 use super::dns;

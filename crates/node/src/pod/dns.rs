@@ -74,8 +74,12 @@ pub(crate) fn for_pod(pod: &Pod, context: &DnsContext) -> PodDns {
     };
     // The cluster's come first, so that a Service's short name resolves whatever the pod adds.
     if let Some(own) = spec(pod).dns_config.as_ref() {
-        config.servers.extend(own.nameservers.iter().flatten().cloned());
-        config.searches.extend(own.searches.iter().flatten().cloned());
+        config
+            .servers
+            .extend(own.nameservers.iter().flatten().cloned());
+        config
+            .searches
+            .extend(own.searches.iter().flatten().cloned());
         for option in own.options.iter().flatten() {
             let Some(name) = option.name.as_deref() else {
                 continue;
@@ -94,7 +98,12 @@ pub(crate) fn for_pod(pod: &Pod, context: &DnsContext) -> PodDns {
 }
 
 fn missing_cluster_dns(pod: &Pod) -> DnsWarning {
-    let pod_name = format!("{}_{}({})", super::name(pod), namespace(pod), super::uid(pod));
+    let pod_name = format!(
+        "{}_{}({})",
+        super::name(pod),
+        namespace(pod),
+        super::uid(pod)
+    );
     DnsWarning {
         reason: "MissingClusterDNS",
         message: format!(
@@ -296,17 +305,25 @@ mod tests {
     fn what_is_too_much_is_left_out_with_an_event() {
         let many = |n: usize| -> Vec<String> { (0..n).map(|i| format!("s{i}.example")).collect() };
         let within = of(json!({"containers": [], "dnsConfig": {"searches": many(27)}}));
-        assert_eq!((within.config.searches.len(), within.warnings.len()), (32, 0));
+        assert_eq!(
+            (within.config.searches.len(), within.warnings.len()),
+            (32, 0)
+        );
 
         let over = of(json!({"containers": [], "dnsConfig": {"searches": many(28)}}));
         assert_eq!(over.config.searches.len(), 32);
         assert_eq!(over.config.searches[..5], CLUSTER_SEARCHES);
         assert_eq!(over.warnings.len(), 1);
         assert_eq!(over.warnings[0].reason, "DNSConfigForming");
-        assert!(over.warnings[0].message.ends_with("s25.example s26.example"));
+        assert!(
+            over.warnings[0]
+                .message
+                .ends_with("s25.example s26.example")
+        );
 
         let long = format!("{}.example", "x".repeat(246));
-        let one_long = of(json!({"containers": [], "dnsConfig": {"searches": [long, "ok.example"]}}));
+        let one_long =
+            of(json!({"containers": [], "dnsConfig": {"searches": [long, "ok.example"]}}));
         assert_eq!(one_long.config.searches[5..], ["ok.example"]);
         assert_eq!(one_long.warnings.len(), 1);
 
@@ -315,24 +332,38 @@ mod tests {
         let chars = line.config.searches.join(" ").len();
         assert!((1840..=2048).contains(&chars), "{chars}");
 
-        let servers = of(json!({"containers": [], "dnsConfig": {"nameservers": ["1.1.1.1", "2.2.2.2", "3.3.3.3"]}}));
+        let servers = of(
+            json!({"containers": [], "dnsConfig": {"nameservers": ["1.1.1.1", "2.2.2.2", "3.3.3.3"]}}),
+        );
         assert_eq!(servers.config.servers, ["10.96.0.10", "1.1.1.1", "2.2.2.2"]);
-        assert!(servers.warnings[0].message.ends_with("line is: 10.96.0.10 1.1.1.1 2.2.2.2"));
+        assert!(
+            servers.warnings[0]
+                .message
+                .ends_with("line is: 10.96.0.10 1.1.1.1 2.2.2.2")
+        );
     }
 
     #[test]
     fn without_a_cluster_resolver_the_nodes_are_taken_with_an_event() {
-        let bare = DnsContext { cluster_dns: Vec::new(), ..context() };
+        let bare = DnsContext {
+            cluster_dns: Vec::new(),
+            ..context()
+        };
         let dns = for_pod(&pod(json!({"containers": []})), &bare);
         assert_eq!(dns.config.servers, ["9.9.9.9", "8.8.8.8"]);
         assert_eq!(dns.warnings[0].reason, "MissingClusterDNS");
-        let default = for_pod(&pod(json!({"containers": [], "dnsPolicy": "Default"})), &bare);
+        let default = for_pod(
+            &pod(json!({"containers": [], "dnsPolicy": "Default"})),
+            &bare,
+        );
         assert_eq!(default.warnings, []);
     }
 
     #[test]
     fn options_of_several_lines_add_up() {
-        let host = parse_resolv_conf("options ndots:2 rotate\noptions ndots:3\nsearch a.\nsearch . b.c.\n");
+        let host = parse_resolv_conf(
+            "options ndots:2 rotate\noptions ndots:3\nsearch a.\nsearch . b.c.\n",
+        );
         assert_eq!(host.options, ["rotate", "ndots:3"]);
         assert_eq!(host.searches, ["b.c"]);
     }

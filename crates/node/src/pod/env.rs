@@ -2,9 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use k8s_openapi::api::core::v1::{
-    ConfigMap, Container, EnvVar, Pod, Secret, Service, ServiceSpec,
-};
+use k8s_openapi::api::core::v1::{ConfigMap, Container, EnvVar, Pod, Secret, Service, ServiceSpec};
 use thiserror::Error;
 
 use super::expansion::expand;
@@ -254,9 +252,11 @@ fn linked_services<'a>(input: &EnvInput<'a>) -> BTreeMap<&'a str, &'a ServiceSpe
     for service in input.services {
         let name = service.metadata.name.as_deref().unwrap_or_default();
         let service_namespace = service.metadata.namespace.as_deref().unwrap_or_default();
-        let Some(service_spec) = service.spec.as_ref().filter(|spec| {
-            !matches!(spec.cluster_ip.as_deref(), None | Some("" | "None"))
-        }) else {
+        let Some(service_spec) = service
+            .spec
+            .as_ref()
+            .filter(|spec| !matches!(spec.cluster_ip.as_deref(), None | Some("" | "None")))
+        else {
             continue;
         };
         if service_namespace == "default" && name == "kubernetes" {
@@ -294,16 +294,18 @@ mod tests {
             serde_json::from_value(json!({"metadata": {"name": "x", "namespace": "other"},
             "spec": {"clusterIP": "10.0.0.6", "ports": [{"port": 1}]}}))
             .unwrap();
-        let hosts: ConfigMap =
-            serde_json::from_value(json!({"metadata": {"name": "hosts"}, "data": {"HOST": "mapped"}}))
-                .unwrap();
-        let same_key: Secret = serde_json::from_value(
-            json!({"metadata": {"name": "s2"}, "data": {"A": "c2VjcmV0"}}),
+        let hosts: ConfigMap = serde_json::from_value(
+            json!({"metadata": {"name": "hosts"}, "data": {"HOST": "mapped"}}),
         )
         .unwrap();
+        let same_key: Secret =
+            serde_json::from_value(json!({"metadata": {"name": "s2"}, "data": {"A": "c2VjcmV0"}}))
+                .unwrap();
         let api_of = |namespace: &str, ip: &str| -> Service {
-            serde_json::from_value(json!({"metadata": {"name": "kubernetes", "namespace": namespace},
-                "spec": {"clusterIP": ip, "ports": [{"port": 443}]}}))
+            serde_json::from_value(
+                json!({"metadata": {"name": "kubernetes", "namespace": namespace},
+                "spec": {"clusterIP": ip, "ports": [{"port": 443}]}}),
+            )
             .unwrap()
         };
         let (own_api, api) = (api_of("ns", "10.0.0.9"), api_of("default", "10.0.0.1"));
@@ -318,7 +320,12 @@ mod tests {
                 ("s".to_owned(), Arc::new(secret)),
                 ("s2".to_owned(), Arc::new(same_key)),
             ]),
-            services: &[Arc::new(service), Arc::new(own_api), Arc::new(other), Arc::new(api)],
+            services: &[
+                Arc::new(service),
+                Arc::new(own_api),
+                Arc::new(other),
+                Arc::new(api),
+            ],
             facts: &Facts::default(),
         })?;
         Ok(env.into_iter().collect())
