@@ -2,10 +2,12 @@
 //! (`kubernetes/dns`, schema version 1.1.0) gives them; everything else is forwarded to the host's
 //! resolvers.
 //!
-//! [`records`] answers a name purely from a [`Source`]; `server` speaks UDP and TCP.
+//! [`records`] answers a name purely from a [`records::Source`]; `server` speaks UDP and TCP,
+//! `forward` asks the host's resolvers.
 
+mod cache;
+mod forward;
 pub mod records;
-mod relay;
 mod server;
 mod source;
 

@@ -1,5 +1,5 @@
 //! The server: UDP and TCP on one address, answers from [`crate::records`], everything else
-//! relayed to the upstream resolvers as it came.
+//! forwarded to the host's resolvers as it came.
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -15,8 +15,8 @@ use tokio::net::{TcpListener, TcpStream, UdpSocket};
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
+use crate::forward::{Forwarder, Timing};
 use crate::records::{Answer, Record, Source, resolve};
-use crate::relay::Relay;
 
 /// Upstream's CoreDNS default for cluster records.
 const TTL_S: u32 = 30;
@@ -34,7 +34,7 @@ pub struct DnsConfig {
     pub listen: SocketAddr,
     /// `cluster.local`
     pub domain: String,
-    /// Where names outside the cluster are asked; empty answers REFUSED.
+    /// Where names outside the cluster are asked; without any they are answered SERVFAIL.
     pub upstream: Vec<SocketAddr>,
 }
 
@@ -64,7 +64,7 @@ pub struct DnsServer {
 struct Shared {
     config: DnsConfig,
     source: Arc<dyn Source>,
-    relay: Relay,
+    forwarder: Forwarder,
 }
 
 impl DnsServer {
@@ -77,7 +77,7 @@ impl DnsServer {
         ))
         .await?;
         let shared = Shared {
-            relay: Relay::new(&config.upstream),
+            forwarder: Forwarder::new(&config.upstream, Timing::default()),
             config,
             source,
         };
@@ -113,18 +113,14 @@ async fn serve_datagrams(socket: Arc<UdpSocket>, shared: Arc<Shared>) {
             continue;
         };
         if let Some(answer) = shared.answer(&query) {
-            let limit = query
-                .edns
-                .as_ref()
-                .map_or(PLAIN_UDP_BYTES, |edns| usize::from(edns.max_payload()));
-            let bytes = encode(&answer, limit.clamp(PLAIN_UDP_BYTES, MAX_UDP_BYTES));
+            let bytes = encode(&answer, reply_limit(&query, false));
             // A client that went away is its own business.
             let _ = socket.send_to(&bytes, client).await;
             continue;
         }
         let (socket, shared, bytes) = (socket.clone(), shared.clone(), buffer[..length].to_vec());
         tokio::spawn(async move {
-            let reply = shared.relay(&query, &bytes, false).await;
+            let reply = shared.forward(&query, &bytes, false).await;
             let _ = socket.send_to(&reply, client).await;
         });
     }
@@ -159,8 +155,8 @@ async fn serve_stream(mut stream: TcpStream, shared: &Shared) -> io::Result<()> 
             return Ok(());
         };
         let reply = match shared.answer(&query) {
-            Some(answer) => encode(&answer, usize::from(u16::MAX)),
-            None => shared.relay(&query, &bytes, true).await,
+            Some(answer) => encode(&answer, reply_limit(&query, true)),
+            None => shared.forward(&query, &bytes, true).await,
         };
         let length = u16::try_from(reply.len()).map_err(io::Error::other)?;
         stream.write_u16(length).await?;
@@ -169,7 +165,7 @@ async fn serve_stream(mut stream: TcpStream, shared: &Shared) -> io::Result<()> 
 }
 
 impl Shared {
-    /// `None` when the question must be relayed.
+    /// `None` when the question must be forwarded.
     fn answer(&self, query: &Message) -> Option<Message> {
         let mut answer = reply_to(query);
         let [question] = query.queries.as_slice() else {
@@ -251,18 +247,30 @@ impl Shared {
         Some(WireRecord::from_rdata(name("")?, TTL_S, RData::SOA(soa)))
     }
 
-    /// The upstream's reply, or SERVFAIL; REFUSED when there is no upstream.
-    async fn relay(&self, query: &Message, bytes: &[u8], stream: bool) -> Vec<u8> {
-        let mut failure = reply_to(query);
-        failure.metadata.response_code = ResponseCode::ServFail;
-        if self.relay.is_empty() {
-            failure.metadata.response_code = ResponseCode::Refused;
+    /// The resolver's reply, or SERVFAIL.
+    async fn forward(&self, query: &Message, bytes: &[u8], stream: bool) -> Vec<u8> {
+        if let Some(known) = self.forwarder.cached(query) {
+            return encode(&known, reply_limit(query, stream));
         }
-        match self.relay.ask(bytes, stream).await {
+        match self.forwarder.ask(query, bytes, stream).await {
             Some(reply) => reply,
-            None => encode(&failure, PLAIN_UDP_BYTES),
+            None => {
+                let mut failure = reply_to(query);
+                failure.metadata.response_code = ResponseCode::ServFail;
+                encode(&failure, PLAIN_UDP_BYTES)
+            }
         }
     }
+}
+
+/// How many bytes a client takes.
+fn reply_limit(query: &Message, stream: bool) -> usize {
+    if stream {
+        return usize::from(u16::MAX);
+    }
+    let edns = query.edns.as_ref();
+    edns.map_or(PLAIN_UDP_BYTES, |edns| usize::from(edns.max_payload()))
+        .clamp(PLAIN_UDP_BYTES, MAX_UDP_BYTES)
 }
 
 fn reply_to(query: &Message) -> Message {
