@@ -7,16 +7,17 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use ipnet::IpNet;
-use keelson_apiserver::{ApiServer, UserInfo, outward_address};
+use keelson_apiserver::{ApiServer, UserInfo};
 use keelson_client::{Client, ClientConfig, Informers, Kubeconfig, LeaderOptions, causes};
 use keelson_dns::{DnsConfig, DnsServer, InformerSource, upstream_resolvers};
 use keelson_linux::{
     BridgeNetwork, LinuxCgroups, LinuxMounts, LinuxRuntime, NetworkConfig, NftRules,
-    PacketRulesConfig, RuntimeConfig, SystemClock,
+    PacketRulesConfig, RuntimeConfig, SystemClock, follow_host_address,
 };
 use keelson_node::{NodeConfig, NodePorts, ServerConfig};
 use keelson_ports::PodNetwork;
 use tokio::net::TcpListener;
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -79,16 +80,23 @@ pub(crate) async fn start(args: &ServerArgs, instance: &Instance) -> Result<Clus
         .then(|| node_name.clone().map_or_else(host_name, Ok))
         .transpose()?;
     let gateway = gateway(*pod_cidr);
-    let advertise_address = match (bind_address.is_unspecified(), outward_address()) {
-        (false, _) => Some(*bind_address),
-        // Followed by the API server when it changes.
-        (true, Some(_)) => None,
-        // A machine without a network: pods reach the server at the bridge.
-        (true, None) => node_name.is_some().then_some(gateway),
+    let shutdown = CancellationToken::new();
+    let address = match bind_address.is_unspecified() {
+        false => watch::channel(*bind_address).1,
+        true => {
+            // On a machine without any address pods reach the server at the bridge.
+            let fallback = match node_name {
+                Some(_) => gateway,
+                None => IpAddr::V4(Ipv4Addr::LOCALHOST),
+            };
+            follow_host_address(fallback, shutdown.clone())
+                .await
+                .map_err(|error| error.to_string())?
+        }
     };
     let mut api_config = keelson_apiserver::Config {
         port: *port,
-        advertise_address,
+        host_address: Some(address.clone()),
         services,
         cluster_domain: cluster_domain.clone(),
         extra_names: vec![bind_address.to_string()]
@@ -120,7 +128,6 @@ pub(crate) async fn start(args: &ServerArgs, instance: &Instance) -> Result<Clus
         node_name: node_name.clone(),
         data_dir: instance.data_dir.clone(),
     })?;
-    let shutdown = CancellationToken::new();
     let reader = api.client(control_plane("system:kube-controller-manager"));
     let cluster = Cluster {
         informers: Informers::new(reader, shutdown.clone()),
@@ -144,7 +151,7 @@ pub(crate) async fn start(args: &ServerArgs, instance: &Instance) -> Result<Clus
             gateway,
         };
         cluster
-            .start_node(name, *bind_address, *kubelet_port, &network, node)
+            .start_node(name, (*bind_address, *kubelet_port), address, &network)
             .await?;
     }
     Ok(cluster)
@@ -304,17 +311,13 @@ impl Cluster {
     async fn start_node(
         &self,
         name: &str,
-        bind: IpAddr,
-        kubelet_port: u16,
+        bind: (IpAddr, u16),
+        address: watch::Receiver<IpAddr>,
         network: &Network,
         args: &NodeArgs,
     ) -> Result<(), String> {
         let failed =
             |what: &'static str| move |error: keelson_ports::Error| format!("{what}: {error}");
-        let node_ip = match bind.is_unspecified() {
-            true => outward_address().unwrap_or(network.gateway),
-            false => bind,
-        };
         let images = image::open(&self.instance)?;
         keelson_linux::ensure_hello_image(&images)
             .map_err(|error| format!("laying out the built-in image: {error}"))?;
@@ -355,11 +358,11 @@ impl Cluster {
             mounts: Arc::new(LinuxMounts),
             clock: Arc::new(SystemClock),
         };
-        let mut config = NodeConfig::new(name, vec![node_ip], &self.instance.data_dir);
-        args.apply(&mut config)?;
+        let mut config = NodeConfig::new(name, Vec::new(), &self.instance.data_dir);
+        config.node_ips = self.lists(address.clone());
         config.cluster_dns = vec![self.dns_ip];
         config.cluster_domain.clone_from(&self.cluster_domain);
-        config.server = Some(self.kubelet_server(name, node_ip, bind, kubelet_port)?);
+        config.server = Some(self.kubelet_server(name, address, bind)?);
         let user = UserInfo::new(
             format!("system:node:{name}"),
             &["system:nodes", "system:authenticated"],
@@ -424,24 +427,32 @@ impl Cluster {
         Ok(())
     }
 
+    /// The one address as the list that a node has.
+    fn lists(&self, mut address: watch::Receiver<IpAddr>) -> watch::Receiver<Vec<IpAddr>> {
+        let (sender, receiver) = watch::channel(vec![*address.borrow_and_update()]);
+        let shutdown = self.shutdown.clone();
+        self.tasks
+            .spawn(shutdown.run_until_cancelled_owned(async move {
+                while address.changed().await.is_ok() {
+                    sender.send_replace(vec![*address.borrow_and_update()]);
+                }
+            }));
+        receiver
+    }
+
     fn kubelet_server(
         &self,
         name: &str,
-        node_ip: IpAddr,
-        bind: IpAddr,
-        port: u16,
+        node_address: watch::Receiver<IpAddr>,
+        (address, port): (IpAddr, u16),
     ) -> Result<ServerConfig, String> {
         let pki = self.api.pki();
-        let serving = pki
-            .kubelet_serving(name, &[node_ip, IpAddr::V4(Ipv4Addr::LOCALHOST)])
-            .map_err(|error| causes(&error))?;
-        let client_ca = pki.cluster_ca.certificate_pem.clone().into_bytes();
-        let tls = crate::tls::server(&serving.certificate_pem, &serving.key_pem, &client_ca)?;
+        let tls = crate::tls::server(pki, name, node_address)?;
         Ok(ServerConfig {
-            address: bind,
+            address,
             port,
             tls: Arc::new(tls),
-            client_ca,
+            client_ca: pki.cluster_ca.certificate_pem.clone().into_bytes(),
         })
     }
 }

@@ -1,35 +1,104 @@
-//! The node agent's TLS: its own certificate, client certificates asked for and not required.
+//! The node agent's TLS: its own certificate, which follows the node's address and its own age;
+//! client certificates asked for and not required.
 
-use std::sync::Arc;
+use std::net::{IpAddr, Ipv4Addr};
+use std::sync::{Arc, Mutex, PoisonError};
 
+use keelson_apiserver::pki::{Identity, Pki};
+use keelson_client::causes;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
-use rustls::server::WebPkiClientVerifier;
+use rustls::server::{ClientHello, ResolvesServerCert, WebPkiClientVerifier};
+use rustls::sign::CertifiedKey;
+use tokio::sync::watch;
 
 pub(crate) fn server(
-    certificate: &str,
-    key: &str,
-    client_ca: &[u8],
+    pki: &Arc<Pki>,
+    node: &str,
+    address: watch::Receiver<IpAddr>,
 ) -> Result<rustls::ServerConfig, String> {
-    let failed = |error: &dyn std::fmt::Display| format!("the node agent's TLS: {error}");
-    let chain = CertificateDer::pem_slice_iter(certificate.as_bytes())
-        .collect::<Result<Vec<_>, _>>()
-        .map_err(|error| failed(&error))?;
-    let key = PrivateKeyDer::from_pem_slice(key.as_bytes()).map_err(|error| failed(&error))?;
+    let client_ca = pki.cluster_ca.certificate_pem.as_bytes();
     let mut roots = rustls::RootCertStore::empty();
     for certificate in CertificateDer::pem_slice_iter(client_ca) {
-        roots
-            .add(certificate.map_err(|error| failed(&error))?)
-            .map_err(|error| failed(&error))?;
+        roots.add(certificate.map_err(failed)?).map_err(failed)?;
     }
     let verifier = WebPkiClientVerifier::builder(Arc::new(roots))
         .allow_unauthenticated()
         .build()
-        .map_err(|error| failed(&error))?;
+        .map_err(failed)?;
+    let certificate = NodeCertificate::new(pki.clone(), node.to_owned(), address)?;
     let mut config = rustls::ServerConfig::builder()
         .with_client_cert_verifier(verifier)
-        .with_single_cert(chain, key)
-        .map_err(|error| failed(&error))?;
+        .with_cert_resolver(Arc::new(certificate));
     config.alpn_protocols = vec![b"http/1.1".to_vec()];
     Ok(config)
+}
+
+fn failed(error: impl std::fmt::Display) -> String {
+    format!("the node agent's TLS: {error}")
+}
+
+struct NodeCertificate {
+    pki: Arc<Pki>,
+    node: String,
+    address: watch::Receiver<IpAddr>,
+    issued: Mutex<Issued>,
+}
+
+struct Issued {
+    to: IpAddr,
+    identity: Identity,
+    key: Arc<CertifiedKey>,
+}
+
+impl std::fmt::Debug for NodeCertificate {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("NodeCertificate")
+            .field("node", &self.node)
+            .finish_non_exhaustive()
+    }
+}
+
+impl NodeCertificate {
+    fn new(pki: Arc<Pki>, node: String, address: watch::Receiver<IpAddr>) -> Result<Self, String> {
+        let to = *address.borrow();
+        let issued = Mutex::new(issue(&pki, &node, to)?);
+        Ok(Self {
+            pki,
+            node,
+            address,
+            issued,
+        })
+    }
+}
+
+impl ResolvesServerCert for NodeCertificate {
+    fn resolve(&self, _hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        let to = *self.address.borrow();
+        let mut issued = self.issued.lock().unwrap_or_else(PoisonError::into_inner);
+        if issued.to != to || issued.identity.is_due() {
+            match issue(&self.pki, &self.node, to) {
+                Ok(fresh) => *issued = fresh,
+                Err(error) => tracing::error!(error, "the old certificate is shown"),
+            }
+        }
+        Some(issued.key.clone())
+    }
+}
+
+fn issue(pki: &Pki, node: &str, to: IpAddr) -> Result<Issued, String> {
+    let addresses = [to, IpAddr::V4(Ipv4Addr::LOCALHOST)];
+    let identity = pki
+        .kubelet_serving(node, &addresses)
+        .map_err(|error| failed(causes(&error)))?;
+    let chain = CertificateDer::pem_slice_iter(identity.certificate_pem.as_bytes())
+        .collect::<Result<Vec<_>, _>>()
+        .map_err(failed)?;
+    let key = PrivateKeyDer::from_pem_slice(identity.key_pem.as_bytes()).map_err(failed)?;
+    let key = rustls::crypto::aws_lc_rs::sign::any_supported_type(&key).map_err(failed)?;
+    Ok(Issued {
+        to,
+        identity,
+        key: Arc::new(CertifiedKey::new(chain, key)),
+    })
 }

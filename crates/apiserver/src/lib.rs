@@ -36,4 +36,4 @@ pub use feature_gates::FeatureGates;
 pub use registry::ServiceConfig;
 pub use request::UserInfo;
 pub use runtime_config::RuntimeConfig;
-pub use server::{ApiServer, Config, Error, outward_address};
+pub use server::{ApiServer, Config, Error};

@@ -12,6 +12,7 @@ use keelson_machinery::status::Status;
 use keelson_store::SharedStore;
 use thiserror::Error;
 use tokio::net::TcpListener;
+use tokio::sync::watch;
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -47,6 +48,8 @@ pub struct Config {
     pub port: u16,
     /// The address pods and other nodes reach the server by; found out when absent.
     pub advertise_address: Option<IpAddr>,
+    /// The same from somebody who watches the machine's devices, where it is to be found out.
+    pub host_address: Option<watch::Receiver<IpAddr>>,
     /// From where Services are given addresses and node ports.
     pub services: ServiceConfig,
     pub cluster_domain: String,
@@ -72,11 +75,20 @@ pub struct Config {
 }
 
 impl Config {
+    /// As it is at the moment.
+    fn current_address(&self) -> IpAddr {
+        let watched = self.host_address.as_ref().map(|address| *address.borrow());
+        self.advertise_address
+            .or(watched)
+            .unwrap_or_else(default_address)
+    }
+
     pub fn new(data_dir: impl Into<PathBuf>) -> Self {
         Self {
             data_dir: data_dir.into(),
             port: 6443,
             advertise_address: None,
+            host_address: None,
             services: ServiceConfig::new(&[IpNet::V4(ipnet::Ipv4Net::new_assert(
                 Ipv4Addr::new(10, 96, 0, 0),
                 12,
@@ -145,7 +157,6 @@ pub enum Error {
 /// Everything a request may need.
 pub(crate) struct Server {
     pub(crate) config: Config,
-    pub(crate) advertise_address: IpAddr,
     pub(crate) pki: Arc<Pki>,
     pub(crate) resources: Arc<Resources>,
     pub(crate) registry: Arc<Registry>,
@@ -172,7 +183,7 @@ pub(crate) struct Server {
 impl Server {
     /// `address:port` as discovery tells clients.
     pub(crate) fn endpoint(&self) -> String {
-        std::net::SocketAddr::new(self.advertise_address, self.config.port).to_string()
+        self.address().socket().to_string()
     }
 }
 
@@ -189,11 +200,7 @@ impl ApiServer {
     pub async fn start(config: Config, store: SharedStore) -> Result<Self, Error> {
         let pki = pki::load(&config.data_dir.join("pki"), &store).await;
         let pki = Arc::new(pki.map_err(Error::Pki)?);
-        let advertise_address = config.advertise_address.unwrap_or_else(default_address);
-        let certificate = Arc::new(
-            pki.serving(serving_names(&config, advertise_address))
-                .map_err(Error::Pki)?,
-        );
+        let certificate = Arc::new(pki.serving(serving_names(&config)).map_err(Error::Pki)?);
         let issuer = config.issuer();
         let audiences = vec![issuer.clone()];
         let tokens = Arc::new(
@@ -258,7 +265,6 @@ impl ApiServer {
             "shutdown",
         ]);
         let server = Arc::new(Server {
-            advertise_address,
             resources,
             registry,
             admission,
@@ -409,10 +415,6 @@ impl ApiServer {
         &self.server.pki
     }
 
-    pub fn advertise_address(&self) -> IpAddr {
-        self.server.advertise_address
-    }
-
     /// Whether every start-up step is done.
     pub fn is_ready(&self) -> bool {
         self.server.health.is_ready()
@@ -468,16 +470,13 @@ impl Server {
     fn address(&self) -> ServerAddress {
         ServerAddress {
             service_ip: self.config.service_ip(),
-            address: match self.config.advertise_address {
-                Some(address) => address,
-                None => default_address(),
-            },
+            address: self.config.current_address(),
             port: self.config.port,
         }
     }
 }
 
-fn serving_names(config: &Config, advertise_address: IpAddr) -> Vec<String> {
+fn serving_names(config: &Config) -> Vec<String> {
     let domain = &config.cluster_domain;
     let mut names = vec![
         "localhost".to_owned(),
@@ -488,7 +487,7 @@ fn serving_names(config: &Config, advertise_address: IpAddr) -> Vec<String> {
         "127.0.0.1".to_owned(),
         "::1".to_owned(),
         config.service_ip().to_string(),
-        advertise_address.to_string(),
+        config.current_address().to_string(),
     ];
     names.extend(hostname());
     names.extend(config.extra_names.iter().cloned());
@@ -506,9 +505,9 @@ fn hostname() -> Option<String> {
     valid.then_some(host)
 }
 
-/// The address the host would use towards others, if it has a way there: connecting a datagram
-/// socket asks the kernel's routing and sends nothing.
-pub fn outward_address() -> Option<IpAddr> {
+/// The address the host would use towards others: connecting a datagram socket asks the kernel's
+/// routing and sends nothing.
+fn outward_address() -> Option<IpAddr> {
     let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).ok()?;
     socket.connect((Ipv4Addr::new(192, 0, 2, 1), 9)).ok()?;
     Some(socket.local_addr().ok()?.ip())
@@ -554,8 +553,18 @@ async fn renew(server: Arc<Server>, certificate: Arc<ServingCertificate>) {
     }
 }
 
-/// A host's address may change without a word to this process, so the endpoints of the
-/// `kubernetes` Service are looked at once a minute; more often where other servers come and go.
+/// Waits for ever where nobody watches.
+async fn changed(address: &mut Option<watch::Receiver<IpAddr>>) {
+    if let Some(address) = address
+        && address.changed().await.is_ok()
+    {
+        return;
+    }
+    std::future::pending().await
+}
+
+/// Endpoints of the `kubernetes` Service follow the machine's address, and are looked at once a
+/// minute, where other servers come and go more often.
 async fn follow_address(
     server: Arc<Server>,
     mut peers: Option<Peers>,
@@ -565,11 +574,21 @@ async fn follow_address(
         Some(_) => bootstrap::PEER_INTERVAL,
         None => ADDRESS_INTERVAL,
     };
+    let mut host_address = server.config.host_address.clone();
+    let mut announced = server.address().socket();
     loop {
         tokio::select! {
             () = server.stop.cancelled() => break,
             () = tokio::time::sleep(interval) => {}
+            () = changed(&mut host_address) => {}
         }
+        let current = server.address().socket();
+        if let Some(peers) = peers.as_ref().filter(|_| announced != current)
+            && let Err(error) = peers.retire(announced).await
+        {
+            tracing::debug!(%error, "taking this server's old address out of the list of servers");
+        }
+        announced = current;
         if let Err(status) = range.publish(&server.objects).await {
             tracing::warn!(%status, "publishing the default ServiceCIDR");
         }

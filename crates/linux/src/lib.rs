@@ -34,7 +34,7 @@ pub use images::{
     RegistryMirror,
 };
 pub use mounts::LinuxMounts;
-pub use network::{BridgeNetwork, NetworkConfig};
+pub use network::{BridgeNetwork, NetworkConfig, follow_host_address};
 pub use packets::{NftRules, PacketRulesConfig};
 pub use runtime::purge::{PurgeReport, purge};
 pub use runtime::{LinuxRuntime, Rootfs, RootfsSource, RuntimeConfig};

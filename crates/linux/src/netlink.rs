@@ -5,6 +5,7 @@
 //! another network namespace: a socket belongs to the namespace it was opened in.
 
 use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
 
 use netlink_sys::{Socket as RawSocket, SocketAddr};
 
@@ -154,6 +155,12 @@ pub(crate) struct Socket {
     sequence: u32,
 }
 
+impl AsFd for Socket {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.raw.as_fd()
+    }
+}
+
 impl Socket {
     /// Opens a socket in the network namespace of the calling thread.
     pub(crate) fn open(protocol: isize) -> io::Result<Self> {
@@ -164,6 +171,14 @@ impl Socket {
         let _ = rustix::net::sockopt::set_socket_send_buffer_size_force(&raw, SEND_BUFFER_BYTES);
         let _ = rustix::net::sockopt::set_socket_recv_buffer_size_force(&raw, RECEIVE_BUFFER_BYTES);
         Ok(Socket { raw, sequence: 1 })
+    }
+
+    /// Hears what is multicast to these groups; never blocks.
+    pub(crate) fn subscribe(protocol: isize, groups: u32) -> io::Result<Self> {
+        let mut raw = RawSocket::new(protocol)?;
+        raw.bind(&SocketAddr::new(0, groups))?;
+        raw.set_non_blocking(true)?;
+        Ok(Socket { raw, sequence: 0 })
     }
 
     /// Sends one message and waits for the kernel's verdict.

@@ -76,6 +76,7 @@ impl Agent {
             let _ = changes.send(change.clone());
         });
         self.remove_orphans().await;
+        let mut node_ips = self.node.config.node_ips.clone();
         let mut log_tick = std::pin::pin!(self.node.clock.sleep(LOG_PERIOD));
         loop {
             tokio::select! {
@@ -88,6 +89,8 @@ impl Agent {
                         self.relist().await;
                     }
                 },
+                // Statuses of pods tell the node's address.
+                () = Node::host_ips_changed(&mut node_ips) => self.poke_all(),
                 () = &mut log_tick => {
                     self.rotate_logs().await;
                     log_tick.set(self.node.clock.sleep(LOG_PERIOD));
@@ -216,6 +219,10 @@ impl Agent {
         for status in self.node.state.images_in_use() {
             self.node.learn_digest(&status).await;
         }
+        self.poke_all();
+    }
+
+    fn poke_all(&self) {
         for inbox in self.lock().values() {
             inbox.poke();
         }

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use ipnet::IpNet;
+use tokio::sync::watch;
 
 /// Everything that a node needs to know besides its ports and its client.
 use crate::sysctls::UnsafeSysctls;
@@ -12,8 +13,8 @@ use crate::sysctls::UnsafeSysctls;
 #[derive(Clone)]
 pub struct NodeConfig {
     pub node_name: String,
-    /// Addresses that other nodes reach this one at, the preferred one first.
-    pub node_ips: Vec<IpAddr>,
+    /// Addresses that other nodes reach this one at, the preferred one first. They may change.
+    pub node_ips: watch::Receiver<Vec<IpAddr>>,
     /// Pods' directories and probe state live below it.
     pub data_dir: PathBuf,
     /// `<log dir>/pods/<namespace>_<name>_<uid>/<container>/<n>.log`.
@@ -46,7 +47,7 @@ pub struct NodeConfig {
 }
 
 impl NodeConfig {
-    /// Upstream's defaults for a node of that name.
+    /// Upstream's defaults for a node of that name, whose addresses do not change.
     pub fn new(
         node_name: impl Into<String>,
         node_ips: Vec<IpAddr>,
@@ -55,7 +56,7 @@ impl NodeConfig {
         let data_dir = data_dir.into();
         Self {
             node_name: node_name.into(),
-            node_ips,
+            node_ips: watch::channel(node_ips).1,
             log_dir: data_dir.join("log"),
             data_dir,
             cluster_dns: Vec::new(),

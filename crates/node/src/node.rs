@@ -1,11 +1,13 @@
 //! What all parts of the agent share.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use k8s_openapi::api::core::v1::{Node as ApiNode, Pod, Service};
 use keelson_client::{Client, Informer};
 use keelson_ports::{Cgroups, Clock, Images, Mounts, Runtime};
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::config::NodeConfig;
@@ -43,11 +45,15 @@ pub(crate) struct Node {
 
 impl Node {
     pub(crate) fn host_ips(&self) -> Vec<String> {
-        self.config
-            .node_ips
-            .iter()
-            .map(ToString::to_string)
-            .collect()
+        let ips = self.config.node_ips.borrow();
+        ips.iter().map(ToString::to_string).collect()
+    }
+
+    /// Waits for other addresses; for ever where they do not change.
+    pub(crate) async fn host_ips_changed(ips: &mut watch::Receiver<Vec<IpAddr>>) {
+        if ips.changed().await.is_err() {
+            std::future::pending::<()>().await;
+        }
     }
 
     /// The downward API's view of a pod with these addresses.

@@ -124,12 +124,14 @@ pub(crate) async fn keep_status(
     mut pressure: tokio::sync::watch::Receiver<Pressure>,
 ) {
     let mut last: Option<(NodeStatus, SystemTime)> = None;
+    let mut node_ips = node.config.node_ips.clone();
     loop {
         if let Err(error) = keep_once(&node, port, &mut pressure, &mut last).await {
             tracing::warn!(%error, "the node's status was not written");
         }
         tokio::select! {
             () = node.clock.sleep(STATUS_PERIOD) => {}
+            () = Node::host_ips_changed(&mut node_ips) => {}
             changed = pressure.changed() => {
                 if changed.is_err() {
                     return;
@@ -291,10 +293,9 @@ fn status(
         address,
     };
     let mut addresses: Vec<NodeAddress> = node
-        .config
-        .node_ips
-        .iter()
-        .map(|ip| address("InternalIP", ip.to_string()))
+        .host_ips()
+        .into_iter()
+        .map(|ip| address("InternalIP", ip))
         .collect();
     addresses.push(address("Hostname", node.config.node_name.clone()));
     let (runtime, version) = node.runtime.version();

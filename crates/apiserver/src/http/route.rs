@@ -148,10 +148,7 @@ async fn other(
             }
         }
         [".well-known", "openid-configuration"] => {
-            let uri = format!(
-                "https://{}:{}/openid/v1/jwks",
-                server.advertise_address, server.config.port
-            );
+            let uri = format!("https://{}/openid/v1/jwks", server.endpoint());
             let mut response = respond_json(200, &server.tokens.openid_configuration(&uri));
             cacheable(&mut response);
             Ok(response)

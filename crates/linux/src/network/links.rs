@@ -81,6 +81,13 @@ pub(crate) struct Route {
     pub(crate) protocol: u8,
 }
 
+struct Address {
+    link: u32,
+    ip: IpAddr,
+    prefix: u8,
+    is_global: bool,
+}
+
 pub(crate) struct VethPair<'a> {
     pub(crate) host_name: &'a str,
     pub(crate) bridge: u32,
@@ -310,24 +317,40 @@ impl Links {
 
     /// Every address of this host.
     pub(crate) fn all_addresses(&mut self) -> io::Result<BTreeSet<IpAddr>> {
+        let all = self.dump_addresses()?;
+        Ok(all.into_iter().map(|a| a.ip).collect())
+    }
+
+    /// The global addresses with their links, in the kernel's order.
+    pub(crate) fn global_addresses(&mut self) -> io::Result<Vec<(u32, IpAddr)>> {
+        let all = self.dump_addresses()?.into_iter();
+        Ok(all
+            .filter(|a| a.is_global)
+            .map(|a| (a.link, a.ip))
+            .collect())
+    }
+
+    fn dump_addresses(&mut self) -> io::Result<Vec<Address>> {
         let replies = self.0.query(RTM_GETADDR, NLM_F_DUMP, |b| b.raw(&[0; 8]))?;
         let parse = |r: &Reply| {
             let rest = r.payload.get(8..)?;
-            address(attribute(rest, 2).or_else(|| attribute(rest, 1))?)
+            Some(Address {
+                link: word(&r.payload, 4)?,
+                ip: address(attribute(rest, 2).or_else(|| attribute(rest, 1))?)?,
+                prefix: *r.payload.get(1)?,
+                is_global: *r.payload.get(3)? == SCOPE_UNIVERSE,
+            })
         };
         Ok(replies.iter().filter_map(parse).collect())
     }
 
     /// Global addresses of a link with their prefix lengths.
     pub(crate) fn addresses(&mut self, link: u32) -> io::Result<Vec<(IpAddr, u8)>> {
-        let replies = self.0.query(RTM_GETADDR, NLM_F_DUMP, |b| b.raw(&[0; 8]))?;
-        let parse = |r: &Reply| {
-            let (prefix, scope) = (*r.payload.get(1)?, *r.payload.get(3)?);
-            let rest = r.payload.get(8..)?;
-            let ip = address(attribute(rest, 2).or_else(|| attribute(rest, 1))?)?;
-            (word(&r.payload, 4)? == link && scope == SCOPE_UNIVERSE).then_some((ip, prefix))
-        };
-        Ok(replies.iter().filter_map(parse).collect())
+        let all = self.dump_addresses()?.into_iter();
+        Ok(all
+            .filter(|a| a.link == link && a.is_global)
+            .map(|a| (a.ip, a.prefix))
+            .collect())
     }
 
     /// Adds or replaces a route. Without a gateway the destination is on the link; with one that
@@ -379,13 +402,36 @@ impl Links {
         Ok(replies.iter().filter_map(parse_route).collect())
     }
 
-    /// The link that a neighbour on the same wire is reached by; `None` when a router is between.
-    pub(crate) fn link_to(&mut self, ip: IpAddr) -> io::Result<Option<u32>> {
+    /// The link and the source address that the host would take to reach an address.
+    pub(crate) fn way_to(&mut self, ip: IpAddr) -> io::Result<Option<(u32, IpAddr)>> {
+        let replies = match self.route_to(ip) {
+            Ok(replies) => replies,
+            Err(e) => match e.raw_os_error() {
+                Some(libc::ENETUNREACH | libc::EHOSTUNREACH | libc::EAFNOSUPPORT) => {
+                    return Ok(None);
+                }
+                _ => return Err(e),
+            },
+        };
+        let parse = |r: &Reply| {
+            let rest = r.payload.get(12..)?;
+            let source = address(attribute(rest, RTA_PREFSRC)?)?;
+            Some((word(attribute(rest, RTA_OIF)?, 0)?, source))
+        };
+        Ok(replies.iter().find_map(parse))
+    }
+
+    fn route_to(&mut self, ip: IpAddr) -> io::Result<Vec<Reply>> {
         let bits = if ip.is_ipv4() { 32 } else { 128 };
-        let replies = self.0.query(RTM_GETROUTE, 0, |b| {
+        self.0.query(RTM_GETROUTE, 0, |b| {
             b.raw(&[family(ip), bits, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]);
             b.attr(RTA_DST, &address_bytes(ip));
-        })?;
+        })
+    }
+
+    /// The link that a neighbour on the same wire is reached by; `None` when a router is between.
+    pub(crate) fn link_to(&mut self, ip: IpAddr) -> io::Result<Option<u32>> {
+        let replies = self.route_to(ip)?;
         let found = replies.iter().find_map(|r| {
             let rest = r.payload.get(12..)?;
             Some((

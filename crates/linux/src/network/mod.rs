@@ -4,6 +4,7 @@
 //! too, by way of the bridge's own address. So every packet passes the host's IP layer, where
 //! services are translated there and back, without `br_netfilter`, which a kernel may not have.
 
+mod host;
 mod ipam;
 mod links;
 pub(crate) mod netns;
@@ -22,6 +23,8 @@ use async_trait::async_trait;
 use ipnet::IpNet;
 use keelson_ports::{Error, NetworkStatus, PodNetwork, PodNetworkRequest, Result};
 use thiserror::Error as ThisError;
+
+pub use host::follow_host_address;
 
 use crate::conntrack::{self, Translations};
 use crate::nft::Applier;
