@@ -558,6 +558,16 @@ pub(crate) fn change_owner(
 
 /// When a process started, in clock ticks since boot: with the pid, its identity.
 pub(crate) fn start_time(pid: Pid) -> Option<u64> {
+    process_field(pid, 21)
+}
+
+pub(crate) fn parent(pid: Pid) -> Option<Pid> {
+    process_field(pid, 3)
+}
+
+/// A field of `/proc/<pid>/stat`, counted from zero as proc(5) lists them; `None` for what has
+/// ended.
+fn process_field<T: std::str::FromStr>(pid: Pid, index: usize) -> Option<T> {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
     // The command name may hold spaces and parentheses; fields count from after the last one.
     let (_, fields) = stat.rsplit_once(')')?;
@@ -566,7 +576,7 @@ pub(crate) fn start_time(pid: Pid) -> Option<u64> {
     if state == "Z" || state == "X" {
         return None;
     }
-    fields.nth(18)?.parse().ok()
+    fields.nth(index.checked_sub(3)?)?.parse().ok()
 }
 
 /// Reads at most `limit` bytes of a file.

@@ -152,6 +152,15 @@ impl LinuxCgroups {
         .await
     }
 
+    /// The processes in `path` and below it; none when it does not exist.
+    pub(crate) fn processes(&self, path: &str) -> BTreeSet<sys::Pid> {
+        let mut found = BTreeSet::new();
+        for directory in self.directories(path).unwrap_or_default() {
+            collect_processes(&directory, &mut found);
+        }
+        found
+    }
+
     pub(crate) async fn kill(&self, path: &str) -> Result<()> {
         let (inner, path) = (Arc::clone(&self.inner), path.to_owned());
         blocking(move || inner.kill_all(&path)).await

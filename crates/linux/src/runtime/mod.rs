@@ -7,6 +7,7 @@ mod container;
 mod plan;
 pub(crate) mod purge;
 mod records;
+mod recovery;
 mod rootfs;
 mod sandbox;
 mod shim_client;

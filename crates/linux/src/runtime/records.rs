@@ -2,6 +2,7 @@
 //!
 //! `<state>/sandboxes/<id>/record.json`, `<state>/containers/<id>/{record,spec,state}.json`.
 
+use std::collections::HashSet;
 use std::io;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
@@ -29,6 +30,9 @@ pub(super) struct SandboxRecord {
     pub(super) ips: Vec<IpAddr>,
     /// The network was released and nothing may be started any more.
     pub(super) stopped: bool,
+    /// Written before the shim starts: whoever finds it so clears away what had been made.
+    #[serde(default)]
+    pub(super) unfinished: bool,
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -110,6 +114,25 @@ impl Paths {
             .join(format!("{}.sock", sandbox.get(..20).unwrap_or(sandbox)))
     }
 
+    /// Removes the sockets of sandboxes that are not in `live`.
+    pub(super) fn remove_sockets_except<'a>(&self, live: impl Iterator<Item = &'a String>) {
+        let kept: HashSet<PathBuf> = live.map(|id| self.socket(id)).collect();
+        for entry in std::fs::read_dir(&self.run).into_iter().flatten().flatten() {
+            let path = entry.path();
+            let ours = path
+                .extension()
+                .is_some_and(|extension| extension == "sock")
+                && path
+                    .file_stem()
+                    .and_then(|stem| stem.to_str())
+                    .is_some_and(|stem| stem.len() == 20 && is_hex(stem));
+            if ours && !kept.contains(&path) {
+                // It comes back as an error only to whoever would connect to it.
+                let _ = std::fs::remove_file(path);
+            }
+        }
+    }
+
     pub(super) fn shm(&self, sandbox: &str) -> PathBuf {
         self.sandbox(sandbox).join("shm")
     }
@@ -123,6 +146,15 @@ pub(super) fn ids(directory: &Path) -> Vec<String> {
     entries
         .flatten()
         .filter_map(|entry| entry.file_name().into_string().ok())
-        .filter(|name| name.len() == 64 && name.bytes().all(|byte| byte.is_ascii_hexdigit()))
+        .filter(|name| is_id(name))
         .collect()
+}
+
+/// Sandboxes and containers are named by 64 hexadecimal digits.
+pub(super) fn is_id(name: &str) -> bool {
+    name.len() == 64 && is_hex(name)
+}
+
+fn is_hex(text: &str) -> bool {
+    text.bytes().all(|byte| byte.is_ascii_hexdigit())
 }

@@ -1,6 +1,5 @@
 //! Sandboxes: creating, watching, ending and finding them again.
 
-use std::collections::HashSet;
 use std::io;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
@@ -16,9 +15,7 @@ use tokio::sync::watch;
 
 use super::records::{self, SandboxRecord};
 use super::shim_client::{self, Connection};
-use super::{
-    Container, Inner, Known, SHIM_CGROUP, Sandbox, blocking, io_error, lock, new_id, plan,
-};
+use super::{Inner, SHIM_CGROUP, Sandbox, blocking, io_error, lock, new_id, plan};
 use crate::shim::protocol::{Phase, Reply, Request, RunState, ShimConfig};
 use crate::sys;
 
@@ -29,7 +26,7 @@ const RESUBSCRIBE_DELAY: Duration = Duration::from_millis(50);
 const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(15);
 
 impl Sandbox {
-    fn new(record: SandboxRecord, alive: bool) -> Sandbox {
+    pub(super) fn new(record: SandboxRecord, alive: bool) -> Sandbox {
         Sandbox {
             id: record.id.clone(),
             record: Mutex::new(record),
@@ -139,6 +136,7 @@ impl Inner {
             boot_id: records::boot_id(),
             ips: Vec::new(),
             stopped: false,
+            unfinished: true,
         };
         let made = self.build_sandbox(&mut record, sysctls).await;
         match made {
@@ -189,17 +187,18 @@ impl Inner {
         };
         let shim_path = directory.join("shim.json");
         records::write(&shim_path, &shim).map_err(io_error("writing", &shim_path))?;
+        self.save_sandbox(record)?;
         let pid = self
             .launcher
             .start(&shim_path, &directory.join("shim.log"))
             .await?;
         record.shim_pid = Some(pid);
         record.shim_start_time = sys::start_time(pid);
-        self.save_sandbox(record)?;
         if !record.config.host_namespaces.network {
             let request = network_request(record, pid);
             record.ips = self.network.attach(&request).await?.ips;
         }
+        record.unfinished = false;
         self.save_sandbox(record)?;
         let (connection, _) = subscribe(&self.paths.socket(&id)).await?;
         Ok(connection)
@@ -311,7 +310,7 @@ impl Inner {
         Ok(())
     }
 
-    async fn remove_sandbox_files(&self, id: &str) -> Result<()> {
+    pub(super) async fn remove_sandbox_files(&self, id: &str) -> Result<()> {
         let (directory, shm, socket) = (
             self.paths.sandbox(id),
             self.paths.shm(id),
@@ -361,7 +360,7 @@ impl Inner {
     }
 
     /// The shim is gone: whatever it started is killed, and how it ended is not known.
-    async fn lose(&self, sandbox: &Sandbox) {
+    pub(super) async fn lose(&self, sandbox: &Sandbox) {
         for container in self.containers_of(&sandbox.id) {
             if let Err(error) = self.cgroups.kill(&container.record.cgroup).await {
                 tracing::warn!(%error, container = container.record.id, "killing what a dead shim left");
@@ -389,78 +388,6 @@ impl Inner {
             self.emit(RuntimeEvent::SandboxExited {
                 sandbox: sandbox.id.clone(),
             });
-        }
-    }
-
-    /// Finds everything that an earlier process of this runtime made.
-    pub(super) async fn recover(self: &Arc<Inner>) -> Result<()> {
-        let mut sandboxes = HashSet::new();
-        for id in records::ids(&self.paths.sandboxes()) {
-            match records::read::<SandboxRecord>(&self.paths.sandbox(&id).join("record.json")) {
-                Ok(record) => {
-                    let sandbox = Arc::new(Sandbox::new(record, false));
-                    lock(&self.sandboxes).insert(id.clone(), sandbox);
-                    sandboxes.insert(id);
-                }
-                // Its creation was interrupted, so nobody knows it.
-                Err(error) => {
-                    tracing::warn!(%error, sandbox = id, "removing an unfinished sandbox");
-                    self.remove_sandbox_files(&id).await?;
-                }
-            }
-        }
-        let mut holders = Vec::new();
-        for id in records::ids(&self.paths.containers()) {
-            let directory = self.paths.container(&id);
-            match records::read::<records::ContainerRecord>(&directory.join("record.json")) {
-                Ok(record) if sandboxes.contains(&record.sandbox) => {
-                    holders.extend(super::container::holders(&record));
-                    let known = Known {
-                        run: records::read_state(&directory, &id),
-                        lost: false,
-                    };
-                    let container = Container {
-                        record,
-                        state: watch::Sender::new(known),
-                        ending: tokio::sync::Mutex::new(()),
-                    };
-                    lock(&self.containers).insert(id, Arc::new(container));
-                }
-                record => {
-                    tracing::warn!(container = id, "removing a container without a sandbox");
-                    if let Ok(record) = record {
-                        self.cgroups.remove(&record.cgroup).await?;
-                    }
-                    blocking(move || remove_directory(&directory)).await?;
-                }
-            }
-        }
-        let all: Vec<_> = lock(&self.sandboxes).values().cloned().collect();
-        for sandbox in all {
-            self.reconnect(sandbox).await;
-        }
-        let live: Vec<String> = sandboxes.into_iter().collect();
-        self.network.retain(&live).await?;
-        self.rootfs.retain(holders).await
-    }
-
-    async fn reconnect(self: &Arc<Inner>, sandbox: Arc<Sandbox>) {
-        let record = lock(&sandbox.record).clone();
-        if record.stopped {
-            return;
-        }
-        match subscribe(&self.paths.socket(&sandbox.id)).await {
-            Ok((connection, states)) => {
-                sandbox.alive.send_replace(true);
-                states.into_iter().for_each(|state| self.apply(state));
-                tokio::spawn(watch_shim(Arc::downgrade(self), sandbox, connection));
-            }
-            Err(_) => {
-                if let Some(pid) = shim_pid(&record) {
-                    let _ = sys::kill(pid, libc::SIGKILL);
-                }
-                self.lose(&sandbox).await;
-            }
         }
     }
 }
@@ -514,7 +441,7 @@ fn bits_per_second(text: &str) -> Option<u64> {
     number.parse::<u64>().ok()?.checked_mul(factor)
 }
 
-async fn subscribe(socket: &Path) -> Result<(Connection, Vec<RunState>)> {
+pub(super) async fn subscribe(socket: &Path) -> Result<(Connection, Vec<RunState>)> {
     let mut connection = Connection::open(socket)
         .await
         .map_err(|error| shim_client::gone(&error))?;
@@ -531,7 +458,11 @@ async fn subscribe(socket: &Path) -> Result<(Connection, Vec<RunState>)> {
 }
 
 /// Follows a shim until it, or the runtime, is gone.
-async fn watch_shim(inner: Weak<Inner>, sandbox: Arc<Sandbox>, mut connection: Connection) {
+pub(super) async fn watch_shim(
+    inner: Weak<Inner>,
+    sandbox: Arc<Sandbox>,
+    mut connection: Connection,
+) {
     loop {
         let received = connection.receive().await;
         let Some(inner) = inner.upgrade() else { return };

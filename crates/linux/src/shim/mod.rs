@@ -145,8 +145,13 @@ fn start(path: &Path) -> Result<(), ShimError> {
 
     let mut out = io::stdout();
     let ready = writeln!(out, "{READY}{}", std::process::id()).and_then(|()| out.flush());
-    setup("reporting", ready)?;
-    setup("closing the standard streams", close_streams())?;
+    let handed_over = setup("reporting", ready)
+        .and_then(|()| setup("closing the standard streams", close_streams()));
+    if handed_over.is_err() {
+        // The server has ended meanwhile: a shim that it never heard of has no pod to serve.
+        let _ = std::fs::remove_file(&config.socket);
+    }
+    handed_over?;
     Server::new(config.socket, listener, signals, own_pids, pod_pids).run();
     Ok(())
 }

@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used)]
 
+mod crash;
 mod lifecycle;
 mod machine;
 mod rootfs;
