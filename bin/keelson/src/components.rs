@@ -151,7 +151,13 @@ pub(crate) async fn start(args: &ServerArgs, instance: &Instance) -> Result<Clus
             gateway,
         };
         cluster
-            .start_node(name, (*bind_address, *kubelet_port), address, &network)
+            .start_node(
+                name,
+                (*bind_address, *kubelet_port),
+                address,
+                &network,
+                node,
+            )
             .await?;
     }
     Ok(cluster)
@@ -359,6 +365,7 @@ impl Cluster {
             clock: Arc::new(SystemClock),
         };
         let mut config = NodeConfig::new(name, Vec::new(), &self.instance.data_dir);
+        args.apply(&mut config)?;
         config.node_ips = self.lists(address.clone());
         config.cluster_dns = vec![self.dns_ip];
         config.cluster_domain.clone_from(&self.cluster_domain);

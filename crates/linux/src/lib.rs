@@ -10,6 +10,7 @@ mod capabilities;
 mod cgroups;
 mod clock;
 mod conntrack;
+mod disk;
 mod hello;
 mod images;
 mod launcher;

@@ -44,9 +44,7 @@ pub async fn follow_host_address(
             };
             tokio::time::sleep(SETTLE).await;
             // What they say is looked up; a full buffer is a change like another.
-            while !matches!(events.receive(), Err(e) if e.kind() == io::ErrorKind::WouldBlock)
-            {
-            }
+            while !matches!(events.receive(), Err(e) if e.kind() == io::ErrorKind::WouldBlock) {}
             ready.clear_ready();
             match look() {
                 Ok(Some(now)) => {
