@@ -454,12 +454,13 @@ impl Cluster {
         (address, port): (IpAddr, u16),
     ) -> Result<ServerConfig, String> {
         let pki = self.api.pki();
-        let tls = crate::tls::server(pki, name, node_address)?;
+        let (tls, certificate) = crate::tls::server(pki, name, node_address)?;
         Ok(ServerConfig {
             address,
             port,
             tls: Arc::new(tls),
             client_ca: pki.cluster_ca.certificate_pem.clone().into_bytes(),
+            certificate: Some(certificate),
         })
     }
 }

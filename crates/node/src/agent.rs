@@ -12,9 +12,11 @@ use keelson_ports::{CgroupResources, RuntimeEvent};
 use tokio::sync::mpsc;
 
 use crate::admission::{self, Situation};
+use crate::metrics::{PLEG_RELIST_DURATION, TERMINATED_CONTAINERS};
 use crate::node::Node;
 use crate::pod::{self, qos, resources};
 use crate::status::Verdict;
+use crate::volumes::MountedVolumes;
 use crate::worker::{Inbox, Worker};
 use crate::{logs, volumes};
 
@@ -52,6 +54,22 @@ impl Agent {
 
     pub(crate) fn pods(&self) -> Vec<Arc<Pod>> {
         self.lock().values().map(|inbox| inbox.pod()).collect()
+    }
+
+    /// Pods that are to have what they ask for.
+    pub(crate) fn active_pods(&self) -> Vec<Arc<Pod>> {
+        self.lock()
+            .values()
+            .filter(|inbox| inbox.holds_resources())
+            .map(|inbox| inbox.pod())
+            .collect()
+    }
+
+    pub(crate) fn mounted_volumes(&self) -> Vec<(Arc<Pod>, Arc<MountedVolumes>)> {
+        self.lock()
+            .values()
+            .map(|inbox| (inbox.pod(), inbox.volumes()))
+            .collect()
     }
 
     fn inbox(&self, uid: &str) -> Option<Arc<Inbox>> {
@@ -162,12 +180,7 @@ impl Agent {
         if begun || pod::is_deleted(pod) || pod::is_phase_terminal(pod) {
             return None;
         }
-        let active: Vec<Arc<Pod>> = self
-            .lock()
-            .values()
-            .filter(|inbox| inbox.holds_resources())
-            .map(|inbox| inbox.pod())
-            .collect();
+        let active = self.active_pods();
         let config = &self.node.config;
         let this_node = self.node.this_node.get("", &config.node_name);
         admission::refuse(
@@ -184,9 +197,13 @@ impl Agent {
 
     async fn runtime_changed(&self, event: RuntimeEvent) {
         let uid = match event {
-            RuntimeEvent::ContainerStarted { container, .. }
-            | RuntimeEvent::ContainerExited { container, .. } => {
+            RuntimeEvent::ContainerStarted { container, .. } => {
                 self.node.state.refresh_container(&container).await
+            }
+            RuntimeEvent::ContainerExited { container, .. } => {
+                let uid = self.node.state.refresh_container(&container).await;
+                self.count_end(uid.as_deref(), &container);
+                uid
             }
             RuntimeEvent::SandboxExited { sandbox } => {
                 let uid = self.node.state.refresh_sandbox(&sandbox).await;
@@ -211,11 +228,30 @@ impl Agent {
         }
     }
 
+    fn count_end(&self, uid: Option<&str>, container: &str) {
+        let Some(status) = self.node.state.container(container) else {
+            return;
+        };
+        let pod = uid.and_then(|uid| self.inbox(uid)).map(|inbox| inbox.pod());
+        let kind = pod
+            .as_ref()
+            .and_then(|pod| pod::find_container(pod, &status.name))
+            .map_or("container", |(kind, _)| kind.metric_label());
+        let code = status.exit_code.unwrap_or_default().to_string();
+        self.node
+            .metrics
+            .count(&TERMINATED_CONTAINERS, &[kind, &code, &status.reason]);
+    }
+
     async fn relist(&self) {
+        let started = std::time::Instant::now();
         while let Err(error) = self.node.state.relist().await {
             tracing::warn!(%error, "listing what the runtime has failed; trying again");
             self.node.clock.sleep(LOST_PAUSE).await;
         }
+        self.node
+            .metrics
+            .observe(&PLEG_RELIST_DURATION, &[], started.elapsed());
         for status in self.node.state.images_in_use() {
             self.node.learn_digest(&status).await;
         }

@@ -3,6 +3,7 @@
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use ipnet::IpNet;
 use tokio::sync::watch;
@@ -42,6 +43,11 @@ pub struct NodeConfig {
     pub eviction_memory_available_bytes: u64,
     /// Percent of the disk that must stay free before pods are evicted.
     pub eviction_disk_available_percent: u64,
+    /// Whether `/logs/` shows the machine's logs, where they are, and whether it finds them by the
+    /// name of a service.
+    pub enable_system_log_handler: bool,
+    pub enable_system_log_query: bool,
+    pub system_log_dir: PathBuf,
     /// `None` starts no HTTP server.
     pub server: Option<ServerConfig>,
 }
@@ -74,6 +80,9 @@ impl NodeConfig {
             container_log_max_files: 5,
             eviction_memory_available_bytes: 100 << 20,
             eviction_disk_available_percent: 10,
+            enable_system_log_handler: true,
+            enable_system_log_query: false,
+            system_log_dir: PathBuf::from("/var/log"),
             server: None,
         }
     }
@@ -100,6 +109,15 @@ pub struct ServerConfig {
     pub tls: Arc<rustls::ServerConfig>,
     /// PEM certificates of the authorities that sign API clients' certificates.
     pub client_ca: Vec<u8>,
+    /// What `tls` shows, for those who watch its age.
+    pub certificate: Option<Arc<dyn NodeCertificate>>,
+}
+
+/// A serving certificate that renews itself.
+pub trait NodeCertificate: Send + Sync + 'static {
+    /// When the current one expires.
+    fn not_after(&self) -> Option<SystemTime>;
+    fn renewal_errors(&self) -> u64;
 }
 
 /// Which address ranges the node's pods get, once the cluster has assigned them.

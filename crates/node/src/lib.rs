@@ -16,6 +16,7 @@ mod images;
 mod local_storage;
 mod logs;
 mod machine;
+mod metrics;
 mod node;
 mod node_status;
 mod objects;
@@ -39,7 +40,7 @@ use keelson_ports::{Cgroups, Clock, Images, Mounts, Runtime};
 use thiserror::Error;
 use tokio_util::sync::CancellationToken;
 
-pub use config::{NodeConfig, PodCidrs, ServerConfig};
+pub use config::{NodeCertificate, NodeConfig, PodCidrs, ServerConfig};
 pub use sysctls::{UnknownSysctl, UnsafeSysctls};
 
 #[derive(Debug, Error)]
@@ -76,6 +77,27 @@ pub struct NodePorts {
     pub clock: Arc<dyn Clock>,
 }
 
+impl NodePorts {
+    /// The same, with what they do counted.
+    fn measured(self, metrics: &Arc<metrics::Metrics>) -> Self {
+        Self {
+            runtime: Arc::new(metrics::MeasuredRuntime {
+                inner: self.runtime,
+                metrics: metrics.clone(),
+            }),
+            images: Arc::new(metrics::MeasuredImages {
+                inner: self.images,
+                metrics: metrics.clone(),
+            }),
+            cgroups: Arc::new(metrics::MeasuredCgroups {
+                inner: self.cgroups,
+                metrics: metrics.clone(),
+            }),
+            ..self
+        }
+    }
+}
+
 /// Runs the node until `shutdown`. Pods keep running when it returns, and are found again.
 pub async fn run(
     config: NodeConfig,
@@ -94,6 +116,8 @@ pub async fn run(
         .fs_usage(&config.data_dir)
         .await
         .map_err(Error::Disk)?;
+    let metrics = Arc::new(metrics::Metrics::default());
+    let ports = ports.measured(&metrics);
     let client = informers.client().clone();
     let workers = agent::Workers::default();
     let poke = {
@@ -131,6 +155,7 @@ pub async fn run(
         state: runtime_state::RuntimeState::new(ports.runtime.clone()),
         services: informers.informer::<Service>(),
         digests: std::sync::Mutex::default(),
+        metrics,
         client,
         runtime: ports.runtime,
         images: ports.images,

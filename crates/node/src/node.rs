@@ -14,6 +14,7 @@ use crate::config::NodeConfig;
 use crate::events::Events;
 use crate::images::ImagePuller;
 use crate::machine::Machine;
+use crate::metrics::Metrics;
 use crate::objects::Objects;
 use crate::pod::dns::{DnsContext, parse_resolv_conf};
 use crate::pod::fields::Facts;
@@ -41,6 +42,7 @@ pub(crate) struct Node {
     pub(crate) services: Informer<Service>,
     /// Repository digests by image id, for statuses.
     pub(crate) digests: Mutex<BTreeMap<String, String>>,
+    pub(crate) metrics: Arc<Metrics>,
 }
 
 impl Node {

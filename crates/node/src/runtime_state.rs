@@ -1,9 +1,9 @@
 //! What the runtime has, kept current by its events instead of by polling.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use keelson_ports::{ContainerState, ContainerStatus, PodSandboxStatus, Runtime};
+use keelson_ports::{ContainerState, ContainerStatus, PodSandboxStatus, Runtime, SandboxState};
 
 use crate::plan::RuntimePod;
 
@@ -169,6 +169,33 @@ impl RuntimeState {
             .filter(|container| container.state == ContainerState::Running)
             .cloned()
             .collect()
+    }
+
+    /// How many containers are in which state, by the words of metrics.
+    pub(crate) fn container_states(&self) -> BTreeMap<&'static str, usize> {
+        let mut counts = BTreeMap::new();
+        for container in self.lock().containers.values() {
+            let state = match container.state {
+                ContainerState::Created => "created",
+                ContainerState::Running => "running",
+                ContainerState::Exited => "exited",
+                ContainerState::Unknown => "unknown",
+            };
+            *counts.entry(state).or_default() += 1;
+        }
+        counts
+    }
+
+    pub(crate) fn ready_sandboxes(&self) -> usize {
+        let state = self.lock();
+        let all = state.sandboxes.values();
+        all.filter(|sandbox| sandbox.state == SandboxState::Ready)
+            .count()
+    }
+
+    /// A container as it was seen last.
+    pub(crate) fn container(&self, id: &str) -> Option<ContainerStatus> {
+        self.lock().containers.get(id).cloned()
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, State> {

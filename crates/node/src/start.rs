@@ -12,6 +12,7 @@ use keelson_ports::{ImageInfo, Mount, PodSandboxStatus};
 use crate::events::Events;
 use crate::hooks;
 use crate::images::credentials;
+use crate::metrics::{STARTED_CONTAINERS, STARTED_CONTAINERS_ERRORS};
 use crate::node::Node;
 use crate::plan::StartError;
 use crate::pod::container::{ContainerInput, container_config};
@@ -37,6 +38,17 @@ pub(crate) struct StartRequest {
 
 /// Returns the new container's id when it runs and its hook is done.
 pub(crate) async fn start(node: &Node, request: &StartRequest) -> Result<String, StartError> {
+    let kind = request.kind.metric_label();
+    node.metrics.count(&STARTED_CONTAINERS, &[kind]);
+    let result = try_start(node, request).await;
+    if let Err(error) = &result {
+        node.metrics
+            .count(&STARTED_CONTAINERS_ERRORS, &[kind, &error.reason]);
+    }
+    result
+}
+
+async fn try_start(node: &Node, request: &StartRequest) -> Result<String, StartError> {
     let StartRequest {
         pod,
         container,

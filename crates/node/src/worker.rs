@@ -5,7 +5,7 @@ mod operations;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use k8s_openapi::api::core::v1::{Pod, PodStatus};
 use keelson_client::{DeleteOptions, Patch};
@@ -13,6 +13,10 @@ use keelson_ports::{CgroupResources, ContainerState};
 use tokio::sync::{Notify, mpsc};
 
 use crate::logs;
+use crate::metrics::{
+    POD_START_DURATION, POD_START_TOTAL_DURATION, POD_STATUS_SYNC_DURATION, POD_WORKER_DURATION,
+    POD_WORKER_START_DURATION,
+};
 use crate::node::Node;
 use crate::plan::{
     self, Backoff, Busy, Goal, KillReason, Observed, Plan, ProbeState, RuntimePod, StartError,
@@ -40,6 +44,8 @@ pub(crate) struct Inbox {
     dirty: AtomicBool,
     refused: AtomicBool,
     verdict: Mutex<Option<(Verdict, Duration)>>,
+    volumes: Mutex<Arc<MountedVolumes>>,
+    first_seen: Instant,
     notify: Notify,
 }
 
@@ -51,6 +57,8 @@ impl Inbox {
             dirty: AtomicBool::new(false),
             refused: AtomicBool::new(false),
             verdict: Mutex::default(),
+            volumes: Mutex::default(),
+            first_seen: Instant::now(),
             notify: Notify::new(),
         })
     }
@@ -85,6 +93,18 @@ impl Inbox {
 
     pub(crate) fn poke(&self) {
         self.notify.notify_one();
+    }
+
+    /// What the pod's worker mounted last.
+    pub(crate) fn volumes(&self) -> Arc<MountedVolumes> {
+        self.volumes
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
+    }
+
+    fn set_volumes(&self, mounted: Arc<MountedVolumes>) {
+        *self.volumes.lock().unwrap_or_else(PoisonError::into_inner) = mounted;
     }
 
     /// Whether the pod is to have what it asks for: it was let in and is not over.
@@ -196,8 +216,24 @@ impl Worker {
 
     pub(crate) async fn run(mut self) {
         self.node.objects.register(&self.inbox.pod());
+        self.node.metrics.observe(
+            &POD_WORKER_START_DURATION,
+            &[],
+            self.inbox.first_seen.elapsed(),
+        );
         loop {
-            let wake_at = match self.sync().await {
+            let started = Instant::now();
+            let next = self.sync().await;
+            let operation =
+                if self.inbox.gone.load(Ordering::Acquire) || pod::is_deleted(&self.inbox.pod()) {
+                    "kill"
+                } else {
+                    "sync"
+                };
+            self.node
+                .metrics
+                .observe(&POD_WORKER_DURATION, &[operation], started.elapsed());
+            let wake_at = match next {
                 Next::Finished => break,
                 Next::Wait(wake_at) => wake_at,
             };
@@ -275,6 +311,7 @@ impl Worker {
         if self.is_settling(&pod, &runtime) || plan.settles_at.is_some() {
             return Next::Wait(earliest(wake_at, plan.settles_at));
         }
+        self.observe_start(&pod, &new);
         let mut written = self.write_status(&pod, &new).await;
         if written && stopped && pod::is_deleted(&pod) {
             let farewell = *self.deleted_at.get_or_insert(now) + FAREWELL;
@@ -287,6 +324,24 @@ impl Worker {
             wake_at = earliest(wake_at, Some(now + API_RETRY));
         }
         Next::Wait(wake_at)
+    }
+
+    /// The pod runs, and did not when it was seen last.
+    fn observe_start(&self, pod: &Pod, new: &PodStatus) {
+        let runs_now = new.phase.as_deref() == Some("Running") && pod::phase(pod) == "Pending";
+        if !runs_now {
+            return;
+        }
+        let metrics = &self.node.metrics;
+        metrics.observe(&POD_START_DURATION, &[], self.inbox.first_seen.elapsed());
+        let created = pod
+            .metadata
+            .creation_timestamp
+            .as_ref()
+            .map(pod::system_time);
+        if let Some(age) = created.and_then(|at| self.node.clock.now().duration_since(at).ok()) {
+            metrics.observe(&POD_START_TOTAL_DURATION, &[], age);
+        }
     }
 
     /// Sets the verdict when the pod has been active for too long; else says when that will be.
@@ -571,6 +626,7 @@ impl Worker {
         let Some(patch) = status::patch(pod, new) else {
             return true;
         };
+        let started = Instant::now();
         let written = self
             .node
             .client
@@ -583,6 +639,9 @@ impl Worker {
             .await;
         match written {
             Ok(written) => {
+                self.node
+                    .metrics
+                    .observe(&POD_STATUS_SYNC_DURATION, &[], started.elapsed());
                 let mut current = self
                     .inbox
                     .pod

@@ -29,6 +29,17 @@ pub(crate) enum ContainerKind {
     Ephemeral,
 }
 
+impl ContainerKind {
+    /// Metrics know three kinds.
+    pub(crate) fn metric_label(self) -> &'static str {
+        match self {
+            ContainerKind::Init | ContainerKind::Sidecar => "init_container",
+            ContainerKind::Regular => "container",
+            ContainerKind::Ephemeral => "ephemeral_container",
+        }
+    }
+}
+
 /// The default of `terminationGracePeriodSeconds`.
 pub(crate) const DEFAULT_GRACE_S: i64 = 30;
 

@@ -3,10 +3,12 @@
 
 mod auth;
 mod logs;
+mod metrics;
 mod port_forward;
 mod query;
 mod remote;
 mod stats;
+mod system_logs;
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
@@ -27,6 +29,9 @@ use tokio_util::sync::CancellationToken;
 
 use crate::agent::Agent;
 use crate::config::ServerConfig;
+use crate::metrics::{
+    HEALTHCHECKS, HTTP_INFLIGHT_REQUESTS, HTTP_REQUESTS, HTTP_REQUESTS_DURATION, Metrics,
+};
 use auth::Authenticator;
 use query::Query;
 
@@ -113,13 +118,81 @@ async fn serve(server: Arc<Server>, acceptor: TlsAcceptor, stream: TcpStream) {
         .collect();
     let service = hyper::service::service_fn(move |request| {
         let (server, certificates) = (server.clone(), certificates.clone());
-        async move { Ok::<_, Infallible>(answer(server, &certificates, request).await) }
+        async move { Ok::<_, Infallible>(measured(server, &certificates, request).await) }
     });
     let served = hyper_util::server::conn::auto::Builder::new(TokioExecutor::new())
         .serve_connection_with_upgrades(TokioIo::new(stream), service)
         .await;
     if let Err(error) = served {
         tracing::debug!(%error, "a connection ended");
+    }
+}
+
+/// First segments of paths by which requests are counted; others are strangers' own words.
+const COUNTED_PATHS: &[&str] = &[
+    "attach",
+    "configz",
+    "containerLogs",
+    "exec",
+    "healthz",
+    "logs",
+    "metrics",
+    "pods",
+    "portForward",
+    "run",
+    "runningpods",
+    "stats",
+];
+
+async fn measured(
+    server: Arc<Server>,
+    certificates: &[rustls::pki_types::CertificateDer<'static>],
+    request: Request<Incoming>,
+) -> Response<Body> {
+    let started = std::time::Instant::now();
+    let node = server.agent.node.clone();
+    let method = match *request.method() {
+        Method::GET | Method::HEAD | Method::POST | Method::PUT | Method::DELETE => {
+            request.method().to_string()
+        }
+        _ => "other".to_owned(),
+    };
+    let first = request.uri().path().trim_start_matches('/');
+    let first = first.split('/').next().unwrap_or_default();
+    let path = COUNTED_PATHS.iter().find(|path| **path == first);
+    let path = *path.unwrap_or(&"other");
+    let is_long = matches!(path, "exec" | "attach" | "portForward" | "run");
+    let labels = [
+        &*method,
+        path,
+        "readwrite",
+        if is_long { "true" } else { "false" },
+    ];
+    node.metrics.count(&HTTP_REQUESTS, &labels);
+    let _in_flight = InFlight::begin(&node.metrics, labels);
+    let response = answer(server, certificates, request).await;
+    node.metrics
+        .observe(&HTTP_REQUESTS_DURATION, &labels, started.elapsed());
+    response
+}
+
+/// Counts a request until it is answered, also when its client goes away first.
+struct InFlight<'a> {
+    metrics: &'a Metrics,
+    labels: [&'a str; 4],
+}
+
+impl<'a> InFlight<'a> {
+    fn begin(metrics: &'a Metrics, labels: [&'a str; 4]) -> Self {
+        metrics.add(&HTTP_INFLIGHT_REQUESTS, &labels, 1.0);
+        Self { metrics, labels }
+    }
+}
+
+impl Drop for InFlight<'_> {
+    fn drop(&mut self) {
+        self.metrics
+            .add(&HTTP_INFLIGHT_REQUESTS, &self.labels, -1.0);
     }
 }
 
@@ -137,6 +210,8 @@ async fn answer(
         .collect();
     let query = Query::parse(request.uri().query().unwrap_or_default());
     if path.first().map(String::as_str) == Some("healthz") {
+        let metrics = &server.agent.node.metrics;
+        metrics.count(&HEALTHCHECKS, &["ping", "success", "healthz"]);
         return text(StatusCode::OK, "ok");
     }
     if let Err(refusal) = server.auth.check(certificates, &request).await {
@@ -163,7 +238,12 @@ async fn route(server: Arc<Server>, call: Call) -> Response<Body> {
         ["runningpods"] if reads => pods(&server),
         ["configz"] if reads => configz(&server),
         ["stats", "summary"] if reads => stats::summary(&server).await,
-        ["metrics"] if reads => stats::metrics(&server),
+        ["metrics"] if reads => metrics::metrics(&server).await,
+        ["metrics", "slis"] if reads => metrics::slis(&server),
+        ["logs", rest @ ..] if reads => {
+            let rest: Vec<String> = rest.iter().map(|&segment| segment.to_owned()).collect();
+            system_logs::handle(&server, &rest, &call.query).await
+        }
         ["metrics", "resource"] if reads => stats::resource_metrics(&server).await,
         ["containerLogs", ..] if reads => logs::handle(&server, call).await,
         ["exec", ..] if talks => remote::exec(server, call).await,
@@ -171,8 +251,8 @@ async fn route(server: Arc<Server>, call: Call) -> Response<Body> {
         ["run", ..] if method == Method::POST => remote::run(&server, &call).await,
         ["portForward", ..] if talks => port_forward::handle(server, call).await,
         [
-            "pods" | "configz" | "stats" | "metrics" | "containerLogs" | "exec" | "attach" | "run"
-            | "portForward",
+            "pods" | "configz" | "stats" | "metrics" | "logs" | "containerLogs" | "exec" | "attach"
+            | "run" | "portForward",
             ..,
         ] => text(StatusCode::METHOD_NOT_ALLOWED, "405: Method Not Allowed"),
         _ => text(StatusCode::NOT_FOUND, "404 page not found"),
@@ -201,6 +281,8 @@ fn configz(server: &Server) -> Response<Body> {
         "containerLogMaxSize": format!("{}Mi", config.container_log_max_bytes >> 20),
         "containerLogMaxFiles": config.container_log_max_files,
         "resolvConf": config.resolv_conf,
+        "enableSystemLogHandler": config.enable_system_log_handler,
+        "enableSystemLogQuery": config.enable_system_log_query,
         "nodeStatusUpdateFrequency": "10s",
         "nodeStatusReportFrequency": "5m0s",
         "nodeLeaseDurationSeconds": 40,

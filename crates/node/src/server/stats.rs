@@ -1,4 +1,4 @@
-//! Figures: `/stats/summary`, `/metrics/resource`, `/metrics`.
+//! Figures: `/stats/summary`, `/metrics/resource`.
 
 use std::fmt::Write;
 use std::sync::Arc;
@@ -12,7 +12,7 @@ use super::{Body, Server, full, json as json_response, response};
 use crate::plan::RuntimePod;
 use crate::pod::{self, qos};
 
-const PROMETHEUS: &str = "text/plain; version=0.0.4; charset=utf-8";
+pub(super) const PROMETHEUS: &str = "text/plain; version=0.0.4; charset=utf-8";
 
 struct PodFigures {
     pod: Arc<Pod>,
@@ -253,43 +253,5 @@ pub(super) async fn resource_metrics(server: &Server) -> Response<Body> {
         "1 if there was an error while getting container metrics, 0 otherwise",
     );
     let _ = writeln!(output, "resource_scrape_error {}", u8::from(root.is_err()));
-    response(StatusCode::OK, PROMETHEUS, full(output))
-}
-
-pub(super) fn metrics(server: &Server) -> Response<Body> {
-    let node = &server.agent.node;
-    let mut output = String::new();
-    let pods = server.agent.pods();
-    let running = pods
-        .iter()
-        .filter(|pod| pod::phase(pod) == "Running")
-        .count();
-    for (name, help, value) in [
-        (
-            "kubelet_running_pods",
-            "Number of pods that have a running pod sandbox",
-            running,
-        ),
-        (
-            "kubelet_running_containers",
-            "Number of containers currently running",
-            node.state.running().len(),
-        ),
-        (
-            "kubelet_desired_pods",
-            "The number of pods the kubelet is being instructed to run",
-            pods.len(),
-        ),
-    ] {
-        let _ = writeln!(
-            output,
-            "# HELP {name} [ALPHA] {help}\n# TYPE {name} gauge\n{name} {value}"
-        );
-    }
-    let name = label(&node.config.node_name);
-    let _ = writeln!(
-        output,
-        "# HELP kubelet_node_name [ALPHA] The node's name. The count is always 1.\n# TYPE kubelet_node_name gauge\nkubelet_node_name{{node=\"{name}\"}} 1"
-    );
     response(StatusCode::OK, PROMETHEUS, full(output))
 }

@@ -80,7 +80,9 @@ impl Worker {
         let now = self.node.clock.now();
         match result {
             Outcome::Volumes(Ok(mounted)) => {
-                self.volumes = Some(Arc::new(mounted));
+                let mounted = Arc::new(mounted);
+                self.inbox.set_volumes(mounted.clone());
+                self.volumes = Some(mounted);
                 self.recover();
                 self.refresh_retry_at = None;
             }
@@ -120,6 +122,7 @@ impl Worker {
             Outcome::Cleaned(Ok(())) => {
                 self.cleaned = true;
                 self.volumes = None;
+                self.inbox.set_volumes(Arc::default());
             }
             Outcome::Cleaned(Err(error)) => {
                 tracing::warn!(uid = self.uid, error, "cleaning up after a pod failed");

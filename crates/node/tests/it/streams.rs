@@ -79,6 +79,7 @@ fn pki() -> Pki {
             port: 0,
             tls: Arc::new(tls),
             client_ca: ca.pem().into_bytes(),
+            certificate: None,
         },
     }
 }
@@ -151,6 +152,180 @@ async fn strangers_are_refused_and_the_cluster_is_served() {
             .await
             .starts_with("HTTP/1.1 404")
     );
+}
+
+/// What dashboards and alerts ask for: `(name, type, the labels of one of its series)`.
+const METRICS: &[(&str, &str, &str)] = &[
+    ("kubelet_node_name", "gauge", "{node=\"n1\"}"),
+    ("kubelet_running_pods", "gauge", ""),
+    (
+        "kubelet_running_containers",
+        "gauge",
+        "{container_state=\"running\"}",
+    ),
+    ("kubelet_desired_pods", "gauge", "{static=\"\"}"),
+    ("kubelet_active_pods", "gauge", "{static=\"\"}"),
+    ("kubelet_managed_ephemeral_containers", "gauge", ""),
+    ("kubelet_cgroup_version", "gauge", ""),
+    ("kubelet_pleg_last_seen_seconds", "gauge", ""),
+    ("kubelet_started_pods_total", "counter", ""),
+    ("kubelet_started_pods_errors_total", "counter", ""),
+    (
+        "kubelet_started_containers_total",
+        "counter",
+        "{container_type=\"container\"}",
+    ),
+    (
+        "kubelet_runtime_operations_total",
+        "counter",
+        "{operation_type=\"run_podsandbox\"}",
+    ),
+    (
+        "kubelet_runtime_operations_total",
+        "counter",
+        "{operation_type=\"image_status\"}",
+    ),
+    (
+        "kubelet_http_requests_total",
+        "counter",
+        "{method=\"GET\",path=\"metrics\",server_type=\"readwrite\",long_running=\"false\"}",
+    ),
+    (
+        "kubelet_http_inflight_requests",
+        "gauge",
+        "{method=\"GET\",path=\"metrics\",server_type=\"readwrite\",long_running=\"false\"}",
+    ),
+    (
+        "kubelet_pod_worker_duration_seconds",
+        "histogram",
+        "_count{operation_type=\"sync\"}",
+    ),
+    (
+        "kubelet_pod_worker_start_duration_seconds",
+        "histogram",
+        "_count",
+    ),
+    ("kubelet_pod_start_duration_seconds", "histogram", "_count"),
+    (
+        "kubelet_pod_start_total_duration_seconds",
+        "histogram",
+        "_count",
+    ),
+    (
+        "kubelet_pod_status_sync_duration_seconds",
+        "histogram",
+        "_count",
+    ),
+    (
+        "kubelet_pleg_relist_duration_seconds",
+        "histogram",
+        "_bucket{le=\"+Inf\"}",
+    ),
+    (
+        "kubelet_runtime_operations_duration_seconds",
+        "histogram",
+        "_count{operation_type=\"create_container\"}",
+    ),
+    (
+        "kubelet_run_podsandbox_duration_seconds",
+        "histogram",
+        "_count{runtime_handler=\"\"}",
+    ),
+    (
+        "kubelet_cgroup_manager_duration_seconds",
+        "histogram",
+        "_count{operation_type=\"update\"}",
+    ),
+    ("process_cpu_seconds_total", "counter", ""),
+    ("process_resident_memory_bytes", "gauge", ""),
+    ("process_virtual_memory_bytes", "gauge", ""),
+    ("process_open_fds", "gauge", ""),
+    ("process_max_fds", "gauge", ""),
+    ("process_start_time_seconds", "gauge", ""),
+];
+
+/// Families without a series until what they count happens.
+const SILENT: &[(&str, &str)] = &[
+    ("kubelet_runtime_operations_errors_total", "counter"),
+    ("kubelet_run_podsandbox_errors_total", "counter"),
+    ("kubelet_started_containers_errors_total", "counter"),
+    ("kubelet_terminated_containers_total", "counter"),
+    ("kubelet_volume_stats_capacity_bytes", "gauge"),
+    ("kubelet_volume_stats_available_bytes", "gauge"),
+    ("kubelet_volume_stats_used_bytes", "gauge"),
+    ("kubelet_volume_stats_inodes", "gauge"),
+    ("kubelet_volume_stats_inodes_free", "gauge"),
+    ("kubelet_volume_stats_inodes_used", "gauge"),
+];
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn metrics_have_upstreams_names_types_and_labels() {
+    let pki = pki();
+    let (fixture, port) = start(&pki).await;
+    let page = get(&pki.client, port, "/metrics").await;
+    for (name, kind, series) in METRICS {
+        assert!(page.contains(&format!("# TYPE {name} {kind}\n")), "{name}");
+        assert!(
+            page.contains(&format!("\n{name}{series} ")),
+            "{name}{series}: {page}"
+        );
+    }
+    for (name, kind) in SILENT {
+        assert!(page.contains(&format!("# TYPE {name} {kind}\n")), "{name}");
+        assert!(!page.contains(&format!("\n{name}{{")), "{name}");
+    }
+    for value in [
+        "kubelet_running_pods 1\n",
+        "kubelet_running_containers{container_state=\"running\"} 1\n",
+        "kubelet_started_containers_total{container_type=\"container\"} 1\n",
+        "kubelet_pod_start_duration_seconds_count 1\n",
+    ] {
+        assert!(page.contains(value), "{value}: {page}");
+    }
+    let id = fixture.runtime.running("c").unwrap();
+    fixture.runtime.end(&id, 3);
+    let ended = "kubelet_terminated_containers_total{container_type=\"container\",exit_code=\"3\",reason=\"Error\"} 1\n";
+    let told = async {
+        while !get(&pki.client, port, "/metrics").await.contains(ended) {
+            tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+        }
+    };
+    tokio::time::timeout(std::time::Duration::from_secs(60), told)
+        .await
+        .unwrap();
+
+    get(&pki.client, port, "/healthz").await;
+    let slis = get(&pki.client, port, "/metrics/slis").await;
+    for line in [
+        "# TYPE kubernetes_healthcheck gauge\n",
+        "kubernetes_healthcheck{name=\"ping\",type=\"healthz\"} 1\n",
+        "# TYPE kubernetes_healthchecks_total counter\n",
+        "kubernetes_healthchecks_total{name=\"ping\",status=\"success\",type=\"healthz\"} 1\n",
+    ] {
+        assert!(slis.contains(line), "{line}: {slis}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_machines_logs_are_shown_and_nothing_else() {
+    let pki = pki();
+    let (_fixture, port) = start(&pki).await;
+    let listing = get(&pki.client, port, "/logs/").await;
+    assert!(listing.starts_with("HTTP/1.1 200"), "{listing}");
+    assert!(listing.contains("<pre>\n"), "{listing}");
+    for (path, status) in [
+        ("/logs/no-such-log", "404"),
+        ("/logs/..%2f..%2fetc/passwd", "403"),
+        ("/logs/../etc/passwd", "403"),
+    ] {
+        let answer = get(&pki.client, port, path).await;
+        assert!(
+            answer.starts_with(&format!("HTTP/1.1 {status}")),
+            "{path}: {answer}"
+        );
+    }
+    let stranger = get(&pki.stranger, port, "/logs/").await;
+    assert!(stranger.starts_with("HTTP/1.1 401"), "{stranger}");
 }
 
 /// Runs a command over WebSocket: what came on each channel.
