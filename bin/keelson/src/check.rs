@@ -3,11 +3,13 @@
 use std::net::TcpListener;
 use std::path::Path;
 
+use keelson_client::Replacement;
+
 use crate::args::ServerArgs;
 use crate::closed;
 use crate::instance::Instance;
 
-pub(crate) fn run(args: &ServerArgs, instance: &Instance) -> Result<(), String> {
+pub(crate) fn run(args: &ServerArgs, instance: &Instance, kubeconfig: &Path) -> Result<(), String> {
     unsupported(args)?;
     args.node.check()?;
     if let Some(record) = instance.running() {
@@ -19,6 +21,8 @@ pub(crate) fn run(args: &ServerArgs, instance: &Instance) -> Result<(), String> 
         ));
     }
     port_free("--port", args.bind_address, args.port)?;
+    Replacement::check(kubeconfig)
+        .map_err(|error| format!("--kubeconfig {}: {error}", kubeconfig.display()))?;
     if args.etcd.etcd_endpoints.is_empty() {
         closed::store_is_there(&instance.data_dir)?;
     }
@@ -34,6 +38,12 @@ pub(crate) fn run(args: &ServerArgs, instance: &Instance) -> Result<(), String> 
     port_free("--kubelet-port", args.bind_address, args.kubelet_port)?;
     overlayfs()?;
     closed::directories(instance)
+}
+
+/// Whether this start makes a new cluster, which is to be said aloud: somebody may have named the
+/// wrong directory.
+pub(crate) fn is_new(args: &ServerArgs, instance: &Instance) -> bool {
+    args.etcd.etcd_endpoints.is_empty() && !closed::has_store(&instance.data_dir)
 }
 
 fn unsupported(args: &ServerArgs) -> Result<(), String> {

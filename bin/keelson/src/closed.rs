@@ -8,11 +8,29 @@ use rustix::fs::Mode;
 
 use crate::instance::Instance;
 
-/// One of these in a directory means that a cluster has lived there.
-const LIVED: [&str; 5] = ["pki", "pods", "runtime", "images", "log"];
+/// One of these in a directory means that it is an instance's. Plain names such as `log` and
+/// `images` would not: `/var` has the one, many a home the other.
+const MARKS: [&str; 4] = [
+    "store/store.lock",
+    "pki/ca.crt",
+    "images/index.json",
+    "runtime/sandboxes",
+];
+/// What a directory may hold before it has a mark: a start that failed, and configuration that a
+/// person put there.
+const EXPECTED: [&str; 10] = [
+    "store",
+    "pki",
+    "images",
+    "runtime",
+    "pods",
+    "log",
+    "run",
+    "admin.kubeconfig",
+    "registries.yaml",
+    "lost+found",
+];
 const STORE: &str = "store/store.redb";
-/// Configuration that a person may put there before the first start.
-const CONFIGURATION: [&str; 2] = ["registries.yaml", "lost+found"];
 
 /// Files and directories that this process makes from now on are its owner's alone, unless their
 /// mode is set on purpose.
@@ -34,14 +52,14 @@ fn data_directory(dir: &Path) -> Result<(), String> {
         let names = entries.flatten().map(|entry| entry.file_name());
         names.collect::<Vec<_>>()
     });
-    let foreign = entries.unwrap_or_default().into_iter().find(|name| {
-        let known = |list: &[&str]| list.iter().any(|known| name == known);
-        !known(&LIVED) && !known(&CONFIGURATION) && name != "store" && name != "admin.kubeconfig"
-    });
-    let ours = dir.join("store").is_dir() || LIVED.iter().any(|name| dir.join(name).is_dir());
-    match foreign {
-        // Closing somebody's home or /var/lib would lock others out of it.
-        Some(name) if !ours => Err(format!(
+    let mut foreign = entries
+        .unwrap_or_default()
+        .into_iter()
+        .filter(|name| !EXPECTED.iter().any(|expected| name == expected));
+    let is_ours = MARKS.iter().any(|mark| dir.join(mark).exists());
+    match foreign.next() {
+        // Closing somebody's home or /var would lock others out of it.
+        Some(name) if !is_ours => Err(format!(
             "--data-dir {} holds {name:?} and no cluster: choose an empty directory, or one that does not exist",
             dir.display()
         )),
@@ -71,10 +89,15 @@ fn close(dir: &Path) -> Result<(), String> {
     }
 }
 
+/// Whether a cluster lives in the directory; the first start makes a new one.
+pub(crate) fn has_store(data_dir: &Path) -> bool {
+    data_dir.join(STORE).exists()
+}
+
 /// A cluster that has lost its store must not become an empty one without a word: its pods would be
 /// stopped as unknown ones, and its authorities would sign for another cluster.
 pub(crate) fn store_is_there(data_dir: &Path) -> Result<(), String> {
-    if data_dir.join(STORE).exists() {
+    if has_store(data_dir) {
         return Ok(());
     }
     let Some(rest) = ["pki", "pods", "runtime"]
@@ -85,7 +108,8 @@ pub(crate) fn store_is_there(data_dir: &Path) -> Result<(), String> {
     };
     Err(format!(
         "{0} holds a cluster's {rest} but not its store ({STORE}): put the file back, or move \"{rest}\" away and run \
-         `keelson snapshot restore FILE --data-dir {0}`; `keelson down --purge --data-dir {0}` removes everything, for an empty cluster",
+         `keelson snapshot restore FILE --data-dir {0}`; name its etcd with --etcd-endpoints if it lives there; \
+         `keelson down --purge --data-dir {0}` removes everything, for a new cluster",
         data_dir.display()
     ))
 }
@@ -121,6 +145,7 @@ mod tests {
         let scratch = Scratch::new("old");
         let dir = scratch.0.join("data");
         std::fs::create_dir_all(dir.join("store")).unwrap();
+        std::fs::write(dir.join("store/store.lock"), "").unwrap();
         std::fs::write(dir.join("something.else"), "").unwrap();
         std::fs::set_permissions(&dir, std::fs::Permissions::from_mode(0o755)).unwrap();
         data_directory(&dir).unwrap();
@@ -134,6 +159,9 @@ mod tests {
     fn a_directory_of_somebody_else_is_left_alone() {
         let scratch = Scratch::new("foreign");
         std::fs::write(scratch.0.join("letter.txt"), "").unwrap();
+        // As /var has it.
+        std::fs::create_dir(scratch.0.join("log")).unwrap();
+        std::fs::create_dir(scratch.0.join("images")).unwrap();
         std::fs::set_permissions(&scratch.0, std::fs::Permissions::from_mode(0o755)).unwrap();
         let error = data_directory(&scratch.0).unwrap_err();
         assert!(error.contains("letter.txt"), "{error}");

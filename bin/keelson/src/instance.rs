@@ -1,6 +1,7 @@
 //! Where one instance keeps what, and who runs it. Instances are told apart by their data
 //! directory; every name on the machine carries a short hash of it.
 
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
@@ -8,7 +9,8 @@ use serde::{Deserialize, Serialize};
 #[derive(Debug, Clone)]
 pub(crate) struct Instance {
     pub(crate) data_dir: PathBuf,
-    /// `/run/keelson/<id>`: sockets, mounts, network namespaces; nothing that outlives a reboot.
+    /// `/run/keelson/<id>`, or `run` in the data directory for other users than root: sockets,
+    /// mounts, network namespaces; nothing that outlives a reboot.
     pub(crate) run_dir: PathBuf,
     /// Eight hexadecimal digits.
     pub(crate) id: String,
@@ -33,7 +35,9 @@ impl Instance {
             "{:08x}",
             keelson_machinery::hash::fnv32a(data_dir.as_os_str().as_encoded_bytes())
         );
-        let run_dir = Path::new("/run/keelson").join(&id);
+        let owner = std::fs::metadata(&data_dir)
+            .map_or_else(|_| rustix::process::geteuid().as_raw(), |found| found.uid());
+        let run_dir = run_dir(&data_dir, &id, owner);
         Ok(Self {
             data_dir,
             run_dir,
@@ -88,10 +92,23 @@ impl Instance {
         serde_json::from_slice(&std::fs::read(self.record_file()).ok()?).ok()
     }
 
-    /// The record of a process that still runs.
+    /// The record of a process that still runs, and is its author's: `down` ends what it names.
     pub(crate) fn running(&self) -> Option<Record> {
-        self.record()
-            .filter(|record| start_ticks(record.pid) == Some(record.start_ticks))
+        let record = self.record()?;
+        let author = std::fs::metadata(self.record_file()).ok()?.uid();
+        let owner = std::fs::metadata(format!("/proc/{}", record.pid))
+            .ok()?
+            .uid();
+        (owner == author && start_ticks(record.pid) == Some(record.start_ticks)).then_some(record)
+    }
+}
+
+/// A control plane alone needs no root, and only root writes in `/run`. Told by whom the instance
+/// belongs to, so that root finds another user's.
+fn run_dir(data_dir: &Path, id: &str, owner: u32) -> PathBuf {
+    match owner {
+        0 => Path::new("/run/keelson").join(id),
+        _ => data_dir.join("run"),
     }
 }
 
@@ -120,6 +137,13 @@ mod tests {
         );
         assert_ne!(a.bridge(), b.bridge());
         assert!(a.bridge().len() <= 15);
+    }
+
+    #[test]
+    fn only_roots_instances_run_below_run() {
+        let dir = |owner| run_dir(Path::new("/data"), "0123abcd", owner);
+        assert_eq!(dir(0), Path::new("/run/keelson/0123abcd"));
+        assert_eq!(dir(1000), Path::new("/data/run"));
     }
 
     #[test]

@@ -10,11 +10,15 @@ use crate::instance::Instance;
 pub(crate) fn run(args: ServerArgs) -> Result<(), String> {
     logging(args.log_level.as_deref().unwrap_or("info"))?;
     let instance = Instance::new(&args.instance.data_dir)?;
-    check::run(&args, &instance)?;
     let kubeconfig = args
         .kubeconfig
         .clone()
         .unwrap_or_else(|| instance.admin_kubeconfig());
+    check::run(&args, &instance, &kubeconfig)?;
+    let is_new = check::is_new(&args, &instance);
+    if is_new {
+        tracing::info!(data_dir = %instance.data_dir.display(), "no cluster lives there yet: this is a new one");
+    }
     runtime()?.block_on(async {
         let cluster = components::start(&args, &instance).await?;
         cluster.write_kubeconfig(&kubeconfig)?;

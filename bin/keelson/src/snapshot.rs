@@ -1,17 +1,17 @@
 //! `keelson snapshot`: the whole state of a cluster as a file, and a new data directory of it.
 
 use std::io::Write;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use bytes::Bytes;
 use http_body_util::BodyExt;
-use keelson_client::{Client, Kubeconfig, causes};
+use keelson_client::{Client, Kubeconfig, Replacement, causes};
 use keelson_store::snapshot::{self, Summary};
 use serde_json::json;
 
 use crate::args::{Output, SnapshotAction, SnapshotArgs};
 use crate::instance::{Instance, Record};
-use crate::{server, store};
+use crate::{closed, server, store};
 
 /// A restored store goes on far beyond the revisions that the lost one may have reached since, so
 /// that no client takes a new object for one it has seen. etcd's documentation advises the same.
@@ -35,45 +35,26 @@ async fn save(args: &SnapshotArgs, instance: &Instance, file: &Path) -> Result<S
     let SnapshotAction::Save { etcd, .. } = &args.action else {
         return Err("nothing to save".to_owned());
     };
-    if std::fs::metadata(file).is_ok_and(|found| !found.is_file()) {
+    let server = instance
+        .running()
+        .filter(|_| etcd.etcd_endpoints.is_empty());
+    if server.is_none() && etcd.etcd_endpoints.is_empty() && !closed::has_store(&instance.data_dir)
+    {
+        // Opening it would make an empty one, which the next start would take for the cluster's.
         return Err(format!(
-            "{} is no regular file: name a file to write the snapshot to",
-            file.display()
-        ));
-    }
-    let part = PathBuf::from(format!("{}.part", file.display()));
-    let failed = |error: std::io::Error| format!("{}: {error}", part.display());
-    let mut out = private_file(&part).map_err(failed)?;
-    let written = match (instance.running(), etcd.etcd_endpoints.is_empty()) {
-        (Some(record), true) => from_server(instance, &record, &mut out).await,
-        (None, true) if !instance.data_dir.join("store").exists() => Err(format!(
             "there is no store in {}: name the server's directory with --data-dir, or its etcd with --etcd-endpoints",
             instance.data_dir.display()
-        )),
-        _ => from_store(&store::open(etcd, instance).await?, &mut out).await,
-    };
-    let checked = written.and_then(|()| {
-        out.sync_all().map_err(failed)?;
-        let summary = snapshot::verify(&part).map_err(|error| causes(&error))?;
-        std::fs::rename(&part, file).map_err(failed)?;
-        Ok(summary)
-    });
-    if checked.is_err() {
-        // What is there is of no use; the message is about why.
-        let _ = std::fs::remove_file(&part);
+        ));
     }
-    checked
-}
-
-/// Readable by its owner alone: a snapshot holds every Secret and the cluster's keys.
-fn private_file(path: &Path) -> std::io::Result<std::fs::File> {
-    use std::os::unix::fs::OpenOptionsExt;
-    std::fs::OpenOptions::new()
-        .write(true)
-        .create(true)
-        .truncate(true)
-        .mode(0o600)
-        .open(path)
+    let failed = |error: std::io::Error| format!("{}: {error}", file.display());
+    let mut new = Replacement::begin(file).map_err(failed)?;
+    match &server {
+        Some(record) => from_server(instance, record, new.file()).await?,
+        None => from_store(&store::open(etcd, instance).await?, new.file()).await?,
+    }
+    let summary = snapshot::verify(new.path()).map_err(|error| causes(&error))?;
+    new.commit().map_err(failed)?;
+    Ok(summary)
 }
 
 async fn from_store(

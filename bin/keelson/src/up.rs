@@ -16,11 +16,12 @@ pub(crate) fn run(args: ServerArgs) -> Result<(), String> {
     let started = Instant::now();
     server::logging(args.log_level.as_deref().unwrap_or("error"))?;
     let instance = Instance::new(&args.instance.data_dir)?;
-    check::run(&args, &instance)?;
     let kubeconfig = args
         .kubeconfig
         .clone()
         .unwrap_or_else(Kubeconfig::default_path);
+    check::run(&args, &instance, &kubeconfig)?;
+    let is_new = check::is_new(&args, &instance);
     server::runtime()?.block_on(async {
         let say = |what: &str| println!("{:>6.2}s  {what}", started.elapsed().as_secs_f64());
         say(&format!(
@@ -28,6 +29,9 @@ pub(crate) fn run(args: ServerArgs) -> Result<(), String> {
             env!("CARGO_PKG_VERSION"),
             instance.data_dir.display()
         ));
+        if is_new {
+            say("No cluster lives there yet: this is a new one");
+        }
         let cluster = components::start(&args, &instance).await?;
         say(&format!("API server answers at {}", cluster.server_url()));
         cluster.write_kubeconfig(&kubeconfig)?;

@@ -1,7 +1,6 @@
 //! Kubeconfig files: reading a context, merging one in. Unknown fields are kept.
 
-use std::io::Write;
-use std::os::unix::fs::OpenOptionsExt;
+use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 
 use base64::Engine;
@@ -9,7 +8,10 @@ use base64::engine::general_purpose::STANDARD;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use crate::{ClientConfig, Error, Result};
+use crate::{ClientConfig, Error, Replacement, Result};
+
+/// Pipes are read too (`--kubeconfig <(…)`), and a device may never end.
+const MAX_BYTES: u64 = 16 << 20;
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -95,9 +97,15 @@ impl Kubeconfig {
     }
 
     pub fn read(path: &Path) -> Result<Self> {
-        let text = std::fs::read_to_string(path)
-            .map_err(|error| Error::Config(format!("{}: {error}", path.display())))?;
-        Self::parse(&text).map_err(|error| Error::Config(format!("{}: {error}", path.display())))
+        let failed =
+            |error: &dyn std::fmt::Display| Error::Config(format!("{}: {error}", path.display()));
+        let file = std::fs::File::open(path).map_err(|error| failed(&error))?;
+        let mut text = String::new();
+        let read = file.take(MAX_BYTES + 1).read_to_string(&mut text);
+        if read.map_err(|error| failed(&error))? as u64 > MAX_BYTES {
+            return Err(failed(&"it is too large for a kubeconfig"));
+        }
+        Self::parse(&text).map_err(|error| failed(&error))
     }
 
     pub fn parse(text: &str) -> Result<Self> {
@@ -193,32 +201,17 @@ impl Kubeconfig {
         }
     }
 
-    /// Writes atomically, readable by the owner alone.
+    /// Replaces the file as a whole, readable by its owner alone.
     pub fn write(&self, path: &Path) -> Result<()> {
         let failed =
             |error: &dyn std::fmt::Display| Error::Config(format!("{}: {error}", path.display()));
         let text = serde_saphyr::to_string(self).map_err(|error| failed(&error))?;
-        if let Some(parent) = path
-            .parent()
-            .filter(|parent| !parent.as_os_str().is_empty())
-        {
-            std::fs::create_dir_all(parent).map_err(|error| failed(&error))?;
-        }
-        let mut temporary = path.as_os_str().to_owned();
-        temporary.push(format!(".{}", std::process::id()));
-        let mut file = std::fs::OpenOptions::new()
-            .write(true)
-            .create(true)
-            .truncate(true)
-            .mode(0o600)
-            .open(&temporary)
-            .map_err(|error| failed(&error))?;
-        let written = file
-            .write_all(text.as_bytes())
-            .and_then(|()| file.sync_all());
-        written
-            .and_then(|()| std::fs::rename(&temporary, path))
-            .map_err(|error| failed(&error))
+        let write = || {
+            let mut new = Replacement::begin(path)?;
+            new.file().write_all(text.as_bytes())?;
+            new.commit()
+        };
+        write().map_err(|error: std::io::Error| failed(&error))
     }
 
     /// What a context comes down to; `None` is the current one. Relative file names are relative

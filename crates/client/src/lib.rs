@@ -16,6 +16,7 @@ mod leader;
 mod ledger;
 mod queue;
 mod reflector;
+mod replacement;
 mod transport;
 mod types;
 
@@ -31,6 +32,7 @@ pub use informer::{Change, Informer, InformerOptions, Informers};
 pub use kubeconfig::{Kubeconfig, NamedCluster, NamedContext, NamedUser};
 pub use leader::{LeaderOptions, lead};
 pub use queue::Queue;
+pub use replacement::Replacement;
 pub use transport::{Body, BoxError, Transport, empty, full};
 pub use types::{
     DeleteOptions, ListOptions, Meta, Object, ObjectList, PartialObjectMetadata, Patch,

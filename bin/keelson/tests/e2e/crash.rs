@@ -15,14 +15,18 @@ pub(crate) static SCENARIOS: &[(&str, fn(&Lab))] = &[
 ];
 
 fn lose_the_store(lab: &Lab) {
-    let device = lab.keelson(&[
-        "snapshot",
-        "save",
-        "/dev/full",
-        "--data-dir",
-        lab.data_dir().to_str().unwrap(),
-    ]);
-    let said = String::from_utf8_lossy(&device.stderr).into_owned();
+    let data_dir = lab.data_dir();
+    let save = |file: &std::path::Path| {
+        let output = lab.keelson(&[
+            "snapshot",
+            "save",
+            file.to_str().unwrap(),
+            "--data-dir",
+            data_dir.to_str().unwrap(),
+        ]);
+        String::from_utf8_lossy(&output.stderr).into_owned()
+    };
+    let said = save("/dev/full".as_ref());
     assert!(said.contains("no regular file"), "{said}");
     lab.kill_server();
     let store = lab.data_dir().join("store/store.redb");
@@ -33,6 +37,13 @@ fn lose_the_store(lab: &Lab) {
         assert!(output.contains(words), "{what}: {output}");
     };
     fails("no file", "snapshot restore");
+    let snapshot = lab.dir.join("snapshot");
+    let said = save(&snapshot);
+    assert!(said.contains("there is no store"), "{said}");
+    assert!(
+        !snapshot.exists() && !store.exists(),
+        "an empty one is made"
+    );
     std::fs::write(&store, "").unwrap();
     fails("an empty file", "is damaged (it is empty)");
     std::fs::rename(&kept, &store).unwrap();

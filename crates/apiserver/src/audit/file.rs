@@ -37,11 +37,14 @@ impl LogFile {
             fs::create_dir_all(directory)?;
         }
         let file = append(&path)?;
+        let is_file = file.metadata()?.is_file();
         Ok(Self::File(Mutex::new(Rotating {
             size: file.metadata()?.len(),
             file,
             path,
             max_size: match options.log_max_size {
+                // A device or a pipe is nothing to put aside: its name would become a file's.
+                _ if !is_file => u64::MAX,
                 0 => u64::MAX,
                 megabytes => megabytes << 20,
             },
@@ -188,6 +191,27 @@ mod tests {
             text.lines()
                 .all(|line| serde_json::from_str::<Value>(line).is_ok())
         );
+        fs::remove_dir_all(directory).unwrap();
+    }
+
+    #[test]
+    fn a_device_is_written_to_and_never_put_aside() {
+        use std::os::unix::fs::{FileTypeExt, symlink};
+        let directory =
+            std::env::temp_dir().join(format!("keelson-audit-{}", uuid::Uuid::new_v4()));
+        fs::create_dir(&directory).unwrap();
+        let path = directory.join("audit.log");
+        symlink("/dev/null", &path).unwrap();
+        let options = AuditOptions {
+            log_max_size: 1,
+            ..AuditOptions::default()
+        };
+        let log = LogFile::open(path.to_str().unwrap(), &options).unwrap();
+        for _ in 0..4 {
+            log.write(&json!({"text": "x".repeat(400 << 10)}));
+        }
+        assert!(fs::metadata(&path).unwrap().file_type().is_char_device());
+        assert_eq!(fs::read_dir(&directory).unwrap().count(), 1);
         fs::remove_dir_all(directory).unwrap();
     }
 }

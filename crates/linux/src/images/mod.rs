@@ -347,7 +347,7 @@ impl ImageStore {
                 .filter_map(|l| index.layers.get(l))
                 .map(|l| l.size_bytes)
                 .sum();
-            let old = index.removed.remove(id);
+            index.removed.remove(id);
             index
                 .images
                 .entry(id.to_owned())
@@ -355,7 +355,6 @@ impl ImageStore {
                     layers: order.to_vec(),
                     size_bytes: size,
                     created_at: Some(SystemTime::now()),
-                    pinned: old.is_some_and(|o| o.pinned),
                     ..ImageRecord::default()
                 });
             name(index);

@@ -306,6 +306,7 @@ async fn imports_docker_and_oci_archives() {
     let store = dir.store("docker");
     let images = store.import(&path).await.unwrap();
     assert_eq!(images[0].repo_tags, ["docker.io/library/app:v1"]);
+    assert!(images[0].pinned, "no registry may have it");
 
     let blob = |bytes: &[u8]| {
         (
@@ -361,4 +362,26 @@ async fn imports_docker_and_oci_archives() {
             .count(),
         0
     );
+}
+
+#[tokio::test]
+async fn what_a_person_removed_is_not_pinned_when_it_comes_again() {
+    let dir = Dir::new();
+    let store = dir.store("again");
+    let config = serde_json::json!({"architecture": config::host_architecture(), "os": "linux",
+        "rootfs": {"type": "layers", "diff_ids": []}});
+    let made = store
+        .add_local("app:v1", &config, Vec::new(), true)
+        .unwrap();
+    // A container keeps what it stands on beyond the removal.
+    store.hold("container", &made.id).unwrap();
+    store.remove("app:v1").await.unwrap();
+    assert!(store.find(&made.id).unwrap().is_none());
+    let bytes = serde_json::to_vec(&config).unwrap();
+    // As a pull enters it.
+    let enter = |index: &mut Index| index.set_tag("docker.io/library/app:v1", &made.id);
+    store
+        .publish(&made.id, &bytes, &[], Vec::new(), enter)
+        .unwrap();
+    assert!(!store.find("app:v1").unwrap().unwrap().pinned);
 }

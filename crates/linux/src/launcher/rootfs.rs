@@ -5,7 +5,7 @@ use std::ffi::OsStr;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStringExt;
-use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt};
 use std::path::{Component, Path, PathBuf};
 
 use keelson_ports::MountPropagation;
@@ -221,7 +221,11 @@ fn user_tree(mount: &MountSpec) -> Result<OwnedFd, LaunchError> {
             if let Err(error) = std::fs::metadata(path)
                 && error.kind() == io::ErrorKind::NotFound
             {
-                std::fs::create_dir_all(path)
+                // This process has no umask: a plain directory would be open for all to write.
+                std::fs::DirBuilder::new()
+                    .recursive(true)
+                    .mode(0o755)
+                    .create(path)
                     .with_context(|| format!("creating {}", path.display()))?;
             }
             let tree = clone_tree(path, true)?;

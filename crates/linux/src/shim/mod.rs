@@ -226,7 +226,8 @@ fn listen(path: &Path) -> io::Result<OwnedFd> {
     let _ = std::fs::remove_file(path);
     rustix::process::umask(Mode::from_raw_mode(0o177));
     rustix::net::bind(&socket, &SocketAddrUnix::new(path)?)?;
-    rustix::process::umask(Mode::from_raw_mode(0o022));
+    // States and logs are the node's alone; a container's process sets its own mask.
+    rustix::process::umask(Mode::from_raw_mode(0o077));
     rustix::net::listen(&socket, 128)?;
     Ok(socket)
 }

@@ -1,6 +1,7 @@
 //! What a user does with a cluster. Each scenario has a Kubernetes namespace of its own.
 
 mod api;
+mod cis;
 mod closed;
 mod network;
 mod pods;
@@ -41,7 +42,8 @@ pub(crate) static SCENARIOS: &[(&str, Scenario)] = &[
     ("reads and discovery", api::reads),
     ("images from a registry with a password", registry::pull),
     ("other users of the machine find nothing", closed::files),
-    ("the CIS benchmark finds nothing", closed::cis),
+    ("imported images have every name and stay", registry::import),
+    ("the CIS benchmark finds what its page says", cis::benchmark),
 ];
 
 /// Rolls over without losing a request: ready before it is called, called before it ends.

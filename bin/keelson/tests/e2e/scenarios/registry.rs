@@ -65,6 +65,66 @@ pub(super) fn pull(ns: &Namespace<'_>) {
     );
 }
 
+/// An archive that names one image twice, imported as on a machine without a registry.
+pub(super) fn import(ns: &Namespace<'_>) {
+    let content = layer(&[("etc/made-by", b"a person")]);
+    let config = json!({
+        "architecture": if cfg!(target_arch = "aarch64") { "arm64" } else { "amd64" },
+        "os": "linux",
+        "rootfs": {"type": "layers", "diff_ids": [digest(&content)]},
+    })
+    .to_string();
+    let names = ["example.org/imported:1", "example.org/imported:stable"];
+    let manifest =
+        json!([{"Config": "config.json", "RepoTags": names, "Layers": ["layer.tar"]}]).to_string();
+    let archive = ns.lab.dir.join("imported.tar");
+    let files: [(&str, &[u8]); 3] = [
+        ("config.json", config.as_bytes()),
+        ("layer.tar", &content),
+        ("manifest.json", manifest.as_bytes()),
+    ];
+    std::fs::write(&archive, layer(&files)).unwrap();
+    let data_dir = ns.lab.data_dir();
+    let image = |arguments: &[&str]| {
+        let mut all = vec!["image", "--data-dir", data_dir.to_str().unwrap()];
+        all.extend(arguments);
+        let output = ns.lab.keelson(&all);
+        assert!(output.status.success(), "{output:?}");
+        String::from_utf8(output.stdout).unwrap()
+    };
+    let imported = image(&["import", archive.to_str().unwrap()]);
+    let listed = image(&["list"]);
+    for name in names {
+        for said in [&imported, &listed] {
+            let rows = said
+                .lines()
+                .filter(|line| line.split_whitespace().next() == Some(name));
+            assert_eq!(rows.count(), 1, "{name} in {said}");
+        }
+    }
+    let facts = || -> Option<Value> {
+        let all: Value = serde_json::from_str(&image(&["list", "--output", "json"])).unwrap();
+        let all = all.as_array().unwrap().iter();
+        all.filter(|image| {
+            image["repo_tags"]
+                .to_string()
+                .contains("example.org/imported")
+        })
+        .cloned()
+        .next()
+    };
+    let known = facts().unwrap();
+    assert_eq!(
+        (&known["repo_tags"], &known["pinned"]),
+        (&json!(names), &json!(true)),
+        "{known}"
+    );
+    image(&["remove", names[0]]);
+    assert_eq!(facts().unwrap()["repo_tags"], json!(names[1..]));
+    image(&["remove", names[1]]);
+    assert_eq!(facts(), None);
+}
+
 struct Registry(Child);
 
 impl Registry {
@@ -167,14 +227,17 @@ fn digest(bytes: &[u8]) -> String {
 }
 
 fn busybox_layer() -> Vec<u8> {
-    let program = std::fs::read(BUSYBOX).unwrap();
-    let mut header = tar::Header::new_gnu();
-    header.set_size(program.len() as u64);
-    header.set_mode(0o755);
-    header.set_cksum();
+    layer(&[("bin/busybox", &std::fs::read(BUSYBOX).unwrap())])
+}
+
+fn layer(files: &[(&str, &[u8])]) -> Vec<u8> {
     let mut builder = tar::Builder::new(Vec::new());
-    builder
-        .append_data(&mut header, "bin/busybox", program.as_slice())
-        .unwrap();
+    for (path, content) in files {
+        let mut header = tar::Header::new_gnu();
+        header.set_size(content.len() as u64);
+        header.set_mode(0o755);
+        header.set_cksum();
+        builder.append_data(&mut header, path, *content).unwrap();
+    }
     builder.into_inner().unwrap()
 }
