@@ -104,14 +104,13 @@ pub(super) fn import(ns: &Namespace<'_>) {
     }
     let facts = || -> Option<Value> {
         let all: Value = serde_json::from_str(&image(&["list", "--output", "json"])).unwrap();
-        let all = all.as_array().unwrap().iter();
-        all.filter(|image| {
+        let mut all = all.as_array().unwrap().iter();
+        let ours = all.find(|image| {
             image["repo_tags"]
                 .to_string()
                 .contains("example.org/imported")
-        })
-        .cloned()
-        .next()
+        });
+        ours.cloned()
     };
     let known = facts().unwrap();
     assert_eq!(

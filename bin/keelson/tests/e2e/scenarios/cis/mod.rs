@@ -254,7 +254,7 @@ const ROWS: &[(&str, &str, Finding)] = &[
         "extended tokens of pods",
         Differs(
             "pods' tokens are renewed within the hour and taken for a year, as by default upstream; uses after the hour are in the audit log",
-            |ns| extended_token(ns),
+            extended_token,
         ),
     ),
     (
