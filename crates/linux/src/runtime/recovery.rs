@@ -100,16 +100,19 @@ impl Inner {
         let deadline = Instant::now() + STRAY_TIMEOUT;
         let mut told = false;
         loop {
-            let strays: Vec<sys::Pid> = self
-                .cgroups
-                .processes(SHIM_CGROUP)
-                .into_iter()
-                .filter(|pid| !descends(*pid, &shims, sys::parent))
-                .collect();
-            if strays.is_empty() {
+            let mut strays = Vec::new();
+            let mut unsettled = false;
+            for pid in self.cgroups.processes(SHIM_CGROUP) {
+                match descent(pid, &shims, sys::parent) {
+                    Descent::Claimed => {}
+                    Descent::Stray => strays.push(pid),
+                    Descent::Unsettled => unsettled = true,
+                }
+            }
+            if strays.is_empty() && !unsettled {
                 return;
             }
-            if !told {
+            if !told && !strays.is_empty() {
                 tracing::warn!(?strays, "ending processes of shims that no sandbox has");
                 told = true;
             }
@@ -165,23 +168,33 @@ impl Inner {
     }
 }
 
-/// Whether a process is one of `shims` or below one. A process that has gone is nobody's worry.
-fn descends(
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Descent {
+    /// A recorded shim, below one, or gone.
+    Claimed,
+    Stray,
+    /// A process between it and its shim, if it has one, is just ending: to be looked at again
+    /// when the kernel has given it another parent.
+    Unsettled,
+}
+
+fn descent(
     pid: sys::Pid,
     shims: &HashSet<sys::Pid>,
     parent: impl Fn(sys::Pid) -> Option<sys::Pid>,
-) -> bool {
+) -> Descent {
     let mut at = pid;
     while at > 1 {
         if shims.contains(&at) {
-            return true;
+            return Descent::Claimed;
         }
-        match parent(at) {
-            Some(above) => at = above,
-            None => return true,
-        }
+        at = match parent(at) {
+            Some(above) => above,
+            None if at == pid => return Descent::Claimed,
+            None => return Descent::Unsettled,
+        };
     }
-    false
+    Descent::Stray
 }
 
 #[cfg(test)]
@@ -190,19 +203,26 @@ mod tests {
 
     #[test]
     fn only_what_descends_from_a_recorded_shim_is_kept() {
-        // 10 and 20 are shims, 20 is recorded; 30 has just ended.
+        // 10 and 20 are shims, 20 is recorded; 30 has ended, and so has 40's parent.
         let parent = |pid| match pid {
             10 | 20 => Some(1),
             11 => Some(10),
             21 => Some(20),
             22 => Some(21),
+            40 => Some(39),
             _ => None,
         };
         let shims = HashSet::from([20]);
-        let kept: Vec<sys::Pid> = [10, 11, 20, 21, 22, 30]
-            .into_iter()
-            .filter(|pid| descends(*pid, &shims, parent))
-            .collect();
-        assert_eq!(kept, [20, 21, 22, 30]);
+        let cases = [
+            (10, Descent::Stray),
+            (11, Descent::Stray),
+            (20, Descent::Claimed),
+            (22, Descent::Claimed),
+            (30, Descent::Claimed),
+            (40, Descent::Unsettled),
+        ];
+        for (pid, expected) in cases {
+            assert_eq!(descent(pid, &shims, parent), expected, "{pid}");
+        }
     }
 }

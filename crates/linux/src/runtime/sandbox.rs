@@ -24,6 +24,9 @@ const SHM_OPTIONS: &str = "mode=1777,size=65536k";
 /// A shim that lives but dropped the subscription (this reader was behind) is asked again.
 const RESUBSCRIBE_DELAY: Duration = Duration::from_millis(50);
 const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(15);
+/// How often a directory that somebody still writes into is removed again.
+const REMOVALS: usize = 20;
+const REMOVAL_PAUSE: Duration = Duration::from_millis(5);
 
 impl Sandbox {
     pub(super) fn new(record: SandboxRecord, alive: bool) -> Sandbox {
@@ -507,12 +510,21 @@ pub(super) fn unmount(path: &Path) -> Result<()> {
 }
 
 pub(super) fn remove_directory(path: &Path) -> Result<()> {
-    match std::fs::remove_dir_all(path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => {
-            Err(io_error("removing", path)(error))
+    for _ in 0..REMOVALS {
+        match std::fs::remove_dir_all(path) {
+            // A shim in the making has just opened its log in it.
+            Err(error) if error.kind() == io::ErrorKind::DirectoryNotEmpty => {
+                std::thread::sleep(REMOVAL_PAUSE);
+            }
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                return Err(io_error("removing", path)(error));
+            }
+            _ => return Ok(()),
         }
-        _ => Ok(()),
     }
+    Err(io_error("removing", path)(
+        io::ErrorKind::DirectoryNotEmpty.into(),
+    ))
 }
 
 #[cfg(test)]

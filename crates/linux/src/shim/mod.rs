@@ -189,11 +189,20 @@ fn enter_namespaces(config: &ShimConfig) -> Result<(), ShimError> {
 
 /// The first process of the pod's PID namespace; gives the namespace.
 fn start_reaper() -> Result<(sys::Pid, OwnedFd), ShimError> {
+    let (armed, arm) = setup("making a pipe", container::pipe())?;
     match setup(
         "making the pod's PID namespace",
         sys::clone_process(libc::CLONE_NEWPID),
     )? {
         Some(pid) => {
+            drop(arm);
+            // A shim that ended before the reaper would die with it would leave it behind.
+            let mut byte = [0];
+            let read = rustix::io::read(&armed, &mut byte).map_err(io::Error::from);
+            if setup("waiting for the pod's first process", read)? == 0 {
+                let ended = io::Error::from(io::ErrorKind::UnexpectedEof);
+                return setup("starting the pod's first process", Err(ended));
+            }
             let namespace = setup(
                 "opening the pod's PID namespace",
                 open_readonly(&format!("/proc/{pid}/ns/pid")),
@@ -203,6 +212,12 @@ fn start_reaper() -> Result<(sys::Pid, OwnedFd), ShimError> {
         None => {
             let _ = sys::set_undumpable();
             let _ = sys::set_parent_death_kill();
+            drop(armed);
+            // Its reader is the shim alone: without it the shim is gone already.
+            if rustix::io::write(&arm, &[1]).is_err() {
+                sys::exit_now(0)
+            }
+            drop(arm);
             for fd in 0..64 {
                 sys::close_raw(fd);
             }

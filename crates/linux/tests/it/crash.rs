@@ -32,9 +32,11 @@ fn left(machine: &Path, cgroups: &LinuxCgroups) -> BTreeSet<String> {
     found.extend(mounts.lines().filter(ours).map(str::to_owned));
     for entry in std::fs::read_dir("/proc").unwrap().flatten() {
         let group = std::fs::read_to_string(entry.path().join("cgroup")).unwrap_or_default();
-        let alive = std::fs::read(entry.path().join("cmdline")).is_ok_and(|line| !line.is_empty());
-        if alive && group.contains(cgroups.prefix()) {
-            found.insert(format!("process {}", entry.path().display()));
+        let command = std::fs::read(entry.path().join("cmdline")).unwrap_or_default();
+        // A zombie has no command line.
+        if !command.is_empty() && group.contains(cgroups.prefix()) {
+            let (pid, command) = (entry.path(), String::from_utf8_lossy(&command).into_owned());
+            found.insert(format!("process {} {command:?}", pid.display()));
         }
     }
     found
